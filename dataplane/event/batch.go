@@ -50,7 +50,8 @@ type MarkKind uint8
 
 // The kinds of mark.
 const (
-	// MarkRelease ends a release: from here on Source's greatest event time is Time.
+	// MarkRelease ends a release of Source whose greatest event time is Time. Count is
+	// 1 if that changes nothing.
 	MarkRelease MarkKind = iota + 1
 	// MarkGapOpen says that Count messages of Source are missing, Time being the
 	// source's greatest event time before them (B). The gap's number is Gap. Until
@@ -60,13 +61,13 @@ const (
 	MarkGapClose
 	// MarkHit says that something of the feed was lost to a limit or a decode drop
 	// while Source's greatest event time was Time. It counts no message missing.
-	// It is closed, as a gap is, by MarkGapClose with the same Gap number.
+	// It is closed as a gap is; that of an unsequenced feed by its next MarkRelease.
 	MarkHit
 	// MarkRetire says that Source ended and holds no watermark any more.
 	MarkRetire
-	// MarkIdle and MarkActive turn Source's hold on the watermark off and on (run only).
+	// MarkIdle says that Source has been silent for Count nanoseconds (run only); its
+	// next MarkRelease ends that.
 	MarkIdle
-	MarkActive
 )
 
 // A Mark is an in-band announcement: it takes effect after the batch's events
@@ -109,8 +110,12 @@ type Batch struct {
 	// Marks holds the marks; its capacity is MarksMax and never grows.
 	Marks []Mark
 
-	// Position is the number of the packet to whose release the events after the
-	// last MarkRelease belong.
+	// Source is the source of each event and Rank its number in its release, written
+	// by the worker after each decode.
+	Source [BatchMax]uint32
+	Rank   [BatchMax]uint32
+
+	// Position is the number of the packet whose release is being added.
 	Position uint64
 }
 

@@ -1,0 +1,20 @@
+// Package dataplane turns frames into partial results, on workers: threads that
+// share nothing but rings.
+//
+// A frame goes through these stages, in this order, a batch at a time:
+//
+//	receive   xsk       ring  -> frames
+//	sequence  sequence  frame -> the messages that may go on, in order
+//	decode    wire      messages -> events, in columns
+//	exchange  exchange  event of another owner -> its lane
+//	fold      window    event -> the state of its key and window
+//	close     outbox    windows behind the watermark -> the control plane
+//
+// [Worker.cycle] in worker.go is those stages; read it first. feed.go is what
+// happens to one feed's frames up to the event, run.go the thread around cycle,
+// gate.go what several workers agree on in replay.
+//
+// The package knows no control plane, no metrics library, no network and no clock:
+// time comes as an argument, memory and sockets are passed in. Do not use it to
+// receive packets for anything but windows; use an AF_XDP library for that.
+package dataplane

@@ -1,0 +1,244 @@
+package dataplane
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/sequence"
+)
+
+// ending is how far a worker is on its way out.
+type ending uint8
+
+const (
+	flowing   ending = iota
+	finishing        // no more frames: channels give up what they wait for
+	emptied          // everything that was decoded here is on its way
+	flushing         // the last partials go out
+	ended
+)
+
+// finishBase is the position of the first release at the end of input, behind all
+// packets.
+const finishBase = 1 << 39
+
+// channelStart remembers with which packet a channel was first seen: channels finish
+// in that order, which does not depend on the number of workers.
+type channelStart struct {
+	feed    *feed
+	channel int
+	packet  uint64
+}
+
+func (w *Worker) firstSeen(f *feed, channel int) {
+	if !w.plan.Replay {
+		return
+	}
+	w.starts = slices.DeleteFunc(w.starts, func(s channelStart) bool { return s.feed == f && s.channel == channel })
+	w.starts = append(w.starts, channelStart{f, channel, f.position})
+}
+
+// Finish says that no more frames will come: the capture has ended, or control asks
+// for a drain. It is called from the worker's thread, between cycles.
+func (w *Worker) Finish() {
+	if w.ending == flowing {
+		w.ending = finishing
+		slices.SortStableFunc(w.starts, func(a, b channelStart) int { return cmp.Compare(a.packet, b.packet) })
+	}
+}
+
+// rest is what is done when no frame is in hand: live, gaps whose deadline has passed
+// are given up and silent sources noted; at the end, channels finish one by one.
+func (w *Worker) rest() int {
+	if w.closing != nil {
+		if !w.closing.step() {
+			return 0
+		}
+		w.closing = nil
+		return 1
+	}
+	if w.ending == flowing {
+		if w.plan.Replay || w.now < w.watched.Add(time.Millisecond) {
+			return 0
+		}
+		w.watched = w.now
+		return w.watch()
+	}
+	if w.ending == finishing {
+		return w.finishOne()
+	}
+	return 0
+}
+
+// watch looks for deadlines and silence by the clock. Run only.
+func (w *Worker) watch() int {
+	n := 0
+	for i := range w.feeds {
+		f := &w.feeds[i]
+		if f.sequencer == nil {
+			continue
+		}
+		if r := f.sequencer.Expire(w.now + w.utcOffset); r != nil {
+			n++
+			f.tally(r)
+			f.start(r)
+			if !f.step() {
+				w.closing = f
+				return n
+			}
+		}
+		n += f.noteSilence()
+	}
+	return n
+}
+
+// noteSilence tells the owners which sources have been silent for as long as some
+// query asks.
+func (f *feed) noteSilence() int {
+	n := 0
+	for c := range f.channels {
+		ch := &f.channels[c]
+		if ch.Seen == 0 {
+			continue
+		}
+		silent := f.w.now.Sub(ch.Since)
+		for _, q := range f.w.windows.QueriesOf(f.number) {
+			idle := f.w.plan.Queries[q].Idle
+			if idle > 0 && silent >= idle && ch.Idle < uint64(idle) && f.room() {
+				ch.Idle = uint64(silent)
+				f.source, f.position = f.sourceOf(c), 0
+				f.mark(event.Mark{Kind: event.MarkIdle, Time: ch.Max, Count: ch.Idle})
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// finishOne lets the next channel release what it holds.
+func (w *Worker) finishOne() int {
+	for w.next < len(w.starts) {
+		s := &w.starts[w.next]
+		w.next++
+		f := s.feed
+		r := f.sequencer.Finish(s.channel)
+		if r == nil {
+			continue
+		}
+		w.begin(f, r, finishBase+s.packet)
+		return 1
+	}
+	if !w.plan.Replay {
+		for i := range w.feeds {
+			f := &w.feeds[i]
+			if f.sequencer == nil {
+				continue
+			}
+			for c := range f.channels {
+				if r := f.sequencer.Finish(c); r != nil {
+					w.begin(f, r, finishBase)
+					return 1
+				}
+			}
+		}
+	}
+	w.ending, w.frontier = emptied, exchange.End
+	return 1
+}
+
+func (w *Worker) begin(f *feed, r *sequence.Release, position uint64) {
+	w.frontier = position
+	f.position = position
+	f.tally(r)
+	f.start(r)
+	w.closing = f
+	if f.step() {
+		w.closing = nil
+	}
+}
+
+// reached is the worker's frontier: no record of an earlier position will follow. It
+// stays where it is while something decoded has not been sent on.
+func (w *Worker) reached() uint64 {
+	if w.pending() {
+		return w.told
+	}
+	switch {
+	case w.ending >= emptied:
+		w.told = exchange.End
+	case !w.plan.Replay:
+		w.told = 0
+	case w.ending == finishing:
+		w.told = max(w.frontier, finishBase)
+	case w.at < w.count:
+		w.told = w.frames[w.at].Packet
+	default:
+		w.told = w.frontierBefore()
+	}
+	return w.told
+}
+
+// frontierBefore is what the receiver knows of packets to come.
+func (w *Worker) frontierBefore() uint64 {
+	if b, ok := w.receiver.(Bounded); ok {
+		return b.Frontier()
+	}
+	return w.frontier
+}
+
+// A Bounded receiver knows the number of the next packet that it may bring.
+type Bounded interface {
+	Frontier() uint64
+}
+
+// pending reports whether something decoded has not been sent on.
+func (w *Worker) pending() bool {
+	for i := range w.feeds {
+		if f := &w.feeds[i]; f.keyed || f.batch.N > 0 || len(f.batch.Marks) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// wind goes on with the end, after a cycle that found nothing to do, and reports
+// whether the worker has ended: everything folded, fired and put out.
+func (w *Worker) wind() bool {
+	switch w.ending {
+	case emptied:
+		if w.pending() || w.closing != nil || !w.allFolded() {
+			return false
+		}
+		if w.plan.Flush {
+			w.windows.FlushAll()
+		} else {
+			w.windows.DiscardAll()
+		}
+		w.ending = flushing
+	case flushing:
+		if w.windows.Closing() {
+			return false
+		}
+		w.ending = ended
+		w.publish(w.now)
+		w.segment.SetState(segment.Done)
+	case ended:
+		return true
+	}
+	return w.ending == ended
+}
+
+// allFolded reports whether nothing can come through the lanes any more.
+func (w *Worker) allFolded() bool {
+	switch {
+	case w.inbox == nil:
+		return true
+	case w.gate != nil:
+		return w.gate.over.Load()
+	}
+	return w.inbox.Drained()
+}

@@ -1,0 +1,479 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/expr"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/sequence"
+	"github.com/headrace/headrace/dataplane/steer"
+	"github.com/headrace/headrace/dataplane/wire"
+	"github.com/headrace/headrace/dataplane/wire/formats"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+// marksReserve is the room for marks that a step may need at once.
+const marksReserve = 8
+
+// A feed is one feed on one worker: from frames to batches of events.
+type feed struct {
+	w         *Worker
+	number    int
+	plan      *plan.Feed
+	counters  *segment.FeedCounters
+	sequencer *sequence.Sequencer // nil: unsequenced
+	decoder   wire.Decoder
+	batch     *event.Batch
+	streams   []streamStage
+	channels  []channelState
+
+	// The release being decoded; step goes on from here.
+	release  *sequence.Release
+	plain    sequence.Release // of an unsequenced packet: one item
+	item     int
+	inSpan   bool
+	packet   wire.Packet
+	frame    *xsk.Frame
+	first    event.Nanos // greatest event time of this release so far
+	rank     uint32
+	events   uint64
+	position uint64
+	source   uint32
+	live     bool // the release came from a clock or the end, not from a frame
+
+	// keyed: the batch has been filtered and keyed, and waits to be folded.
+	keyed bool
+}
+
+// streamStage filters and keys a feed's batches for one stream.
+type streamStage struct {
+	number  int
+	queries []int
+	filters []*expr.Kernel // by query; nil: all
+	keyer   *exchange.Keyer
+	keyed   *event.Keyed
+	drop    func(query int, reason event.Drop, n uint64)
+}
+
+// channelState is what the decoding worker knows of a source. It is in the arena.
+type channelState struct {
+	Max       event.Nanos // greatest event time, over all epochs
+	Since     event.Nanos // the clock when it last released something
+	Seen      uint32      // owners know the source
+	Gaps      uint32      // gaps opened
+	Open      uint32      // of these, still to be closed
+	Idle      uint32
+	FirstSeen uint64 // number of the packet that it was first seen with
+}
+
+func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {
+	f.w, f.number, f.plan = w, number, &w.plan.Feeds[number]
+	f.counters = &w.counters.Feeds[number]
+	format, ok := formats.Lookup(f.plan.Format)
+	if !ok {
+		return fmt.Errorf("unknown format %q", f.plan.Format)
+	}
+	if f.decoder, err = format.New(f.plan, r); err != nil {
+		return err
+	}
+	channels := 1
+	if f.plan.Sequence != plan.Unsequenced {
+		channels = f.plan.Channels
+		if f.sequencer, err = sequence.New(f.plan, r); err != nil {
+			return err
+		}
+	}
+	if f.channels, err = arena.Slice[channelState](r, "channels", channels); err != nil {
+		return err
+	}
+	for i := range f.channels {
+		f.channels[i].Max = event.MinNanos
+	}
+	f.plain = sequence.Release{Items: make([]sequence.Item, 1), Retired: -1}
+	f.batch = newBatch(f.plan)
+	f.batch.Feed = number
+	f.batch.Limit = max(1, min(w.plan.Batch, event.BatchMax))
+	for i := range w.plan.Streams {
+		if w.plan.Streams[i].Feed != number {
+			continue
+		}
+		if err := f.addStream(i); err != nil {
+			return err
+		}
+	}
+	keyed := make([]*event.Keyed, len(f.streams))
+	for i := range f.streams {
+		keyed[i] = f.streams[i].keyed
+	}
+	w.windows.Attach(number, keyed)
+	return nil
+}
+
+func (f *feed) addStream(number int) error {
+	st := &f.w.plan.Streams[number]
+	s := streamStage{
+		number: number, queries: st.Queries, keyer: exchange.NewKeyer(st),
+		keyed: event.NewKeyed(f.batch, st.KeyWidth, len(st.Queries)),
+	}
+	for _, q := range st.Queries {
+		var k *expr.Kernel
+		if where := &f.w.plan.Queries[q].Where; len(where.Ops) > 0 {
+			var err error
+			if k, err = expr.Compile(where, f.plan.Columns); err != nil {
+				return fmt.Errorf("query %s: where: %w", f.w.plan.Queries[q].Name, err)
+			}
+		}
+		s.filters = append(s.filters, k)
+	}
+	counters := f.w.counters.Queries
+	s.drop = func(query int, reason event.Drop, n uint64) { counters[st.Queries[query]].Drops[reason] += n }
+	f.streams = append(f.streams, s)
+	return nil
+}
+
+// begin takes a frame through the sequence stage: f.release is what it lets through.
+func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
+	f.frame = fr
+	m := &fr.Meta
+	c := f.counters
+	f.w.counters.TouchFeed(f.number)
+	c.Frames++
+	c.Bytes += uint64(len(fr.Data))
+	c.LineFrames[m.Line&3]++
+	truncated := m.Flags&steer.FlagTruncated != 0
+	if truncated {
+		c.Truncated++
+	}
+	payload := fr.Data[m.PayloadOffset:][:m.PayloadLength]
+	receive := event.Nanos(m.ReceiveNanos) + offset
+	f.position, f.live = fr.Packet, false
+	if f.sequencer == nil {
+		f.plain.Items[0].Span = sequence.Span{Body: payload, Receive: receive}
+		f.start(&f.plain)
+		return
+	}
+	r := f.sequencer.Push(payload, m.Line, receive, truncated)
+	f.account(r, m.Line)
+	f.start(r)
+}
+
+// account books a sequenced packet.
+func (f *feed) account(r *sequence.Release, line uint8) {
+	c := f.counters
+	switch fate := r.Fate(); {
+	case fate == event.DropDuplicate:
+		c.FramesDuplicate++
+	case fate != event.Kept:
+		c.FrameDrops[fate]++
+	case r.Heartbeat:
+		c.FramesHeartbeat++
+	case r.Held > 0:
+		c.FramesHeld++ // moves to applied when it leaves the hold
+	default:
+		c.FramesApplied++
+	}
+	c.Messages += r.Messages
+	c.Duplicate += r.Duplicate
+	c.MessageDrops[event.DropAncient] += r.Ancient
+	if r.Drop != event.Kept {
+		c.MessageDrops[r.Drop] += r.Messages
+	}
+	c.LineFirst[line&3] += r.Fresh + r.Held
+	f.tally(r)
+}
+
+// tally books what any release says, whatever it came from.
+func (f *feed) tally(r *sequence.Release) {
+	c := f.counters
+	if r.New {
+		c.Channels++
+	}
+	if r.Began {
+		c.Epochs++
+	}
+	c.Missing += r.Missing
+	c.MessagesHeld = f.sequencer.HeldMessages()
+}
+
+// start makes r the release to decode.
+func (f *feed) start(r *sequence.Release) {
+	f.release, f.item, f.inSpan = r, 0, false
+	f.first, f.events = event.MinNanos, 0
+	f.rank = 0
+	f.source = f.sourceOf(r.Channel)
+	if r.Channel >= 0 && r.New {
+		f.channels[r.Channel] = channelState{Max: event.MinNanos, FirstSeen: f.position}
+		f.w.firstSeen(f, r.Channel)
+	}
+}
+
+func (f *feed) sourceOf(channel int) uint32 {
+	if f.sequencer == nil || channel < 0 {
+		return 0
+	}
+	return uint32(f.w.id*plan.SourceStride + channel)
+}
+
+// step goes on with the release and reports whether it is through. It stops where a
+// batch is full and cannot be sent on yet.
+func (f *feed) step() bool {
+	for {
+		for f.item < len(f.release.Items) {
+			if !f.room() {
+				return false
+			}
+			it := &f.release.Items[f.item]
+			if it.Gap.Count > 0 {
+				f.openGap(it.Gap.Count, event.MarkGapOpen)
+				f.counters.Gaps++
+				f.item++
+				continue
+			}
+			if !f.inSpan {
+				f.openSpan(&it.Span)
+			}
+			if f.decodeSpan() {
+				continue // the batch is full
+			}
+			f.closeSpan(&it.Span)
+			f.item++
+		}
+		if !f.room() {
+			return false
+		}
+		f.end()
+		if !f.release.More {
+			return true
+		}
+		rank := f.rank
+		r := f.sequencer.Rest()
+		f.tally(r)
+		f.start(r)
+		f.rank = rank
+	}
+}
+
+// room makes room for at least one event and the marks of a step.
+func (f *feed) room() bool {
+	if !f.batch.Full() && len(f.batch.Marks) <= event.MarksMax-marksReserve {
+		return true
+	}
+	return f.flush()
+}
+
+func (f *feed) openSpan(s *sequence.Span) {
+	p := &f.packet
+	p.Reset()
+	p.Payload, p.Receive = s.Body, s.Receive
+	if f.sequencer == nil {
+		p.Frame, p.PayloadOffset = f.frame.Data, int(f.frame.Meta.PayloadOffset)
+	} else {
+		p.Skip, p.Count, p.Seq, p.Channel = s.Skip, s.Count, s.Seq, f.release.Channel
+		session := &f.release.Session
+		p.Chan = binary.BigEndian.Uint64(session[:8])
+		p.Order = uint64(binary.BigEndian.Uint16(session[8:10]))<<48 | uint64(s.Epoch)
+		if s.NewEpoch {
+			f.decoder.Forget(f.release.Channel)
+		}
+	}
+	f.inSpan = true
+}
+
+// decodeSpan decodes until the span ends or the batch is full.
+func (f *feed) decodeSpan() (full bool) {
+	b := f.batch
+	from := b.N
+	full = f.decoder.Decode(&f.packet, b)
+	b.Position = f.position
+	for i := from; i < b.N; i++ {
+		b.Source[i], b.Rank[i] = f.source, f.rank
+		f.rank++
+	}
+	return full
+}
+
+// closeSpan books a decoded span.
+func (f *feed) closeSpan(s *sequence.Span) {
+	p, c := &f.packet, f.counters
+	var dropped uint64
+	for i := range p.Drops {
+		if n := p.Drops[i]; n > 0 {
+			c.MessageDrops[i] += n
+			dropped += n
+		}
+	}
+	c.Applied += p.Messages - dropped
+	c.Events += p.Events + p.Filtered
+	if f.sequencer == nil {
+		c.Messages += p.Messages
+		c.FramesApplied++
+	}
+	if s.Held {
+		c.MessagesHeld = f.sequencer.HeldMessages()
+	}
+	for _, q := range f.w.windows.QueriesOf(f.number) {
+		k := &f.w.counters.Queries[q]
+		k.Received += p.Events + p.Filtered
+		k.Drops[event.DropFiltered] += p.Filtered
+	}
+	f.first = max(f.first, p.Max)
+	f.events += p.Events + p.Filtered
+	if p.Hit {
+		f.openGap(0, event.MarkHit)
+	}
+	f.inSpan = false
+}
+
+// openGap announces that count messages are missing from here on, or that something
+// was lost to a drop.
+func (f *feed) openGap(count uint64, kind event.MarkKind) {
+	c := f.channel()
+	if c == nil {
+		return
+	}
+	c.Gaps++
+	c.Open++
+	f.mark(event.Mark{Kind: kind, Gap: c.Gaps, Time: c.Max, Count: count})
+}
+
+// channel is the state of the release's source; nil if it has none.
+func (f *feed) channel() *channelState {
+	switch {
+	case f.sequencer == nil:
+		return &f.channels[0]
+	case f.release.Channel < 0:
+		return nil
+	}
+	return &f.channels[f.release.Channel]
+}
+
+func (f *feed) mark(m event.Mark) {
+	m.At, m.Source, m.Position = uint32(f.batch.N), f.source, f.position
+	f.batch.Marks = append(f.batch.Marks, m)
+}
+
+// end ends the release: gaps before it get their end, and its source's time
+// advances.
+func (f *feed) end() {
+	c := f.channel()
+	if c == nil {
+		return
+	}
+	f.counters.FramesHeld -= uint64(f.release.Unheld)
+	f.counters.FramesApplied += uint64(f.release.Unheld)
+	if f.events > 0 && f.first > event.MinNanos {
+		f.advance(c)
+	}
+	if f.release.Retired >= 0 {
+		f.mark(event.Mark{Kind: event.MarkRetire, Time: c.Max})
+		*c = channelState{Max: event.MinNanos}
+	}
+}
+
+// advance announces the release's greatest event time. One that changes nothing is
+// announced only where owners need to know where a release ends.
+func (f *feed) advance(c *channelState) {
+	news := f.first > c.Max || c.Seen == 0 || c.Idle != 0
+	if c.Open > 0 && f.sequencer != nil {
+		f.mark(event.Mark{Kind: event.MarkGapClose, Gap: c.Gaps, Time: max(c.Max, f.first)})
+		c.Open = 0
+	}
+	if news || c.Open > 0 || f.w.out != nil {
+		m := event.Mark{Kind: event.MarkRelease, Time: f.first}
+		if !news && f.sequencer != nil {
+			m.Count = 1
+		}
+		f.mark(m)
+		c.Open = 0
+	}
+	c.Max, c.Seen, c.Idle = max(c.Max, f.first), 1, 0
+	c.Since = f.w.now
+}
+
+// flush filters and keys the batch, sends to other owners what is theirs and folds
+// the rest. It reports false if the panes cannot take it all yet.
+func (f *feed) flush() bool {
+	if !f.keyed {
+		if f.w.out != nil && !f.w.out.Room() {
+			f.w.counters.Worker.LaneFull++
+			return false
+		}
+		f.prepare()
+		if f.w.out != nil {
+			f.send()
+		}
+		f.keyed = true
+		f.w.counters.Worker.Batches++
+	}
+	if f.w.gate == nil && !f.w.windows.Apply(f.number, f.batch) {
+		return false
+	}
+	f.batch.Reset()
+	f.keyed = false
+	return true
+}
+
+// prepare selects each query's events and gives them keys.
+func (f *feed) prepare() {
+	b := f.batch
+	for i := range f.streams {
+		s := &f.streams[i]
+		for j, q := range s.queries {
+			sel := s.keyed.Select[j][:0]
+			if k := s.filters[j]; k != nil {
+				sel = k.Filter(b, sel)
+			} else {
+				for e := range b.N {
+					sel = append(sel, uint16(e))
+				}
+			}
+			s.keyed.Select[j] = sel
+			f.w.counters.Queries[q].Drops[event.DropFiltered] += uint64(b.N - len(sel))
+			f.w.counters.TouchQuery(q)
+		}
+		s.keyer.Keys(s.keyed, s.drop)
+	}
+}
+
+// send puts every event into its owner's lane, and the marks into all, release by
+// release.
+func (f *feed) send() {
+	out, b := f.w.out, f.batch
+	for i := range f.streams {
+		out.Prepare(f.streams[i].number, f.streams[i].keyed)
+	}
+	from := 0
+	for i := range b.Marks {
+		m := &b.Marks[i]
+		out.Begin(m.Position, m.Source)
+		f.sendRange(from, int(m.At))
+		from = int(m.At)
+		if m.Kind != event.MarkRelease || m.Count == 0 {
+			out.Mark(f.number, m)
+		}
+	}
+	if from < b.N {
+		out.Begin(b.Position, b.Source[b.N-1])
+		f.sendRange(from, b.N)
+	}
+	for i := range f.streams {
+		s := &f.streams[i]
+		sent := f.w.sent[:len(s.queries)]
+		clear(sent)
+		out.Unselect(s.keyed, sent)
+		for j, q := range s.queries {
+			f.w.counters.Queries[q].Sent += sent[j]
+		}
+	}
+}
+
+func (f *feed) sendRange(from, to int) {
+	for i := range f.streams {
+		f.w.out.Send(f.streams[i].number, f.streams[i].keyed, from, to)
+	}
+}

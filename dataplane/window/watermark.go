@@ -1,0 +1,264 @@
+package window
+
+import (
+	"time"
+
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/dataplane/plan"
+)
+
+// number turns a mark's source into an index of f.sources.
+func (f *feed) number(src uint32) uint32 {
+	if f.plan.Sequence == plan.Unsequenced {
+		return 0
+	}
+	return src/plan.SourceStride*uint32(f.channels) + src%plan.SourceStride
+}
+
+// Quiet reports whether m can be applied before events that were folded later than
+// they stand: whether it neither closes a window nor changes which events are too
+// far ahead.
+func (s *State) Quiet(feed int, m *event.Mark) bool {
+	return m.Kind == event.MarkRelease && m.Time < s.feeds[feed].quiet
+}
+
+// Mark applies m, all events before it having been folded, and reports whether
+// windows began to close.
+func (s *State) Mark(feed int, m *event.Mark) bool {
+	f := &s.feeds[feed]
+	n := f.number(m.Source)
+	src := &f.sources[n]
+	switch m.Kind {
+	case event.MarkRelease:
+		if src.Active == 0 {
+			src.Active, src.Max = 1, m.Time
+			f.active[f.counts[0].Active] = n
+			f.counts[0].Active++
+		}
+		src.Max, src.Idle = max(src.Max, m.Time), 0
+		if f.plan.Sequence == plan.Unsequenced && f.counts[0].Gaps > 0 {
+			f.closeGaps(n, ^uint32(0), m.Time)
+		}
+		f.counts[0].Greatest = max(f.counts[0].Greatest, m.Time)
+		if m.Time < f.quiet {
+			return false
+		}
+	case event.MarkGapOpen, event.MarkHit:
+		from := m.Time
+		if f.plan.Sequence == plan.Unsequenced {
+			// The worker that decodes a part of the feed does not know the whole.
+			from = f.counts[0].Greatest
+		}
+		f.openGap(gap{
+			Source: n, Number: m.Gap, From: from, To: event.MaxNanos, Count: m.Count, Open: 1,
+			Hit: b2u(m.Kind == event.MarkHit),
+		})
+		return false
+	case event.MarkGapClose:
+		f.closeGaps(n, m.Gap, m.Time)
+		return false
+	case event.MarkRetire:
+		f.closeGaps(n, ^uint32(0), f.counts[0].Greatest)
+		f.retire(n)
+	case event.MarkIdle:
+		src.Idle = m.Count
+	}
+	return s.advance(f)
+}
+
+func b2u(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (f *feed) retire(n uint32) {
+	active := f.active[:f.counts[0].Active]
+	for i, a := range active {
+		if a == n {
+			copy(active[i:], active[i+1:])
+			f.counts[0].Active--
+			f.sources[n] = source{}
+			return
+		}
+	}
+}
+
+// least returns the least of the active sources' greatest times, leaving out
+// source number except; MaxNanos if there is none. Idle sources hold nothing.
+func (f *feed) least(except uint32) event.Nanos {
+	t := event.MaxNanos
+	for _, n := range f.active[:f.counts[0].Active] {
+		if src := &f.sources[n]; n != except && src.Idle == 0 {
+			t = min(t, src.Max)
+		}
+	}
+	return t
+}
+
+const noSource = ^uint32(0)
+
+// advance raises the watermarks of f's queries, begins to close what they pass and
+// reports whether it did. All sources idle or retired: the watermarks stay.
+func (s *State) advance(f *feed) bool {
+	closes := false
+	f.quiet = event.MaxNanos
+	for _, n := range f.queries {
+		q := &s.queries[n]
+		if least := f.least(noSource, q.plan.Idle); least != event.MaxNanos {
+			if t := least.Add(-q.plan.Delay); t > q.mark[0].Time {
+				q.mark[0].Time = t
+				if i := q.index(t); i > q.mark[0].Index {
+					s.pass(f, q, i)
+					closes = true
+				}
+			}
+		}
+		f.quiet = min(f.quiet, q.closesAt(), q.farFrom())
+	}
+	if closes {
+		s.forgetGaps(f)
+	}
+	return closes
+}
+
+// pass moves q's watermark to window number to: panes before it begin to close,
+// with what is missing in them now.
+func (s *State) pass(f *feed, q *query, to int64) {
+	q.mark[0].Index = to
+	for i := range q.panes {
+		p := &q.panes[i]
+		if p.State == paneOpen && p.Index < to {
+			s.beginClose(f, q, p, outbox.OnTime)
+		}
+	}
+	q.start, q.end = 1, 0
+}
+
+func (s *State) beginClose(f *feed, q *query, p *pane, firing outbox.Firing) {
+	p.State, p.Firing, p.Group, p.Slot = paneClosing, uint32(firing), 0, 0
+	start := q.windowStart(p.Index)
+	end := q.windowStart(p.Index + 1)
+	hit := false
+	p.Missing, hit = f.missing(start, end, q)
+	if hit || p.Index <= q.hit {
+		p.Flags |= outbox.FlagIncomplete
+	}
+	if s.config.Shared != nil && s.config.Shared.marked(q.number, p.Index) {
+		p.Flags |= outbox.FlagIncomplete
+	}
+	if f.plan.Sequence != plan.Unsequenced {
+		p.Flags |= outbox.FlagSequenced
+	}
+	s.closing++
+}
+
+// missing sums the gaps that touch [start, end): those whose [From - delay, To]
+// overlaps it.
+func (f *feed) missing(start, end event.Nanos, q *query) (count uint64, hit bool) {
+	for i := range f.gaps[:f.counts[0].Gaps] {
+		g := &f.gaps[i]
+		if start <= g.To && end > g.From.Add(-q.plan.Delay) {
+			count += g.Count
+			hit = hit || g.Hit != 0
+		}
+	}
+	return count, hit
+}
+
+func (f *feed) openGap(g gap) {
+	n := f.counts[0].Gaps
+	f.gaps[n] = g
+	if n++; n > gapsMax {
+		n = f.joinNearest(n)
+	}
+	f.counts[0].Gaps = n
+}
+
+// closeGaps ends the open gaps of source n up to gap number upto at time to.
+func (f *feed) closeGaps(n, upto uint32, to event.Nanos) {
+	for i := range f.gaps[:f.counts[0].Gaps] {
+		if g := &f.gaps[i]; g.Source == n && g.Open != 0 && g.Number <= upto {
+			g.Open, g.To = 0, max(g.From, to)
+		}
+	}
+}
+
+// joinNearest makes one gap of two, those of one source that are nearest in time
+// (of any two sources if each has only one), and returns the new number of gaps.
+// Counts are added and the interval spans both: nothing missing is forgotten, only
+// where it was becomes less exact.
+func (f *feed) joinNearest(n uint32) uint32 {
+	a, b := 0, 1
+	best, same := ^uint64(0), false
+	for i := range f.gaps[:n] {
+		for j := i + 1; j < int(n); j++ {
+			g, h := &f.gaps[i], &f.gaps[j]
+			var distance uint64
+			if late, early := max(g.From, h.From), min(g.To, h.To); late > early {
+				distance = uint64(late) - uint64(early)
+			}
+			if one := g.Source == h.Source; one && !same || one == same && distance < best {
+				a, b, best, same = i, j, distance, one
+			}
+		}
+	}
+	g, h := &f.gaps[a], f.gaps[b]
+	g.From, g.To = min(g.From, h.From), max(g.To, h.To)
+	g.Count += h.Count
+	g.Hit |= h.Hit
+	g.Open |= h.Open
+	if h.Open != 0 {
+		g.Number = max(g.Number, h.Number)
+	}
+	copy(f.gaps[b:], f.gaps[b+1:n])
+	return n - 1
+}
+
+// forgetGaps drops the gaps that can touch no window that is still to close.
+func (s *State) forgetGaps(f *feed) {
+	n := uint32(0)
+	for _, g := range f.gaps[:f.counts[0].Gaps] {
+		needed := g.Open != 0
+		for _, number := range f.queries {
+			q := &s.queries[number]
+			needed = needed || q.windowStart(q.mark[0].Index) <= g.To
+		}
+		if needed {
+			f.gaps[n] = g
+			n++
+		}
+	}
+	f.counts[0].Gaps = n
+}
+
+// FlushAll begins to close every open pane: the end of input or a stop, not the
+// watermark, fires them.
+func (s *State) FlushAll() {
+	for i := range s.feeds {
+		f := &s.feeds[i]
+		for _, n := range f.queries {
+			q := &s.queries[n]
+			for j := range q.panes {
+				if p := &q.panes[j]; p.State == paneOpen {
+					s.beginClose(f, q, p, outbox.Flush)
+				}
+			}
+			q.start, q.end = 1, 0
+		}
+	}
+}
+
+// DiscardAll forgets every open pane.
+func (s *State) DiscardAll() {
+	for i := range s.queries {
+		q := &s.queries[i]
+		for j := range q.panes {
+			if q.panes[j].State == paneOpen {
+				q.clear(j)
+			}
+		}
+	}
+}

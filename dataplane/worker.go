@@ -1,0 +1,365 @@
+package dataplane
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/window"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+const (
+	framesMax  = 64   // frames taken from the receiver at a time
+	closeMax   = 1024 // partials put out in one cycle
+	recordsMax = 4096 // lane records taken in one cycle
+)
+
+// Config is what a worker is made of. Everything in it outlives the worker.
+type Config struct {
+	Plan   *plan.Plan
+	Worker int
+	// Receiver gives the frames.
+	Receiver xsk.Receiver
+	// Segment is the worker's part of the shared memory.
+	Segment *segment.Worker
+	// Region is the memory for all state of this worker.
+	Region *arena.Region
+	// Lanes are all lanes, Lanes[from][to]; nil with one worker.
+	Lanes [][]*exchange.Lane
+	// Owner is the worker that owns each key group; read live.
+	Owner *[event.GroupCount]uint16
+	// Shared is the workers' common allowance of keys, in run with several workers.
+	Shared *window.Shared
+	// Gate is where the workers of a replay agree; nil otherwise.
+	Gate *Gate
+}
+
+// A Worker owns key groups and all their state. One thread runs it.
+type Worker struct {
+	plan     *plan.Plan
+	id       int
+	receiver xsk.Receiver
+	segment  *segment.Worker
+	box      *outbox.Writer
+	windows  *window.State
+	feeds    []feed
+	counters *segment.Counters
+
+	// The frames in hand: frames[at:count] are still to be decoded.
+	frames    [framesMax]xsk.Frame
+	at, count int
+	open      bool // frames[at] has been sequenced
+	utcOffset event.Nanos
+
+	out    *exchange.Out   // nil with one worker
+	inbox  *exchange.Inbox // nil with one worker
+	gather []*event.Keyed  // by stream: what came through lanes, before it is folded
+	sent   []uint64
+	batch  *batchPositions
+
+	now     event.Nanos
+	watched event.Nanos // when silence was last looked for
+	idles   []time.Duration
+
+	// The end of input.
+	ending  ending
+	starts  []channelStart // channels in order of first sight
+	next    int            // of starts: the next to finish
+	closing *feed          // the feed whose last release is being decoded
+
+	// Replay with several workers.
+	gate     *Gate
+	waiting  uint64 // the gate's turn that this worker waits for, 0: none
+	frontier uint64 // position being decoded
+	told     uint64 // frontier that the lanes were told last
+}
+
+// batchPositions are the private positions of every ring, in two copies: the end of
+// a batch writes the copy that is not current and then turns the commit word, so
+// that a start after a crash finds a whole set.
+type batchPositions struct {
+	commit uint64 // number of the last whole batch; its lowest bit names the copy
+	copies [2]positions
+}
+
+type positions struct {
+	outbox uint64
+	frames uint64
+	taken  [event.WorkersMax]uint64
+	sent   [event.WorkersMax]uint64
+}
+
+// cycle does one batch of work and reports how much it did; 0 means that there was
+// nothing to do. It does not block, allocate, read a clock or return an error: what
+// is bad is counted, and a broken invariant panics. now is the clock that the
+// caller lives by, monotonic nanoseconds.
+func (w *Worker) cycle(now event.Nanos) int {
+	w.now = now
+	n := w.fold()                         // exchange: what others decoded for us -> our panes
+	n += w.windows.Close(w.box, closeMax) // close: windows behind the watermark -> outbox
+	if w.ready() {
+		n += w.receive() // receive: ring -> frames in hand
+		n += w.decode()  // sequence, decode: frames -> messages in order -> events
+		n += w.flush()   // exchange, fold: events -> their owners' lanes or our panes
+	}
+	w.commit(now, n) // the positions of this batch, then everything becomes visible
+	return n
+}
+
+// NewWorker builds a worker from c. It takes memory from c.Region and touches it, so
+// call it on the worker's own thread.
+func NewWorker(c Config) (*Worker, error) {
+	p := c.Plan
+	w := &Worker{
+		plan: p, id: c.Worker, receiver: c.Receiver, segment: c.Segment,
+		counters: segment.NewCounters(p), gate: c.Gate, sent: make([]uint64, event.QueriesMax),
+	}
+	w.box = outbox.NewWriter(c.Segment.Ring())
+	limit := window.Alone
+	switch {
+	case p.Workers > 1 && p.Replay:
+		limit = window.Settled
+	case p.Workers > 1:
+		limit = window.SharedLimit
+	}
+	var err error
+	if w.windows, err = window.New(window.Config{
+		Plan: p, Limit: limit, Shared: c.Shared, Wait: p.Replay, Counters: w.counters.Queries,
+	}, c.Region); err != nil {
+		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
+	}
+	w.feeds = make([]feed, len(p.Feeds))
+	for i := range p.Feeds {
+		if err := w.feeds[i].init(w, i, c.Region); err != nil {
+			return nil, fmt.Errorf("dataplane: worker %d: feed %s: %w", c.Worker, p.Feeds[i].Name, err)
+		}
+	}
+	commit, err := arena.Slice[batchPositions](c.Region, "positions", 1)
+	if err != nil {
+		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
+	}
+	w.batch = &commit[0]
+	if p.Workers > 1 {
+		w.exchange(c)
+	}
+	return w, nil
+}
+
+// exchange sets up lanes: in replay a worker sends its own events through a lane
+// too, to be merged with the others' by position.
+func (w *Worker) exchange(c Config) {
+	in := make([]*exchange.Lane, c.Plan.Workers)
+	out := make([]*exchange.Lane, c.Plan.Workers)
+	for i := range in {
+		if i != w.id || c.Plan.Replay {
+			in[i], out[i] = c.Lanes[i][w.id], c.Lanes[w.id][i]
+		}
+	}
+	w.out = exchange.NewOut(c.Plan, out, c.Owner)
+	w.inbox = exchange.NewInbox(c.Plan, in, c.Plan.Replay)
+	w.inbox.Gate = gateEvery
+	for s := range c.Plan.Streams {
+		st := &c.Plan.Streams[s]
+		k := event.NewKeyed(newBatch(&c.Plan.Feeds[st.Feed]), st.KeyWidth, len(st.Queries))
+		if c.Plan.Replay {
+			k.Position = make([]uint64, event.BatchMax)
+		}
+		w.gather = append(w.gather, k)
+	}
+	if w.gate != nil {
+		w.gate.join(w)
+	}
+}
+
+func newBatch(f *plan.Feed) *event.Batch {
+	columns := make([]event.Column, len(f.Columns))
+	for i, c := range f.Columns {
+		columns[i] = event.Column{Type: c.Type, Scale: c.Scale}
+	}
+	return event.NewBatch(columns)
+}
+
+// ready reports whether new events can go all the way: nothing decoded waits, and
+// every lane has room for a whole batch.
+func (w *Worker) ready() bool {
+	if w.plan.Replay && w.inbox == nil && w.windows.Closing() {
+		return false
+	}
+	for i := range w.feeds {
+		if f := &w.feeds[i]; f.keyed && !f.flush() {
+			return false
+		}
+	}
+	if w.out != nil && !w.out.Room() {
+		w.counters.Worker.LaneFull++
+		return false
+	}
+	return true
+}
+
+// receive takes frames if none are in hand.
+func (w *Worker) receive() int {
+	if w.at < w.count || w.ending > flowing {
+		return 0
+	}
+	w.at = 0
+	w.count = w.receiver.Receive(w.frames[:])
+	w.counters.Worker.Frames += uint64(w.count)
+	return w.count
+}
+
+// decode takes the frames in hand through sequence and decode, as far as batches and
+// lanes have room; it goes on there in the next cycle.
+func (w *Worker) decode() int {
+	n := 0
+	for w.at < w.count {
+		fr := &w.frames[w.at]
+		if int(fr.Meta.Feed) >= len(w.feeds) {
+			w.counters.Worker.UnknownFeed++
+			w.at++
+			continue
+		}
+		f := &w.feeds[fr.Meta.Feed]
+		if !w.open {
+			w.frontier = fr.Packet
+			f.begin(fr, w.utcOffset)
+			w.open = true
+		}
+		if !f.step() {
+			return n
+		}
+		w.open = false
+		w.at++
+		n++
+	}
+	if n == 0 {
+		n += w.rest()
+	}
+	return n
+}
+
+// flush sends every batch that has something on its way.
+func (w *Worker) flush() int {
+	n := 0
+	for i := range w.feeds {
+		f := &w.feeds[i]
+		if f.batch.N > 0 || len(f.batch.Marks) > 0 {
+			n += f.batch.N
+			f.flush()
+		}
+	}
+	return n
+}
+
+// fold takes what came through the lanes into the panes.
+func (w *Worker) fold() int {
+	if w.inbox == nil || !w.passed() {
+		return 0
+	}
+	n := 0
+	for ; n < recordsMax; n++ {
+		if w.plan.Replay && w.windows.Closing() {
+			break // partials first: a pane's memory may be needed
+		}
+		switch w.inbox.Next() {
+		case exchange.Event:
+			k := w.gather[w.inbox.Stream]
+			if k.Batch.N == w.plan.Batch {
+				w.foldStream(w.inbox.Stream)
+			}
+			w.inbox.Take(k)
+		case exchange.Mark:
+			m := &w.inbox.Mark
+			quiet := w.windows.Quiet(w.inbox.Feed, m)
+			if !quiet {
+				w.foldFeed(w.inbox.Feed)
+			}
+			if w.windows.Mark(w.inbox.Feed, m) && w.gate != nil {
+				w.foldAll()
+				w.waiting = w.gate.arrive(w.inbox.Position)
+				w.inbox.Release()
+				return n + 1
+			}
+		case exchange.Gate:
+			w.foldAll()
+			w.inbox.Release()
+			w.waiting = w.gate.arrive(w.inbox.Reached)
+			return n
+		case exchange.Empty:
+			w.foldAll()
+			w.inbox.Release()
+			return n
+		}
+	}
+	w.foldAll()
+	w.inbox.Release()
+	return n
+}
+
+func (w *Worker) foldAll() {
+	for s := range w.gather {
+		w.foldStream(s)
+	}
+}
+
+func (w *Worker) foldFeed(feed int) {
+	for s := range w.gather {
+		if w.plan.Streams[s].Feed == feed {
+			w.foldStream(s)
+		}
+	}
+}
+
+func (w *Worker) foldStream(s int) {
+	k := w.gather[s]
+	if k.Batch.N == 0 {
+		return
+	}
+	for j, q := range w.plan.Streams[s].Queries {
+		w.counters.Queries[q].Arrived += uint64(len(k.Select[j]))
+		w.counters.TouchQuery(q)
+	}
+	w.windows.Fold(s, k)
+	k.Reset()
+	k.Batch.Reset()
+}
+
+// commit ends the batch: one word says which copy of the positions is whole, and
+// only then do partials, lane records and counters become visible and do frames go
+// back to their rings.
+func (w *Worker) commit(now event.Nanos, n int) {
+	b := w.batch
+	next := &b.copies[(b.commit+1)&1]
+	next.outbox = w.box.Position()
+	next.frames += uint64(n)
+	b.commit++
+	w.box.Publish()
+	if w.out != nil {
+		w.out.Publish(w.reached())
+	}
+	if w.count > 0 && w.at == w.count {
+		w.receiver.Release()
+		w.at, w.count = 0, 0
+	}
+	w.counters.Worker.Cycles++
+	if n > 0 {
+		w.counters.Worker.BusyCycles++
+		w.publish(now)
+	}
+}
+
+// publish makes the counters visible.
+func (w *Worker) publish(now event.Nanos) {
+	w.counters.Worker.HeartbeatNanos = uint64(now)
+	for q := range w.plan.Queries {
+		w.segment.SetWatermark(q, w.windows.Watermark(q))
+		w.counters.TouchQuery(q)
+	}
+	w.segment.Publish(w.counters)
+}
