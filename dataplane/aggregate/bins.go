@@ -94,7 +94,8 @@ func (c sumBins) fold(mem []uint64, off uint, v *view) {
 	x := v.num(c.program, 0)
 	at := v.at[:len(x)]
 	for i, y := range x {
-		p := (*[binWords]uint64)(mem[uint(at[i])+off:]) //gcassert:bce
+		a := at[i] //gcassert:bce
+		p := (*[binWords]uint64)(mem[uint(a)+off:])
 		u := uint64(y)
 		e := u >> 52 & 0x7ff
 		normal := (e + 0x7ff) >> 11 // 0 for zero and subnormals, whose exponent is that of 1
@@ -138,8 +139,9 @@ func (c sumProductBins) fold(mem []uint64, off uint, v *view) {
 	y = y[:len(x)]
 	at := v.at[:len(x)]
 	for i, xi := range x {
-		p := (*[binWords]uint64)(mem[uint(at[i])+off:]) //gcassert:bce
-		yi := y[i]                                      //gcassert:bce
+		a := at[i] //gcassert:bce
+		p := (*[binWords]uint64)(mem[uint(a)+off:])
+		yi := y[i] //gcassert:bce
 		mx, px := normalize(uint64(xi))
 		my, py := normalize(uint64(yi))
 		if mx == 0 || my == 0 {

@@ -18,7 +18,8 @@ func (c sumNarrow) fold(mem []uint64, off uint, v *view) {
 	x := v.num(c.program, 0)
 	at := v.at[:len(x)]
 	for i, y := range x {
-		p := (*[2]uint64)(mem[uint(at[i])+off:]) //gcassert:bce
+		a := at[i] //gcassert:bce
+		p := (*[2]uint64)(mem[uint(a)+off:])
 		lo, carry := bits.Add64(p[0], uint64(y), 0)
 		p[0] = lo
 		p[1] += uint64(y>>63) + carry
@@ -37,8 +38,9 @@ func (c sumWide) fold(mem []uint64, off uint, v *view) {
 	x, hi := v.num(c.program, 0), v.hi(c.program)
 	at, hi := v.at[:len(x)], hi[:len(x)]
 	for i, y := range x {
-		h := hi[i]                               //gcassert:bce
-		p := (*[3]uint64)(mem[uint(at[i])+off:]) //gcassert:bce
+		h := hi[i] //gcassert:bce
+		a := at[i] //gcassert:bce
+		p := (*[3]uint64)(mem[uint(a)+off:])
 		lo, carry := bits.Add64(p[0], uint64(y), 0)
 		mid, carry := bits.Add64(p[1], uint64(h), carry)
 		p[0], p[1] = lo, mid

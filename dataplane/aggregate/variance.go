@@ -22,7 +22,8 @@ func (c squaresNarrow) fold(mem []uint64, off uint, v *view) {
 		sign := y >> 63
 		m := uint64(y ^ sign - sign)
 		h, l := bits.Mul64(m, m)
-		p := (*[3]uint64)(mem[uint(at[i])+off:]) //gcassert:bce
+		a := at[i] //gcassert:bce
+		p := (*[3]uint64)(mem[uint(a)+off:])
 		lo, carry := bits.Add64(p[0], l, 0)
 		mid, carry := bits.Add64(p[1], h, carry)
 		p[0], p[1] = lo, mid
@@ -41,8 +42,9 @@ func (c squaresWide) fold(mem []uint64, off uint, v *view) {
 	x, hi := v.num(c.program, 0), v.hi(c.program)
 	at, hi := v.at[:len(x)], hi[:len(x)]
 	for i, y := range x {
-		s := square(uint64(y), hi[i])            //gcassert:bce
-		p := (*[5]uint64)(mem[uint(at[i])+off:]) //gcassert:bce
+		s := square(uint64(y), hi[i]) //gcassert:bce
+		a := at[i]                    //gcassert:bce
+		p := (*[5]uint64)(mem[uint(a)+off:])
 		var carry uint64
 		p[0], carry = bits.Add64(p[0], s[0], 0)
 		p[1], carry = bits.Add64(p[1], s[1], carry)

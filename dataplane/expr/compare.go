@@ -24,13 +24,24 @@ func (s *step) known(truth *event.Bits) {
 	}
 }
 
+// part returns the entries of s that word w of a bitmap is about.
+func part[T any](s []T, w int) []T {
+	lo := min(w*64, len(s))
+	return s[lo:min(lo+64, len(s))]
+}
+
 func eqNarrow(s *step, in *frame) {
 	strict(s.to, s.a, s.b)
 	a := s.a.Num[:in.n]
 	b := s.b.Num[:len(a)]
 	var truth event.Bits
-	for i := range a {
-		truth[uint8(i)/64] |= flag(a[i] == b[i], i) //gcassert:bce
+	for w := range truth {
+		a, b, t := part(a, w), part(b, w), uint64(0)
+		b = b[:len(a)]
+		for i, x := range a {
+			t |= flag(x == b[i], i) //gcassert:bce
+		}
+		truth[w] = t
 	}
 	s.known(&truth)
 }
@@ -40,8 +51,13 @@ func ltNarrow(s *step, in *frame) {
 	a := s.a.Num[:in.n]
 	b := s.b.Num[:len(a)]
 	var truth event.Bits
-	for i := range a {
-		truth[uint8(i)/64] |= flag(a[i] < b[i], i) //gcassert:bce
+	for w := range truth {
+		a, b, t := part(a, w), part(b, w), uint64(0)
+		b = b[:len(a)]
+		for i, x := range a {
+			t |= flag(x < b[i], i) //gcassert:bce
+		}
+		truth[w] = t
 	}
 	s.known(&truth)
 }
@@ -52,7 +68,7 @@ func eqWide(s *step, in *frame) {
 	b, ah, bh := s.b.Num[:len(a)], s.a.Hi[:len(a)], s.b.Hi[:len(a)]
 	var truth event.Bits
 	for i := range a {
-		truth[uint8(i)/64] |= flag(a[i]^b[i]|ah[i]^bh[i] == 0, i) //gcassert:bce
+		truth[uint8(i)/64] |= flag((a[i]^b[i])|(ah[i]^bh[i]) == 0, i) //gcassert:bce
 	}
 	s.known(&truth)
 }
@@ -87,8 +103,13 @@ func eqFloat(s *step, in *frame) {
 	b := s.b.Num[:len(a)]
 	s.finite(a, b)
 	var truth event.Bits
-	for i := range a {
-		truth[uint8(i)/64] |= flag(float(a[i]) == float(b[i]), i) //gcassert:bce
+	for w := range truth {
+		a, b, t := part(a, w), part(b, w), uint64(0)
+		b = b[:len(a)]
+		for i, x := range a {
+			t |= flag(float(x) == float(b[i]), i) //gcassert:bce
+		}
+		truth[w] = t
 	}
 	s.known(&truth)
 }
@@ -99,8 +120,13 @@ func ltFloat(s *step, in *frame) {
 	b := s.b.Num[:len(a)]
 	s.finite(a, b)
 	var truth event.Bits
-	for i := range a {
-		truth[uint8(i)/64] |= flag(float(a[i]) < float(b[i]), i) //gcassert:bce
+	for w := range truth {
+		a, b, t := part(a, w), part(b, w), uint64(0)
+		b = b[:len(a)]
+		for i, x := range a {
+			t |= flag(float(x) < float(b[i]), i) //gcassert:bce
+		}
+		truth[w] = t
 	}
 	s.known(&truth)
 }
@@ -124,16 +150,19 @@ func eqTextShort(s *step, in *frame) {
 	heap := in.batch.Heap[:cap(in.batch.Heap)]
 	n := uint8(len(s.text))
 	var truth event.Bits
-	for j, e := range in.sel {
-		off, length := uint(offs[uint8(e)]), lens[uint8(e)] //gcassert:bce
-		var x uint64
-		if off+8 <= uint(len(heap)) {
-			x = binary.LittleEndian.Uint64(heap[off:]) & s.mask
-		} else {
-			x = tail(heap, off) & s.mask
+	for w := range truth {
+		t := uint64(0)
+		for j, e := range part(in.sel, w) {
+			off, length := uint(offs[uint8(e)]), lens[uint8(e)] //gcassert:bce
+			var x uint64
+			if off+8 <= uint(len(heap)) {
+				x = binary.LittleEndian.Uint64(heap[off:]) & s.mask
+			} else {
+				x = tail(heap, off) & s.mask
+			}
+			t |= flag(x^s.word|uint64(length^n) == 0, j)
 		}
-		same := x ^ s.word | uint64(length^n)
-		truth[uint8(j)/64] |= flag(same == 0, j)
+		truth[w] = t
 	}
 	s.known(&truth)
 }
