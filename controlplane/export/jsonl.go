@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -137,13 +138,15 @@ func (s *JSONL) openFile() error {
 		s.f = f
 	}
 	s.write, s.truncate = s.f.Write, s.f.Truncate
-	var st unix.Stat_t
-	if err := unix.Fstat(int(s.f.Fd()), &st); err != nil {
-		return fmt.Errorf("%s: %w", s.c.Path, os.NewSyscallError("fstat", err))
+	// Stat and not Fd, which would make a pipe block and its writer deaf to a stop.
+	st, err := s.f.Stat()
+	if err != nil {
+		return err
 	}
+	sys := st.Sys().(*syscall.Stat_t)
 	// Standard output is never cut, even where the shell made it a file.
-	s.regular = st.Mode&unix.S_IFMT == unix.S_IFREG && s.c.Path != "-"
-	s.id, s.end = fileID{st.Dev, st.Ino}, st.Size
+	s.regular = st.Mode().IsRegular() && s.c.Path != "-"
+	s.id, s.end = fileID{sys.Dev, sys.Ino}, st.Size()
 	if !s.regular {
 		return nil
 	}
@@ -236,6 +239,12 @@ func (s *JSONL) store() {
 // writeAll writes lines, each of which is whole in the file or not there at all
 // when it returns.
 func (s *JSONL) writeAll(ctx context.Context, lines []byte) error {
+	if !s.regular {
+		// A pipe that nobody reads must not hold up a stop. Files that cannot have a
+		// deadline say so, and then block for as long as the other end wants.
+		stop := context.AfterFunc(ctx, func() { _ = s.f.SetWriteDeadline(time.Unix(1, 0)) })
+		defer stop()
+	}
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		err := s.mend()
 		if err == nil {
