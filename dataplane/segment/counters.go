@@ -48,4 +48,7 @@ type Counters struct {
 	Worker  WorkerCounters
 	Feeds   []FeedCounters
 	Queries []QueryCounters
+
+	// feeds and queries have a bit for each that changed since the last Publish.
+	feeds, queries [event.FeedsMax / 64]uint64
 }

@@ -1,0 +1,17 @@
+// Package export takes partials out of the outboxes, has rows made of them, and
+// brings the rows to the sinks: one file a kind of sink.
+//
+// A [Pump] reads every outbox in turn, makes each row once, and queues batches of
+// rows for each [Sink]. A sink writes whole lines, then commits: the positions of
+// all outboxes and where its file ends, in the segment, where the next control
+// process finds them. The room that a worker gets back is what every sink has
+// committed, so a row is lost only with the machine.
+//
+// [JSONL] is the sink that appends JSON Lines to a file. To a regular file every
+// row goes exactly once, even if the control plane is killed at any instruction.
+// To standard output, a pipe or a device it goes at least once: what was written
+// after the last commit is written again.
+//
+// export does not know what is in a row (package rows) or who asks for its
+// counters (package status).
+package export

@@ -1,0 +1,502 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/segment"
+)
+
+// A Sink takes rows. Each has its own goroutine, which alone calls Write and Close.
+type Sink interface {
+	// Resume returns, for each outbox, the position up to which the sink has
+	// everything; nil if it has nothing.
+	Resume() []uint64
+	// Write puts out whole lines (rows of them; perhaps none) and then commits
+	// positions. It returns only when that is done, when ctx ends, or when the sink
+	// can never go on. lines and positions are the caller's again afterwards.
+	Write(ctx context.Context, lines []byte, rows int, positions []uint64) error
+	// Close ends the sink. What was committed stays.
+	Close() error
+	// Stats may be called from any goroutine.
+	Stats() Stats
+}
+
+// Stats counts what a sink did.
+type Stats struct {
+	Name      string `json:"name"`
+	Target    string `json:"target"` // the path, or "-"
+	Rows      uint64 `json:"rows"`   // committed since the segment was made
+	Bytes     uint64 `json:"bytes"`
+	Writes    uint64 `json:"writes"`   // system calls that wrote rows
+	Retries   uint64 `json:"retries"`  // writes that failed and were tried again
+	Reopened  uint64 `json:"reopened"` // times that another file was found under the path
+	Cut       uint64 `json:"cut"`      // times that the file was found shorter than written
+	LastError string `json:"last_error,omitempty"`
+}
+
+// Config says what a pump connects.
+type Config struct {
+	// Plan and Segment are those of the data plane. Required.
+	Plan    *plan.Plan
+	Segment *segment.Segment
+	// Values has one entry for each query of the plan. Required.
+	Values []rows.Values
+	// Sinks are written to. A query's rows go to those whose Stats().Name is among
+	// its sinks. The pump closes them.
+	Sinks []Sink
+	// Sort puts all rows in order, as replay's file has them. Positions are then
+	// freed when rows are in memory, and no sink resumes.
+	Sort bool
+	// BatchBytes is how much is collected for one write. Zero: 256 KiB.
+	BatchBytes int
+	// Log is told of outboxes that are not read any more. Nil: nobody is.
+	Log *slog.Logger
+}
+
+const (
+	batchBytes   = 256 << 10
+	batchCount   = 4   // batches in flight; each sink's queue has room for all of them
+	recordsATurn = 256 // records of one outbox before the next has its turn
+	linger       = 2 * time.Millisecond // how long a row waits for others to be written with
+	idleMin      = 50 * time.Microsecond
+	idleMax      = time.Millisecond
+)
+
+// A Pump carries rows from the outboxes to the sinks.
+type Pump struct {
+	c       Config
+	former  *rows.Former
+	sorter  *rows.Sorter // nil unless sorting
+	readers []*outbox.Reader
+	outlets []*outlet
+	free    chan *batch // emptied batches: taking one is what waits for slow sinks
+	current *batch
+	sent    []uint64 // the positions of the last batch sent
+	row     []byte
+	part    outbox.Partial
+	finish  atomic.Bool
+	formed  []atomic.Uint64 // [query] rows made by this process
+	faults  [outbox.FaultCount]atomic.Uint64
+
+	freeing sync.Mutex // guards the outlets' acked
+}
+
+// outlet is one sink and its queue.
+type outlet struct {
+	sink   Sink
+	want   []bool // [query]
+	all    bool   // wants every query
+	resume []uint64
+	queue  chan *batch
+	acked  []uint64
+	lines  []byte
+	at     []uint64
+}
+
+// batch is rows in the order of their outboxes.
+type batch struct {
+	lines     []byte
+	items     []item
+	positions []uint64 // of all outboxes, after the batch
+	refs      atomic.Int32
+}
+
+type item struct {
+	end      int // of the row in lines
+	position uint64
+	query    uint16
+	worker   uint16
+}
+
+// NewPump makes a pump over c. It takes the sinks over, also on error.
+//
+// It begins at the least position that some sink has not committed; it is an
+// error if the segment does not hold that any more.
+func NewPump(c Config) (*Pump, error) {
+	p := &Pump{c: c, former: rows.New(c.Plan, c.Values), formed: make([]atomic.Uint64, len(c.Plan.Queries))}
+	if p.c.BatchBytes <= 0 {
+		p.c.BatchBytes = batchBytes
+	}
+	if p.c.Log == nil {
+		p.c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Sort {
+		p.sorter = rows.NewSorter(c.Plan)
+	}
+	lim := segment.Limits(c.Plan, p.former.Words())
+	for w := range max(c.Plan.Workers, 1) {
+		p.readers = append(p.readers, outbox.NewReader(c.Segment.Worker(w).Ring(), lim))
+	}
+	for _, s := range c.Sinks {
+		p.outlets = append(p.outlets, p.newOutlet(s))
+	}
+	if err := p.seek(); err != nil {
+		return nil, errors.Join(err, p.closeSinks())
+	}
+	p.sent = make([]uint64, c.Segment.Layout.Workers)
+	for w, r := range p.readers {
+		p.sent[w] = r.Position()
+	}
+	p.free = make(chan *batch, batchCount)
+	for range batchCount {
+		p.free <- &batch{positions: make([]uint64, c.Segment.Layout.Workers)}
+	}
+	return p, nil
+}
+
+func (p *Pump) newOutlet(s Sink) *outlet {
+	o := &outlet{sink: s, all: true, queue: make(chan *batch, batchCount), at: make([]uint64, p.c.Segment.Layout.Workers)}
+	for i := range p.c.Plan.Queries {
+		want := slices.Contains(p.c.Plan.Queries[i].Sinks, s.Stats().Name)
+		o.want, o.all = append(o.want, want), o.all && want
+	}
+	if !p.c.Sort {
+		o.resume = slices.Clone(s.Resume())
+	}
+	o.acked = slices.Clone(o.resume)
+	if o.acked == nil {
+		o.acked = make([]uint64, p.c.Segment.Layout.Workers)
+	}
+	return o
+}
+
+// seek moves each reader to the least position over the sinks.
+func (p *Pump) seek() error {
+	for w, r := range p.readers {
+		from, known := uint64(0), false
+		for _, o := range p.outlets {
+			if o.resume != nil && (!known || o.resume[w] < from) {
+				from, known = o.resume[w], true
+			}
+			if o.resume == nil {
+				from, known = 0, false
+				break
+			}
+		}
+		if !known {
+			continue // a sink that has nothing takes what is still there
+		}
+		if err := r.Seek(from); err != nil {
+			return fmt.Errorf("export: worker %d: %w", w, err)
+		}
+	}
+	return nil
+}
+
+// Finish says that the workers put out nothing more, though they do not say so
+// themselves: their process is gone. Run ends when the outboxes are empty.
+func (p *Pump) Finish() { p.finish.Store(true) }
+
+// Rows returns how many rows of query q this process has made.
+func (p *Pump) Rows(q int) uint64 { return p.formed[q].Load() }
+
+// Faults returns how many outboxes were quarantined for fault f.
+func (p *Pump) Faults(f outbox.Fault) uint64 { return p.faults[f].Load() }
+
+// Sinks returns the counts of every sink, in the order of the config.
+func (p *Pump) Sinks() []Stats {
+	stats := make([]Stats, len(p.outlets))
+	for i, o := range p.outlets {
+		stats[i] = o.sink.Stats()
+	}
+	return stats
+}
+
+// Run carries rows until every worker is done or failed and all is written, until
+// ctx ends (its error is returned), or until a sink cannot go on. It closes the
+// sinks and returns after the last goroutine.
+func (p *Pump) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var sinks sync.WaitGroup
+	for _, o := range p.outlets {
+		sinks.Go(func() {
+			if err := p.drain(ctx, o); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	err := p.pump(ctx)
+	for _, o := range p.outlets {
+		close(o.queue)
+	}
+	if err != nil {
+		cancel(err)
+	}
+	sinks.Wait()
+	return errors.Join(context.Cause(ctx), p.closeSinks())
+}
+
+func (p *Pump) closeSinks() error {
+	var errs []error
+	for _, s := range p.c.Sinks {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// pump reads the outboxes until there is nothing more to come.
+func (p *Pump) pump(ctx context.Context) error {
+	wait := idleMin
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	for since := time.Now(); ; since = time.Now() {
+		final, got, err := p.fill(ctx, since)
+		if err != nil {
+			return err
+		}
+		if err := p.send(ctx); err != nil {
+			return err
+		}
+		if got {
+			wait = idleMin
+			continue
+		}
+		if final {
+			return p.last(ctx)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+		wait = min(2*wait, idleMax)
+	}
+}
+
+// fill goes round the outboxes until the batch is full, has waited long enough,
+// or there is nothing more. It reports whether a round has found anything, and
+// whether, before the round that found nothing, all workers had said their last.
+func (p *Pump) fill(ctx context.Context, since time.Time) (final, got bool, err error) {
+	for {
+		final = p.finish.Load() || p.final() // before the look: what is put later is not missed
+		more, err := p.round(ctx)
+		if err != nil || !more {
+			return final, got, err
+		}
+		got = true
+		if len(p.current.lines) >= p.c.BatchBytes || time.Since(since) > linger {
+			return false, true, nil
+		}
+	}
+}
+
+// last gives out what the sorter still holds.
+func (p *Pump) last(ctx context.Context) error {
+	if p.sorter == nil {
+		return nil
+	}
+	for w := range p.readers {
+		p.sorter.Finished(w)
+	}
+	if err := p.flush(ctx); err != nil {
+		return err
+	}
+	return p.send(ctx)
+}
+
+// final reports that every worker has said its last word.
+func (p *Pump) final() bool {
+	for w := range p.readers {
+		if !p.c.Segment.Worker(w).State().Final() {
+			return false
+		}
+	}
+	return true
+}
+
+// round gives every outbox its turn and reports whether one had anything.
+func (p *Pump) round(ctx context.Context) (bool, error) {
+	got := false
+	for w, r := range p.readers {
+		before := r.Position()
+		for range recordsATurn {
+			if len(p.current.lines) >= p.c.BatchBytes || !p.record(w, r) {
+				break
+			}
+		}
+		if r.Position() != before {
+			got = true
+			p.current.positions[w] = r.Position()
+		}
+		if p.sorter != nil {
+			r.Free(r.Position()) // the rows are in the sorter
+		}
+	}
+	if got && p.sorter != nil {
+		return true, p.flush(ctx)
+	}
+	return got, nil
+}
+
+// record takes the next record of worker w's outbox.
+func (p *Pump) record(w int, r *outbox.Reader) bool {
+	start := r.Position()
+	ok, err := r.Next(&p.part)
+	if err != nil {
+		p.quarantined(w, err)
+	}
+	if !ok {
+		return false
+	}
+	if p.part.Kind != outbox.KindPartial {
+		if p.part.Kind == outbox.KindWatermark && p.sorter != nil {
+			p.sorter.Done(w, p.part.Query, p.part.End)
+		}
+		return true
+	}
+	b := p.current
+	if p.sorter != nil {
+		if p.row, err = p.former.Append(p.row[:0], &p.part); err == nil {
+			err = p.sorter.Add(&p.part, p.row)
+		}
+	} else if b.lines, err = p.former.Append(b.lines, &p.part); err == nil {
+		b.items = append(b.items, item{len(b.lines), r.Position(), p.part.Query, uint16(w)})
+	}
+	if err != nil {
+		r.Quarantine(outbox.FaultContent)
+		p.quarantined(w, fmt.Errorf("record before %d, after %d: %w", r.Position(), start, err))
+		return false
+	}
+	p.formed[p.part.Query].Add(1)
+	return true
+}
+
+func (p *Pump) quarantined(w int, err error) {
+	f := outbox.FaultContent
+	if bad, ok := errors.AsType[*outbox.RecordError](err); ok {
+		f = bad.Fault
+	}
+	p.faults[f].Add(1)
+	p.c.Log.Error("outbox is not read any more: restart the data plane", "worker", w, "error", err)
+}
+
+// flush moves rows whose windows are done from the sorter to the batch.
+func (p *Pump) flush(ctx context.Context) error {
+	return p.sorter.Flush(func(query uint16, row []byte) error {
+		if len(p.current.lines) >= p.c.BatchBytes {
+			if err := p.send(ctx); err != nil {
+				return err
+			}
+		}
+		b := p.current
+		b.lines = append(b.lines, row...)
+		b.items = append(b.items, item{end: len(b.lines), query: query})
+		return nil
+	})
+}
+
+// take waits for an empty batch.
+func (p *Pump) take(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case p.current = <-p.free:
+	}
+	for w, r := range p.readers {
+		p.current.positions[w] = r.Position()
+	}
+	return nil
+}
+
+// send queues the current batch for every sink, if there is anything new in it,
+// and takes an empty one.
+func (p *Pump) send(ctx context.Context) error {
+	b := p.current
+	if len(p.outlets) == 0 {
+		for w, r := range p.readers {
+			r.Free(b.positions[w])
+		}
+		b.lines, b.items = b.lines[:0], b.items[:0]
+		return nil
+	}
+	if len(b.lines) == 0 && slices.Equal(b.positions, p.sent) {
+		return nil
+	}
+	copy(p.sent, b.positions)
+	b.refs.Store(int32(len(p.outlets)))
+	for _, o := range p.outlets {
+		o.queue <- b // has room for every batch that there is
+	}
+	return p.take(ctx)
+}
+
+// drain writes o's batches until the queue is closed.
+func (p *Pump) drain(ctx context.Context, o *outlet) error {
+	for b := range o.queue {
+		if ctx.Err() != nil {
+			return nil // stopped at once: what is queued is not committed, so not lost
+		}
+		lines, n := o.choose(b)
+		if err := o.sink.Write(ctx, lines, n, o.at); err != nil {
+			return fmt.Errorf("export: sink %s: %w", o.sink.Stats().Name, err)
+		}
+		p.ack(o)
+		if b.refs.Add(-1) == 0 {
+			b.lines, b.items = b.lines[:0], b.items[:0]
+			p.free <- b
+		}
+	}
+	return nil
+}
+
+// choose returns the rows of b that o wants and does not have yet, and sets o.at
+// to the positions that it will then have.
+func (o *outlet) choose(b *batch) ([]byte, int) {
+	copy(o.at, b.positions)
+	ahead := false
+	for w, has := range o.resume {
+		if o.at[w] < has {
+			o.at[w], ahead = has, true
+		}
+	}
+	if o.resume != nil && !ahead {
+		// This batch passes everything that was there at the start; it is the last
+		// in which a row can be known already.
+		defer func() { o.resume = nil }()
+	}
+	if o.all && o.resume == nil {
+		return b.lines, len(b.items)
+	}
+	o.lines = o.lines[:0]
+	from, n := 0, 0
+	for _, it := range b.items {
+		if o.want[it.query] && (o.resume == nil || it.position > o.resume[it.worker]) {
+			o.lines = append(o.lines, b.lines[from:it.end]...)
+			n++
+		}
+		from = it.end
+	}
+	return o.lines, n
+}
+
+// ack notes what o has committed and frees what every sink has.
+func (p *Pump) ack(o *outlet) {
+	p.freeing.Lock()
+	defer p.freeing.Unlock()
+	copy(o.acked, o.at)
+	if p.sorter != nil {
+		return
+	}
+	for w, r := range p.readers {
+		least := o.acked[w]
+		for _, other := range p.outlets {
+			least = min(least, other.acked[w])
+		}
+		r.Free(least)
+	}
+}

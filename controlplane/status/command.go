@@ -1,0 +1,72 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/spf13/cobra"
+)
+
+// answerMax bounds what a client reads.
+const answerMax = 64 << 20
+
+// ask gets /status from the socket at path.
+func ask(ctx context.Context, path string) ([]byte, error) {
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://headrace/status", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := transport.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close() //nolint:errcheck // nothing is lost with it
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", path, answer.Status)
+	}
+	return io.ReadAll(io.LimitReader(answer.Body, answerMax))
+}
+
+// Command returns `headrace status`.
+func Command() *cobra.Command {
+	var (
+		name   string
+		asJSON bool
+	)
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show the loss ledgers and rates of a run",
+		Long: "Show what a run received and what became of it, layer by layer: the sums must match.\n" +
+			"Rates are those of the last seconds.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			body, err := Fetch(c.Context(), name)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				_, err = c.OutOrStdout().Write(body)
+				return err
+			}
+			var r Report
+			if err := json.Unmarshal(body, &r); err != nil {
+				return fmt.Errorf("status: the answer of %s: %w", name, err)
+			}
+			return r.Write(c.OutOrStdout())
+		},
+	}
+	c.Flags().StringVar(&name, "name", "headrace", "name of the run")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}

@@ -1,0 +1,144 @@
+package status
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// A Line is one sum of a ledger:
+//
+//	Received = Applied + Duplicate + Heartbeat + Σ Dropped + InFlight
+type Line struct {
+	Layer     string  `json:"layer"` // xdp, worker, frames, messages, events, rows
+	Of        string  `json:"of"`    // the feed, worker, query or sink
+	Received  uint64  `json:"received"`
+	Applied   uint64  `json:"applied"`
+	Duplicate uint64  `json:"duplicate"`
+	Heartbeat uint64  `json:"heartbeat"`
+	Dropped   []Count `json:"dropped"`
+	InFlight  uint64  `json:"in_flight"`
+	// Difference is what the right side lacks of the left. In a line that is not
+	// Exact it means something only after a drain.
+	Difference int64 `json:"difference"`
+	Exact      bool  `json:"exact"` // true at every snapshot
+}
+
+func (l *Line) settle() {
+	l.Difference = int64(l.Received - l.Applied - l.Duplicate - l.Heartbeat - total(l.Dropped) - l.InFlight)
+}
+
+// Ledger is the sums of a snapshot, from the wire to the sinks.
+type Ledger []Line
+
+// NewLedger makes the ledgers of s:
+//
+//	xdp       steered = received + lost + in ring           (all interfaces)
+//	worker    frames  = Σ feeds' frames + unknown feed      (each worker)
+//	frames    as segment.FeedCounters says                  (each feed)
+//	messages  as segment.FeedCounters says                  (each feed)
+//	events    received = applied + (sent - arrived) + dropped (each query)
+//	rows      partials put out = rows committed + in flight (each sink)
+func NewLedger(s *Snapshot) Ledger {
+	var l Ledger
+	if s.XDP != nil {
+		l = append(l, xdpLine(s))
+	}
+	for w := range s.workers {
+		line := Line{Layer: "worker", Of: strconv.Itoa(w), Received: s.Workers[w].Frames, Exact: !s.Workers[w].Stale}
+		for i := range s.workers[w].Feeds {
+			line.Applied += s.workers[w].Feeds[i].Frames
+		}
+		line.Dropped = counts("unknown_feed", s.Workers[w].UnknownFeed)
+		l = append(l, line)
+	}
+	exact := true // sums of workers whose copies are all consistent
+	for i := range s.Workers {
+		exact = exact && !s.Workers[i].Stale
+	}
+	for i := range s.Feeds {
+		f := &s.Feeds[i]
+		l = append(l, Line{
+			Layer: "frames", Of: f.Name, Received: f.Frames, Applied: f.Applied, Duplicate: f.Duplicate,
+			Heartbeat: f.Heartbeat, Dropped: f.Drops, InFlight: f.Held, Exact: exact,
+		}, Line{
+			Layer: "messages", Of: f.Name, Received: f.Messages, Applied: f.MApplied, Duplicate: f.MDuplicate,
+			Dropped: f.MessageDrops, InFlight: f.MHeld, Exact: exact,
+		})
+	}
+	for i := range s.Queries {
+		q := &s.Queries[i]
+		line := Line{Layer: "events", Of: q.Name, Received: q.Received, Applied: q.Applied, Dropped: q.Drops}
+		if q.Sent > q.Arrived {
+			line.InFlight = q.Sent - q.Arrived
+		} else {
+			line.Received += q.Arrived - q.Sent // more came than went: a difference, unless read at two instants
+		}
+		l = append(l, line)
+	}
+	for i := range s.Sinks {
+		line := Line{Layer: "rows", Of: s.Sinks[i].Name, Received: s.expects[i], Applied: s.Sinks[i].Rows}
+		if !s.Drained && line.Received > line.Applied {
+			line.InFlight = line.Received - line.Applied
+		}
+		l = append(l, line)
+	}
+	for i := range l {
+		l[i].settle()
+	}
+	return l
+}
+
+func xdpLine(s *Snapshot) Line {
+	line := Line{Layer: "xdp", Of: "all"}
+	for _, n := range s.XDP.Steered {
+		line.Received += n
+	}
+	for i := range s.Workers {
+		line.Applied += s.Workers[i].Frames
+	}
+	var dropped, full uint64
+	for i := range s.XDP.Interfaces {
+		f := &s.XDP.Interfaces[i]
+		dropped, full, line.InFlight = dropped+f.RxDropped, full+f.RxRingFull, line.InFlight+f.InRing
+	}
+	line.Dropped = append(counts("rx_dropped", dropped), counts("rx_ring_full", full)...)
+	return line
+}
+
+func counts(name string, n uint64) []Count {
+	if n == 0 {
+		return []Count{}
+	}
+	return []Count{{name, n}}
+}
+
+// Check returns the lines that do not balance and should: those that are exact at
+// every snapshot, and all of them once the run has drained. A run whose data plane
+// was killed does not balance, and the difference is what was lost with it.
+func Check(s *Snapshot) []Line {
+	var bad []Line
+	for _, line := range NewLedger(s) {
+		if line.Difference != 0 && (line.Exact || s.Drained) {
+			bad = append(bad, line)
+		}
+	}
+	return bad
+}
+
+// Write prints the ledger as one aligned table, a line for every reason of a drop
+// below its sum.
+func (l Ledger) Write(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, strings.Join([]string{"layer", "of", "received", "applied", "duplicate", "heartbeat", "dropped", "in flight", "difference"}, "\t")+"\t")
+	for _, x := range l {
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n",
+			x.Layer, x.Of, x.Received, x.Applied, x.Duplicate, x.Heartbeat, total(x.Dropped), x.InFlight, x.Difference)
+		for _, c := range x.Dropped {
+			fmt.Fprintf(t, "\t%s\t\t\t\t\t%d\t\t\t\n", c.Name, c.Count)
+		}
+	}
+	return t.Flush()
+}

@@ -1,0 +1,232 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ErrNotRunning reports that nothing runs under a name.
+var ErrNotRunning = errors.New("nothing runs under this name")
+
+// ErrRunning reports that something runs under a name already.
+var ErrRunning = errors.New("a run of this name is there already; give another --name")
+
+// ErrBadName reports a name that cannot be a socket's.
+var ErrBadName = errors.New("a name is 1 to 64 letters, digits, dots, dashes and underscores, and does not begin with a dot")
+
+const (
+	nameMax     = 64
+	sampleEvery = time.Second
+	askTimeout  = 5 * time.Second
+)
+
+// checkName keeps names inside their folder.
+func checkName(name string) error {
+	bad := strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	})
+	if bad || name == "" || len(name) > nameMax || name[0] == '.' {
+		return fmt.Errorf("status: name %q: %w", name, ErrBadName)
+	}
+	return nil
+}
+
+// dirs are the folders in which sockets may be, the first that can be used being
+// where a new one is made.
+func dirs() []string {
+	var list []string
+	if os.Geteuid() == 0 {
+		list = append(list, "/run/headrace")
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		list = append(list, filepath.Join(d, "headrace"))
+	}
+	list = append(list, filepath.Join(os.TempDir(), fmt.Sprintf("headrace-%d", os.Getuid())))
+	if os.Geteuid() != 0 {
+		list = append(list, "/run/headrace") // to ask a run of root's, if it lets us
+	}
+	return list
+}
+
+// runtimeDir makes and returns the first usable folder.
+func runtimeDir() (string, error) {
+	var errs []error
+	for _, d := range dirs() {
+		err := os.MkdirAll(d, 0o750)
+		if err == nil {
+			err = ours(d)
+		}
+		if err == nil {
+			return d, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// ours refuses a folder that somebody else made under a name that we could guess.
+func ours(dir string) error {
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || !st.IsDir() || int(sys.Uid) != os.Geteuid() || st.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is not a folder that only we can write", dir)
+	}
+	return nil
+}
+
+// Listen makes the run's socket, NAME.sock. A socket that a dead process left is
+// replaced. The error wraps [ErrRunning] if a live one has the name.
+func Listen(name string) (net.Listener, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	dir, err := runtimeDir()
+	if err != nil {
+		return nil, fmt.Errorf("status: socket of %s: %w", name, err)
+	}
+	path := filepath.Join(dir, name+".sock")
+	if c, err := net.DialTimeout("unix", path, askTimeout); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("status: %s: %w", path, ErrRunning)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, fmt.Errorf("status: %w", errors.Join(err, l.Close()))
+	}
+	return l, nil
+}
+
+// Server keeps the last second's snapshot, so that an answer has rates.
+type Server struct {
+	source *Source
+
+	mu            sync.Mutex
+	before, newer *Snapshot
+}
+
+// NewServer returns a server of source's figures.
+func NewServer(source *Source) *Server { return &Server{source: source} }
+
+// Report returns the figures of now, with rates over the last one to two seconds
+// while Serve runs.
+func (s *Server) Report() *Report {
+	now := s.source.Snapshot()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return NewReport(s.before, now)
+}
+
+func (s *Server) sample() {
+	snap := s.source.Snapshot()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before, s.newer = s.newer, snap
+	if s.before == nil {
+		s.before = snap
+	}
+}
+
+// ServeHTTP answers GET /status.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/status" || r.Method != http.MethodGet {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(s.Report()) // an error is the client's going away
+}
+
+// Serve answers on l until ctx ends. It closes l and leaves no goroutine.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	s.sample()
+	sampler, stop := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		tick := time.NewTicker(sampleEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-sampler.Done():
+				return
+			case <-tick.C:
+				s.sample()
+			}
+		}
+	})
+	err := serve(ctx, l, s)
+	stop()
+	wait.Wait()
+	return err
+}
+
+// serve runs an HTTP server on l until ctx ends.
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: askTimeout, WriteTimeout: 4 * askTimeout}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("status: %w", err)
+	}
+	return nil
+}
+
+// Fetch asks the run of the given name for its report, as JSON. The error wraps
+// [ErrNotRunning] and lists the names that do run.
+func Fetch(ctx context.Context, name string) ([]byte, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for _, d := range dirs() {
+		body, err := ask(ctx, filepath.Join(d, name+".sock"))
+		if err == nil {
+			return body, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+	}
+	running := "nothing is running"
+	if names := Names(); len(names) > 0 {
+		running = "running: " + strings.Join(names, ", ")
+	}
+	return nil, fmt.Errorf("status: %s: %w; %s", name, ErrNotRunning, running)
+}
+
+// Names returns the names that answer, sorted.
+func Names() []string {
+	var names []string
+	for _, d := range dirs() {
+		paths, _ := filepath.Glob(filepath.Join(d, "*.sock")) // the pattern is a good one
+		for _, p := range paths {
+			if c, err := net.DialTimeout("unix", p, askTimeout); err == nil {
+				_ = c.Close()
+				names = append(names, strings.TrimSuffix(filepath.Base(p), ".sock"))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,137 @@
+package segment
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/headrace/headrace/dataplane/event"
+)
+
+// Command is what control asks of the workers. They look once a cycle.
+type Command uint64
+
+// The commands, each stronger than the one before.
+const (
+	Go      Command = iota // do your work
+	Drain                  // take no more frames, fire what is open, end
+	Discard                // take no more frames, drop what is open, end
+	Kill                   // end now
+)
+
+// Command returns what control asks. A word that is no command reads as Kill:
+// a control plane that writes nonsense must not keep us alive.
+func (s *Segment) Command() Command { return min(Command(s.mailbox.Command.Load()), Kill) }
+
+// SetCommand asks for c. Control writes it. A weaker command than the last is
+// ignored: a drain cannot be taken back.
+func (s *Segment) SetCommand(c Command) {
+	if c > s.Command() {
+		s.mailbox.Command.Store(uint64(c))
+	}
+}
+
+// Heartbeat returns CLOCK_MONOTONIC, in nanoseconds, when control last said that
+// it lives; 0 before the first time.
+func (s *Segment) Heartbeat() uint64 { return s.mailbox.Heartbeat.Load() }
+
+// SetHeartbeat says that control lives, now being CLOCK_MONOTONIC in nanoseconds.
+// Control writes it.
+func (s *Segment) SetHeartbeat(now uint64) { s.mailbox.Heartbeat.Store(now) }
+
+// ControlGeneration returns the number of control processes that this segment has had.
+func (s *Segment) ControlGeneration() uint64 { return s.mailbox.Generation.Load() }
+
+// NextControl counts this process as one more. Control writes it, once, at start.
+func (s *Segment) NextControl() uint64 { return s.mailbox.Generation.Add(1) }
+
+// UTCOffset returns what to add to CLOCK_MONOTONIC to get UTC.
+func (s *Segment) UTCOffset() time.Duration { return time.Duration(s.mailbox.UTCOffset.Load()) }
+
+// SetUTCOffset publishes the offset from CLOCK_MONOTONIC to UTC. Control writes it.
+func (s *Segment) SetUTCOffset(d time.Duration) { s.mailbox.UTCOffset.Store(int64(d)) }
+
+// FlagStream marks the commit of a sink that is no regular file: the offset means
+// nothing, and rows after the last commit may come twice.
+const FlagStream = 1 << 0
+
+// A Commit says how far a sink has got: every record before Positions is in the
+// file's first Offset bytes, and no other is.
+type Commit struct {
+	Number        uint64 // counted from 1 by the segment
+	Offset        uint64 // bytes
+	Device, Inode uint64
+	Flags         uint64
+	Rows, Bytes   uint64 // written since the segment was made
+	Positions     []uint64
+}
+
+// Commits is the last two commits of one sink. A kill at any instruction of Store
+// leaves the commit before, or the new one.
+type Commits struct {
+	count *atomic.Uint64
+	slots [2]*slot
+	at    [2][]uint64 // the slots' positions
+}
+
+func newCommits(s *Segment, i int) Commits {
+	l := s.Layout
+	base := l.sinks + i*l.sinkStride
+	c := Commits{count: &view[sinkLine](s.control, base).Commits}
+	slotBytes := (l.sinkStride - sizeOf[sinkLine]()) / 2
+	for n := range c.slots {
+		at := base + sizeOf[sinkLine]() + n*slotBytes
+		c.slots[n] = view[slot](s.control, at)
+		c.at[n] = views[uint64](s.control, at+sizeOf[slot](), l.Workers)
+	}
+	return c
+}
+
+// Load copies the last commit into c, whose Positions are reused, and reports
+// whether there is one. A slot whose sum is wrong counts as none.
+func (s *Commits) Load(c *Commit) bool {
+	n := s.count.Load()
+	return n > 0 && (s.slot(n, c) || n > 1 && s.slot(n-1, c))
+}
+
+func (s *Commits) slot(number uint64, c *Commit) bool {
+	in := *s.slots[number&1]
+	c.Number, c.Offset, c.Device, c.Inode = in.Number, in.Offset, in.Device, in.Inode
+	c.Flags, c.Rows, c.Bytes = in.Flags, in.Rows, in.Bytes
+	c.Positions = append(c.Positions[:0], s.at[number&1]...)
+	return in.Number == number && in.Sum == c.sum()
+}
+
+// Store commits c, whose Number it sets. Control writes it, one goroutine a sink.
+//
+// The words go into the slot that is not the last commit's; then the count makes
+// it the last. So a reader that comes after a kill never sees half a commit.
+func (s *Commits) Store(c *Commit) { s.store(c, atomic.StoreUint64) }
+
+// store takes the store as an argument so that a test can stop after any of them.
+func (s *Commits) store(c *Commit, put func(*uint64, uint64)) {
+	if len(c.Positions) != len(s.at[0]) {
+		panic(fmt.Sprintf("segment: a commit of %d positions, the segment has %d workers", len(c.Positions), len(s.at[0])))
+	}
+	c.Number = s.count.Load() + 1
+	out, at := s.slots[c.Number&1], s.at[c.Number&1]
+	for i, p := range c.Positions {
+		put(&at[i], p)
+	}
+	words := [...]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.sum()}
+	for i, w := range words {
+		put(&wordsOf(out)[i], w)
+	}
+	put(countWord(s.count), c.Number)
+}
+
+// sum is a check against slots that nobody committed. It never returns 0, so that
+// an empty slot is none.
+func (c *Commit) sum() uint64 {
+	buf := make([]byte, 0, 8*(7+event.WorkersMax))
+	for _, w := range slices.Concat([]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes}, c.Positions) {
+		buf = event.AppendInt64(buf, int64(w))
+	}
+	return event.HashKey(buf) | 1
+}
