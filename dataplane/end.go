@@ -167,18 +167,19 @@ func (w *Worker) reached() uint64 {
 	if w.pending() {
 		return w.told
 	}
+	var at uint64
 	switch {
 	case w.ending >= emptied:
-		w.told = exchange.End
+		at = exchange.End
 	case !w.plan.Replay:
-		w.told = 0
 	case w.ending == finishing:
-		w.told = max(w.frontier, finishBase)
+		at = max(w.frontier, finishBase)
 	case w.at < w.count:
-		w.told = w.frames[w.at].Packet
+		at = w.frames[w.at].Packet
 	default:
-		w.told = w.frontierBefore()
+		at = w.frontierBefore()
 	}
+	w.told = max(w.told, at)
 	return w.told
 }
 

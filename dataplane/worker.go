@@ -356,10 +356,38 @@ func (w *Worker) commit(now event.Nanos, n int) {
 
 // publish makes the counters visible.
 func (w *Worker) publish(now event.Nanos) {
-	w.counters.Worker.HeartbeatNanos = uint64(now)
 	for q := range w.plan.Queries {
 		w.segment.SetWatermark(q, w.windows.Watermark(q))
 		w.counters.TouchQuery(q)
 	}
-	w.segment.Publish(w.counters)
+	w.segment.Publish(uint64(now), w.counters)
+}
+
+// Counters returns the worker's own counters. They are exact once the worker has
+// ended.
+func (w *Worker) Counters() *segment.Counters { return w.counters }
+
+// NewLanes takes the lanes between all pairs of p's workers from r; in replay also
+// those from each worker to itself.
+func NewLanes(p *plan.Plan, r *arena.Region) ([][]*exchange.Lane, error) {
+	widest := 0
+	for s := range p.Streams {
+		h := exchange.NewShape(p, s)
+		widest = max(widest, h.Words())
+	}
+	words := max(2*exchange.Need(p, widest), p.LaneBytes/8)
+	lanes := make([][]*exchange.Lane, p.Workers)
+	for from := range lanes {
+		lanes[from] = make([]*exchange.Lane, p.Workers)
+		for to := range lanes[from] {
+			if from == to && !p.Replay {
+				continue
+			}
+			var err error
+			if lanes[from][to], err = exchange.NewLane(r, words); err != nil {
+				return nil, fmt.Errorf("dataplane: lane %d to %d: %w", from, to, err)
+			}
+		}
+	}
+	return lanes, nil
 }

@@ -87,11 +87,12 @@ func (f *feed) retire(n uint32) {
 }
 
 // least returns the least of the active sources' greatest times, leaving out
-// source number except; MaxNanos if there is none. Idle sources hold nothing.
-func (f *feed) least(except uint32) event.Nanos {
+// source number except; MaxNanos if there is none. Sources that have been silent for
+// idle hold nothing; idle 0 means never.
+func (f *feed) least(except uint32, idle time.Duration) event.Nanos {
 	t := event.MaxNanos
 	for _, n := range f.active[:f.counts[0].Active] {
-		if src := &f.sources[n]; n != except && src.Idle == 0 {
+		if src := &f.sources[n]; n != except && (idle == 0 || src.Idle < uint64(idle)) {
 			t = min(t, src.Max)
 		}
 	}

@@ -1,0 +1,276 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/dataplane"
+	"github.com/headrace/headrace/dataplane/aggregate"
+	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/capture"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/replay"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/steer"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+// Config says what to replay.
+type Config struct {
+	// Plan is the work; its Replay must be set. Required.
+	Plan *plan.Plan
+	// Records are the capture. Required.
+	Records capture.Records
+	// Sinks get the rows; the replay closes them. OpenSinks makes them, since they
+	// may want the segment.
+	OpenSinks func(*segment.Segment) ([]export.Sink, error)
+	Log       *slog.Logger
+}
+
+// Summary is what a replay did.
+type Summary struct {
+	Packets           uint64            `json:"packets"`
+	Truncated         uint64            `json:"truncated"`
+	Messages          uint64            `json:"messages"`
+	Events            uint64            `json:"events"`
+	Rows              uint64            `json:"rows"`
+	Passed            map[string]uint64 `json:"passed,omitempty"`
+	Drops             map[string]uint64 `json:"drops,omitempty"`
+	Filtered          uint64            `json:"filtered"`
+	Applied           uint64            `json:"applied"`
+	Duplicates        uint64            `json:"duplicates"`
+	Epochs            uint64            `json:"epochs"`
+	Gaps              uint64            `json:"gaps"`
+	Missing           uint64            `json:"missing"`
+	Seconds           float64           `json:"seconds"`
+	MessagesPerSecond float64           `json:"messages_per_second"`
+
+	// Counters are the workers' own, for ledgers.
+	Counters []*segment.Counters `json:"-"`
+}
+
+// regionBytes is the address space that each worker's region may use. It costs
+// nothing until it is touched.
+const regionBytes = 1 << 40
+
+// Run replays the capture to its end or until ctx is canceled, and returns what it
+// did. Rows are complete when it returns.
+func Run(ctx context.Context, c Config) (Summary, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	seg, err := segment.Create(c.Plan)
+	if err != nil {
+		return Summary{}, fmt.Errorf("replay: %w", err)
+	}
+	defer seg.Close()
+	values, err := Values(c.Plan)
+	if err != nil {
+		return Summary{}, fmt.Errorf("replay: %w", err)
+	}
+	steerer, err := steer.New(c.Plan.Feeds)
+	if err != nil {
+		return Summary{}, fmt.Errorf("replay: %w", err)
+	}
+	r := &run{Config: c, segment: seg, source: replay.NewSource(c.Records, steerer)}
+	defer r.close()
+	if err := r.build(); err != nil {
+		return Summary{}, fmt.Errorf("replay: %w", err)
+	}
+	sinks, err := c.OpenSinks(seg)
+	if err != nil {
+		return Summary{}, fmt.Errorf("replay: %w", err)
+	}
+	pump, err := export.NewPump(export.Config{Plan: c.Plan, Segment: seg, Values: values, Sinks: sinks, Sort: true, Log: c.Log})
+	if err != nil {
+		return Summary{}, fmt.Errorf("replay: %w", err)
+	}
+	return r.run(ctx, pump)
+}
+
+// Values returns the readers of every query's aggregates, for the control half.
+func Values(p *plan.Plan) ([]rows.Values, error) {
+	values := make([]rows.Values, len(p.Queries))
+	for i := range p.Queries {
+		q := &p.Queries[i]
+		set, err := aggregate.NewSet(q, p.Feeds[q.Feed].Columns)
+		if err != nil {
+			return nil, fmt.Errorf("query %s: %w", q.Name, err)
+		}
+		values[i] = set
+	}
+	return values, nil
+}
+
+type run struct {
+	Config
+	segment  *segment.Segment
+	source   *replay.Source
+	spreader *replay.Spreader
+	regions  []*arena.Region
+	workers  []*dataplane.Worker
+	owner    [event.GroupCount]uint16
+	stop     atomic.Bool
+}
+
+func (r *run) region(name string) (*arena.Region, error) {
+	region, err := arena.New(name, regionBytes)
+	if err == nil {
+		r.regions = append(r.regions, region)
+	}
+	return region, err
+}
+
+// build makes the workers and what is between them.
+func (r *run) build() error {
+	n := r.Plan.Workers
+	r.owner = steer.OwnerTable(n)
+	var lanes [][]*exchange.Lane
+	var gate *dataplane.Gate
+	receivers := []xsk.Receiver{r.source}
+	if n > 1 {
+		gate = dataplane.NewGate()
+		r.spreader = replay.NewSpreader(r.source, n, &r.owner)
+		receivers = nil
+		for w := range n {
+			receivers = append(receivers, r.spreader.Port(w))
+		}
+		region, err := r.region("headrace lanes")
+		if err != nil {
+			return err
+		}
+		if lanes, err = dataplane.NewLanes(r.Plan, region); err != nil {
+			return err
+		}
+	}
+	for w := range n {
+		region, err := r.region(fmt.Sprintf("headrace worker %d", w))
+		if err != nil {
+			return err
+		}
+		worker, err := dataplane.NewWorker(dataplane.Config{
+			Plan: r.Plan, Worker: w, Receiver: receivers[w], Segment: r.segment.Worker(w),
+			Region: region, Lanes: lanes, Owner: &r.owner, Gate: gate,
+		})
+		if err != nil {
+			return err
+		}
+		r.workers = append(r.workers, worker)
+	}
+	return nil
+}
+
+func (r *run) close() {
+	for _, region := range r.regions {
+		_ = region.Close()
+	}
+}
+
+// run starts everything and waits for its end.
+func (r *run) run(ctx context.Context, pump *export.Pump) (Summary, error) {
+	begin := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	unwatch := context.AfterFunc(ctx, func() {
+		r.stop.Store(true)
+		if r.spreader != nil {
+			r.spreader.Stop()
+		}
+	})
+	defer unwatch()
+	var workers, rest sync.WaitGroup
+	var pumped error
+	rest.Go(func() {
+		if pumped = pump.Run(ctx); pumped != nil {
+			cancel(pumped)
+		}
+	})
+	if r.spreader != nil {
+		rest.Go(r.spreader.Run)
+	}
+	for i, w := range r.workers {
+		workers.Go(func() { r.work(i, w, cancel) })
+	}
+	workers.Wait()
+	pump.Finish()
+	rest.Wait()
+	s := r.summary(pump, time.Since(begin))
+	err := errors.Join(r.source.Err(), pumped)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return s, fmt.Errorf("replay: %w", err)
+	}
+	return s, nil
+}
+
+func (r *run) work(i int, w *dataplane.Worker, cancel context.CancelCauseFunc) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.segment.Worker(i).Fail(fmt.Sprint(p))
+			cancel(fmt.Errorf("worker %d: %v", i, p))
+			panic(p)
+		}
+	}()
+	w.Replay(&r.stop)
+}
+
+// summary adds the workers' counters up.
+func (r *run) summary(pump *export.Pump, took time.Duration) Summary {
+	s := Summary{Passed: map[string]uint64{}, Drops: map[string]uint64{}, Seconds: took.Seconds()}
+	s.Packets, _ = r.source.Packets()
+	counts := r.source.Counts()
+	for v := steer.Verdict(1); v < steer.VerdictCount; v++ {
+		if counts[v] > 0 {
+			s.Passed[v.String()] = counts[v]
+		}
+	}
+	for _, w := range r.workers {
+		c := w.Counters()
+		s.Counters = append(s.Counters, c)
+		for i := range c.Feeds {
+			s.addFeed(&c.Feeds[i])
+		}
+		for i := range c.Queries {
+			q := &c.Queries[i]
+			s.Applied += q.Applied
+			s.Filtered += q.Drops[event.DropFiltered]
+			for d := event.Kept + 1; d < event.DropCount; d++ {
+				if d != event.DropFiltered && q.Drops[d] > 0 {
+					s.Drops[d.String()] += q.Drops[d]
+				}
+			}
+		}
+	}
+	for _, sink := range pump.Sinks() {
+		s.Rows = max(s.Rows, sink.Rows)
+	}
+	s.MessagesPerSecond = float64(s.Messages) / s.Seconds
+	return s
+}
+
+func (s *Summary) addFeed(f *segment.FeedCounters) {
+	s.Truncated += f.Truncated
+	s.Messages += f.Messages
+	s.Events += f.Events
+	s.Duplicates += f.Duplicate
+	s.Epochs += f.Epochs
+	s.Gaps += f.Gaps
+	s.Missing += f.Missing
+	for d := event.Kept + 1; d < event.DropCount; d++ {
+		if n := f.FrameDrops[d] + f.MessageDrops[d]; n > 0 {
+			s.Drops[d.String()] += n
+		}
+	}
+}
