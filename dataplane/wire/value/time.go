@@ -71,7 +71,7 @@ func RFC3339(b []byte) (event.Nanos, event.Drop) {
 	if len(b) < len("2006-01-02T15:04:05Z") || len(b) > NumberMax {
 		return 0, event.DropNoTime
 	}
-	bad := b[4] ^ '-' | b[7] ^ '-' | b[13] ^ ':' | b[16] ^ ':'
+	bad := (b[4] ^ '-') | (b[7] ^ '-') | (b[13] ^ ':') | (b[16] ^ ':')
 	if b[10] != 'T' && b[10] != 't' && b[10] != ' ' {
 		bad = 1
 	}
