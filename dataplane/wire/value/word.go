@@ -14,9 +14,9 @@ const spaces = 0x2020202020202020
 func SetWord(b *event.Batch, c int, w uint64) {
 	n := 8 - bits.LeadingZeros64(w^spaces)/8
 	at := len(b.Heap)
-	heap := b.Heap[:at+8] // a batch has room for TextMax bytes of every text value
-	binary.LittleEndian.PutUint64(heap[at:], w)
-	b.Heap = heap[:at+n]
+	b.Heap = b.Heap[:at+8] // a batch has room for TextMax bytes of every text value
+	binary.LittleEndian.PutUint64(b.Heap[at:], w)
+	b.Heap = b.Heap[:at+n]
 	col := &b.Cols[c]
 	col.Off[b.N] = uint32(at)
 	col.Len[b.N] = uint8(n)
@@ -50,11 +50,12 @@ func NewName(s string) Name {
 // SetName sets text column c of the event being added to n.
 func SetName(b *event.Batch, c int, n *Name) {
 	at := len(b.Heap)
-	heap := b.Heap[:at+NameMax] // a batch has room for TextMax bytes of every text value
-	binary.LittleEndian.PutUint64(heap[at:], n.words[0])
-	binary.LittleEndian.PutUint64(heap[at+8:], n.words[1])
-	binary.LittleEndian.PutUint64(heap[at+16:], n.words[2])
-	b.Heap = heap[:at+int(n.n)]
+	b.Heap = b.Heap[:at+NameMax] // a batch has room for TextMax bytes of every text value
+	text := b.Heap[at : at+NameMax]
+	binary.LittleEndian.PutUint64(text, n.words[0])
+	binary.LittleEndian.PutUint64(text[8:], n.words[1])
+	binary.LittleEndian.PutUint64(text[16:], n.words[2])
+	b.Heap = b.Heap[:at+int(n.n)]
 	col := &b.Cols[c]
 	col.Off[b.N] = uint32(at)
 	col.Len[b.N] = n.n
