@@ -1,5 +1,5 @@
 // Package wire turns payloads into events. Each format is a folder below this
-// one; a format is added by its folder and one line in formats.go.
+// one; a format is added by its folder and one line in package formats.
 //
 // A decoder is a pure function of bytes and of its channels' state in an arena.
 // It reads no clock, keeps no Go pointer to its input, allocates nothing and
