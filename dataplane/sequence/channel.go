@@ -299,7 +299,7 @@ func (s *Sequencer) early(c *channel, h *Header, w run) {
 		return
 	}
 	s.rel.Fresh += w.hi - w.lo
-	s.emit(c, Span{Body: h.Body, Skip: int(w.lo - h.Seq), Count: int(w.hi - w.lo), Seq: w.lo, Receive: s.receive})
+	s.emit(c, h.Body, int(w.lo-h.Seq), int(w.hi-w.lo), w.lo, s.receive, false)
 }
 
 // lapse remembers that w was given up.

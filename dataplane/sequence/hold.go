@@ -122,10 +122,7 @@ func (s *Sequencer) advance(i int32, c *channel) {
 		if !p.frame {
 			body = s.bodiesOf(i)[p.at:][:p.size]
 		}
-		s.emit(c, Span{
-			Body: body, Skip: int(v.lo - p.seq), Count: int(v.hi - v.lo), Seq: v.lo,
-			Receive: p.receive, Held: !p.frame,
-		})
+		s.emit(c, body, int(v.lo-p.seq), int(v.hi-v.lo), v.lo, p.receive, !p.frame)
 		if p.refs--; p.refs == 0 {
 			s.dropPacket(i, c, v.packet)
 		}

@@ -137,7 +137,9 @@ func (h *Header) parseMold(payload []byte, truncated bool) event.Drop {
 		return short(truncated)
 	}
 	b := payload[:moldHeader]
-	copy(h.Session[:10], b)
+	// As two words: what is compared in words is written in words.
+	binary.BigEndian.PutUint64(h.Session[:8], binary.BigEndian.Uint64(b))
+	binary.BigEndian.PutUint64(h.Session[8:], uint64(binary.BigEndian.Uint16(b[8:]))<<48)
 	h.Seq = binary.BigEndian.Uint64(b[10:])
 	h.Count = int(binary.BigEndian.Uint16(b[18:]))
 	h.Kind = Data

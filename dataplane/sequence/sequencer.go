@@ -142,31 +142,31 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 	}
 	s.receive = receive
 	s.clear(line)
-	r := &s.rel
 	if drop != event.Kept {
-		r.Drop = drop
-		return r
+		s.rel.Drop = drop
+		return &s.rel
 	}
 	s.account(h)
-	n := r.Messages
 	c := &s.channels[s.st.last]
 	// In order, on the channel of the last packet, nothing outstanding.
-	if c.session == h.Session && c.state == live && c.next == h.Seq && c.high == h.Seq && c.count == 0 &&
-		n > 0 && h.Sent >= c.bornSent {
-		r.Channel, r.Session, r.Epoch, r.Fresh = int(s.st.last), h.Session, c.epoch, n
-		r.Items = s.items[:1]
-		it := &r.Items[0]
-		it.Gap.Count = 0
-		it.Span = Span{Body: h.Body, Count: h.Whole, Seq: h.Seq, Epoch: c.epoch, NewEpoch: c.silent, Receive: receive}
-		c.silent = false
-		c.next += n
-		c.high = c.next
-		c.highSent = max(c.highSent, h.Sent)
-		c.clock = max(c.clock, receive)
-		return r
+	if c.next == h.Seq && c.high == h.Seq && c.count == 0 && c.session == h.Session && c.state == live &&
+		h.Whole > 0 && h.Sent >= c.bornSent {
+		s.inOrder(c, h)
+		return &s.rel
 	}
 	s.admit(h)
-	return r
+	return &s.rel
+}
+
+// inOrder lets the whole packet through.
+func (s *Sequencer) inOrder(c *channel, h *Header) {
+	r := &s.rel
+	r.Channel, r.Session, r.Epoch, r.Fresh = int(s.st.last), c.session, c.epoch, uint64(h.Whole)
+	s.emit(c, h.Body, 0, h.Whole, h.Seq, s.receive, false)
+	c.next += uint64(h.Whole)
+	c.high = c.next
+	c.highSent = max(c.highSent, h.Sent)
+	c.clock = max(c.clock, s.receive)
 }
 
 // Rest returns the second part of the last packet, or nil if its release did not
@@ -257,7 +257,14 @@ func (s *Sequencer) account(h *Header) {
 
 // clear empties the release for a packet of line.
 func (s *Sequencer) clear(line uint8) {
-	s.rel = Release{Channel: -1, Retired: -1, Line: line, Items: s.items[:0]}
+	// Field by field: the assignment of a whole struct that holds pointers costs more
+	// than the rest of Push.
+	r := &s.rel
+	r.Channel, r.Retired, r.Line = -1, -1, line
+	r.Session, r.Epoch = Session{}, 0
+	r.New, r.Began, r.More, r.Heartbeat, r.Drop = false, false, false, false, event.Kept
+	r.Items = s.items[:0]
+	r.Messages, r.Cut, r.Fresh, r.Duplicate, r.Held, r.Ancient, r.Missing, r.Unheld = 0, 0, 0, 0, 0, 0, 0, 0
 }
 
 // open empties the release for something that happens to channel i without a packet.
@@ -268,18 +275,25 @@ func (s *Sequencer) open(i int32) {
 	s.rel.Channel, s.rel.Session, s.rel.Epoch = int(i), c.session, c.epoch
 }
 
-// emit lets messages of a packet through.
-func (s *Sequencer) emit(c *channel, sp Span) {
-	r := &s.rel
-	if len(r.Items) == cap(r.Items) {
+// emit lets count messages of a packet through, from number skip of body on, the
+// first of them numbered seq.
+func (s *Sequencer) emit(c *channel, body []byte, skip, count int, seq uint64, receive event.Nanos, held bool) {
+	it := s.item()
+	it.Gap.Count = 0
+	sp := &it.Span
+	sp.Body, sp.Skip, sp.Count, sp.Seq = body, skip, count, seq
+	sp.Epoch, sp.NewEpoch, sp.Receive, sp.Held = c.epoch, c.silent, receive, held
+	c.silent = false
+}
+
+// item returns the next item of the release, with its former contents.
+func (s *Sequencer) item() *Item {
+	n := len(s.rel.Items)
+	if n == cap(s.items) {
 		panic("sequence: a release has more items than can be")
 	}
-	sp.Epoch, sp.NewEpoch = c.epoch, c.silent
-	c.silent = false
-	r.Items = r.Items[:len(r.Items)+1]
-	it := &r.Items[len(r.Items)-1]
-	it.Gap.Count = 0
-	it.Span = sp
+	s.rel.Items = s.items[:n+1]
+	return &s.rel.Items[n]
 }
 
 // miss declares that [c.next, to) will not come.
@@ -295,9 +309,7 @@ func (s *Sequencer) miss(i int32, c *channel, to uint64) {
 			return
 		}
 	}
-	if len(r.Items) == cap(r.Items) {
-		panic("sequence: a release has more items than can be")
-	}
-	r.Items = r.Items[:len(r.Items)+1]
-	r.Items[len(r.Items)-1] = Item{Gap: Gap{Seq: from, Count: to - from, Epoch: c.epoch}}
+	it := s.item()
+	it.Gap = Gap{Seq: from, Count: to - from, Epoch: c.epoch}
+	it.Span.Body = nil
 }
