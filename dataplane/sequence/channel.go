@@ -81,11 +81,22 @@ func (s *Sequencer) admit(h *Header) {
 		s.replace(i, c, h)
 		return
 	}
-	if c.state == retired && h.Kind == Data && (h.Seq < c.edge || h.Seq+uint64(h.Whole) > c.next) {
+	if c.state == retired && h.Whole > 0 && !s.settled(i, c, run{h.Seq, h.Seq + uint64(h.Whole)}) {
 		r.Drop = event.DropNoChannel
 		return
 	}
 	s.accept(i, h)
+}
+
+// settled reports whether all of w was let through or given up. Runs that were are
+// apart from each other, so that one of them holds all of it.
+func (s *Sequencer) settled(i int32, c *channel, w run) bool {
+	for _, v := range s.lower[int(i)*(lowerMax+1):][:c.lowers] {
+		if v.lo <= w.lo && w.hi <= v.hi {
+			return true
+		}
+	}
+	return c.edge <= w.lo && w.hi <= c.next
 }
 
 // replace retires the session of an IEX-TP channel in favor of the packet's, if
@@ -228,10 +239,11 @@ func (c *channel) promote() {
 // data takes the messages of a packet of the current epoch in.
 func (s *Sequencer) data(i int32, c *channel, h *Header) {
 	a, b := h.Seq, h.Seq+uint64(h.Whole)
-	if a < c.edge {
-		s.older(i, c, run{a, min(b, c.edge)})
+	edge := c.edge // older moves it
+	if a < edge {
+		s.older(i, c, run{a, min(b, edge)})
 	}
-	if lo, hi := max(a, c.edge), min(b, c.next); lo < hi {
+	if lo, hi := max(a, edge), min(b, c.next); lo < hi {
 		late := s.lapsedIn(i, c, run{lo, hi})
 		s.rel.Ancient += late
 		s.rel.Duplicate += hi - lo - late
