@@ -1,42 +1,11 @@
 package sequence
 
-import (
-	"github.com/headrace/headrace/dataplane/event"
-	"github.com/headrace/headrace/dataplane/plan"
-)
-
-// HeaderKind says what a packet of a sequenced feed is.
-type HeaderKind uint8
-
-// The kinds of packet.
-const (
-	Data HeaderKind = iota + 1
-	Heartbeat
-	EndOfSession
-)
-
-// A Header is what the packet header of any sequenced format says.
-type Header struct {
-	Kind    HeaderKind
-	Session Session
-	Seq     uint64      // of the first message; of the next expected one in a heartbeat or end of session
-	Count   int         // messages that the header promises
-	Sent    event.Nanos // send time, 0 where the protocol has none
-	Body    []byte      // the message blocks
-}
-
-// Session identifies a sequence-number space, in the protocol's own bytes,
-// left-aligned and zero-padded: IEX-TP channel id and session id (8 bytes, as on
-// the wire but big-endian), MoldUDP64 session (10 bytes).
-type Session [16]byte
-
-// Parse reads the packet header of protocol p. It never reads outside payload.
-func Parse(p plan.Sequence, payload []byte) (Header, event.Drop) { panic("sequence: Parse") }
+import "github.com/headrace/headrace/dataplane/event"
 
 // A Span is messages of one packet that may be decoded now: numbers
 // [Skip, Skip+Count) of those in Body, the first having sequence number Seq.
 type Span struct {
-	Body     []byte // in the frame or in the hold; valid until the next Push
+	Body     []byte // in the frame or in the hold; valid until the next Push, Rest, Expire or Finish
 	Skip     int
 	Count    int
 	Seq      uint64
@@ -50,6 +19,7 @@ type Span struct {
 type Gap struct {
 	Seq   uint64
 	Count uint64
+	Epoch uint32
 }
 
 // An Item is one step of a release: a span, or a gap before the spans after it.
@@ -58,18 +28,61 @@ type Item struct {
 	Span Span
 }
 
-// A Release is what one packet lets through. It is valid until the next Push.
+// A Release is what one packet lets through. It is valid until the next call of
+// Push, Rest, Expire or Finish.
+//
+// Every packet's messages are accounted for once, when it arrives: Messages is
+// Fresh + Duplicate + Held + Ancient, or, where Drop is set, all of them are
+// dropped. Held messages come out later as spans with Held set. So over any
+// number of releases
+//
+//	messages received = Σ counts of spans + duplicate + ancient + dropped + [Sequencer.HeldMessages]
 type Release struct {
-	Channel int // slot
+	Channel int // slot, or -1 where the packet has none (Drop says why)
 	Session Session
-	New     bool // the channel was first seen with this packet
-	Items   []Item
+	Epoch   uint32 // the channel's epoch after this packet; the first is 1
+	Line    uint8  // of this packet: the first copies in Fresh + Held are this line's
+	New     bool   // the channel was first seen with this packet
+	Began   bool   // an epoch begins with this packet, a new channel's first one too
+	// More says that this packet has a second part, which Rest returns: this one ends
+	// the old session of an IEX-TP channel, that one begins the new session.
+	More  bool
+	Items []Item
 	// Retired is the slot of a channel that ended with this packet (MoldUDP64 end
 	// of session after its last message; a new session on an IEX-TP channel), or -1.
+	// It is Channel or -1, and takes effect after Items.
 	Retired int
 	Drop    event.Drop // the packet as a whole was dropped, for this reason
-	// Account of messages: Duplicate were seen before, Held went into the hold,
-	// Ancient belonged to an earlier epoch.
-	Duplicate, Held, Ancient uint64
-	Heartbeat                bool
+	// Account of the packet's messages: Messages are whole in it, Cut were promised
+	// but cut off by the capture. Fresh are let through at once, Duplicate were seen
+	// before, Held went into the hold, Ancient belonged to an earlier epoch or came
+	// after their gap had been given up.
+	Messages, Cut                   uint64
+	Fresh, Duplicate, Held, Ancient uint64
+	Missing                         uint64 // Σ counts of the gaps in Items
+	Unheld                          int    // packets that left the hold
+	Heartbeat                       bool   // a heartbeat or an end of session
+}
+
+// Fate says what became of the packet itself: dropped for a reason, all of it seen
+// before ([event.DropDuplicate]) or too old ([event.DropAncient]), or of use
+// ([event.Kept]): let through, held, a heartbeat, or cut before its first message ended.
+func (r *Release) Fate() event.Drop {
+	switch {
+	case r.Drop != event.Kept:
+		return r.Drop
+	case r.Fresh+r.Held > 0 || r.Messages == 0:
+		return event.Kept
+	case r.Duplicate > 0:
+		return event.DropDuplicate
+	}
+	return event.DropAncient
+}
+
+// A Request names messages to ask for again: the lowest hole of a channel.
+type Request struct {
+	Session Session
+	Epoch   uint32
+	Seq     uint64
+	Count   uint64
 }
