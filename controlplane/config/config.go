@@ -1,0 +1,385 @@
+package config
+
+// A Config is what the file says. Values that the file leaves out have their
+// defaults. It is not changed after [Read], except that findings are added.
+type Config struct {
+	// Workers is the number of worker threads, each on a core of its own. Without it
+	// there is one for each CPU that the host allows, but one; `--workers` wins.
+	Workers int `yaml:"workers" jsonschema:"minimum=1,maximum=64"`
+
+	// WorkersMax sizes memory, lanes and sockets for as many workers as there may
+	// ever be in this run. Without it: the host's CPUs.
+	WorkersMax int `yaml:"workers_max" jsonschema:"minimum=1,maximum=64"`
+
+	// Interfaces are the NICs to receive from: a list of names, or a map from name to
+	// settings. Only `run` needs them; `--interface` wins.
+	Interfaces Interfaces `yaml:"interfaces"`
+
+	// Feeds are the packets to take and how to read them, by name. At most 256.
+	Feeds Feeds `yaml:"feeds" jsonschema:"required"`
+
+	// Queries are the windowed aggregations to compute, by name. At most 256.
+	Queries Queries `yaml:"queries" jsonschema:"required"`
+
+	// Sinks are the places where rows go, by name.
+	Sinks Sinks `yaml:"sinks"`
+
+	// OnStop says what a stop does with windows that are still open: `flush` fires
+	// them with `"firing":"flush"`, `discard` throws them away.
+	OnStop string `yaml:"on_stop" jsonschema:"enum=flush,enum=discard,default=flush"`
+
+	// OrphanTimeout is how long the data plane goes on after the control plane died,
+	// before it drains and ends.
+	OrphanTimeout Duration `yaml:"orphan_timeout" jsonschema:"default=30s"`
+
+	// Metrics serves Prometheus metrics. Without it nothing listens.
+	Metrics *Metrics `yaml:"metrics"`
+
+	// Group is reserved for groups of boxes.
+	Group Reserved `yaml:"group" jsonschema:"-" later:"groups of boxes come later; take group out"`
+
+	// Tables is reserved for lookup tables.
+	Tables Reserved `yaml:"tables" jsonschema:"-" later:"tables come later; take tables out"`
+
+	src      *source
+	findings Findings
+}
+
+// Interfaces are the NICs, in the file's order.
+type Interfaces []Interface
+
+// An Interface is a NIC to receive from. Settings left out have their defaults.
+type Interface struct {
+	// Name is the interface's name in the kernel.
+	Name string `yaml:"-" name:"interface"`
+
+	// Mode is how the XDP program is attached: `native` in the driver, `generic` in
+	// the kernel's stack (slow), `auto` tries native and falls back with a warning.
+	Mode string `yaml:"mode" jsonschema:"enum=auto,enum=native,enum=generic,default=auto"`
+
+	// Queues is how many of the RX queues are used, from queue 0 on.
+	Queues Queues `yaml:"queues" jsonschema:"default=all"`
+
+	// Idle is what a worker does without work: `adaptive` spins, yields, then sleeps
+	// until a packet comes; `spin` never gives up its core and belongs on isolated ones.
+	Idle string `yaml:"idle" jsonschema:"enum=adaptive,enum=spin,default=adaptive"`
+
+	// RxRing is the RX ring of each worker's socket, in descriptors; a power of two.
+	RxRing Ring `yaml:"rx_ring" jsonschema:"default=2048"`
+
+	// TxRing is the TX ring of each queue, in descriptors; a power of two.
+	TxRing Ring `yaml:"tx_ring" jsonschema:"default=512"`
+
+	// FillRing is the fill ring of each queue, in descriptors; a power of two, at
+	// least rx_ring.
+	FillRing Ring `yaml:"fill_ring" jsonschema:"default=2048"`
+
+	// Frames is the number of 2 KiB frames of each queue. Without it:
+	// workers_max × rx_ring + fill_ring + tx_ring, so that a worker that stands still
+	// takes nothing from the others. Rounded up to a power of two.
+	Frames Ring `yaml:"frames"`
+}
+
+// Feeds are the feeds, in the file's order.
+type Feeds []Feed
+
+// A Feed is packets that match a rule, and how to read them.
+type Feed struct {
+	// Name is the feed's name in queries and counters.
+	Name string `yaml:"-" name:"feed"`
+
+	// Match says which packets belong to the feed: one rule, or a list of them. Of
+	// several feeds the one with the most specific rule gets the packet: longer
+	// destination prefix, then port, VLAN, protocol given.
+	Match Rules `yaml:"match" jsonschema:"required"`
+
+	// Format says how payloads are read: a name, or a map from the name to its options.
+	Format Format `yaml:"format" jsonschema:"required"`
+
+	// Columns declares the columns of `json`, `csv` and `raw`, by name; the other
+	// formats bring theirs. Queries may use up to 16 of a feed's columns.
+	Columns Columns `yaml:"columns"`
+
+	// Time says where an event's time comes from. `json`, `csv` and `raw` need it,
+	// `flow` goes by receipt, the exchange formats bring their own.
+	Time *Time `yaml:"time"`
+
+	// Place says from which bytes of a packet its worker is chosen. The default is the
+	// format's. It never changes a result, only how many events change workers.
+	Place *Place `yaml:"place"`
+
+	// Channels is how many sequence-number spaces one worker can follow. Sequenced
+	// formats only.
+	Channels int `yaml:"channels" jsonschema:"minimum=1,maximum=65535,default=64"`
+
+	// Hold bounds what waits for missing packets. Sequenced formats only.
+	Hold Hold `yaml:"hold"`
+
+	// Orders is how many open orders one worker can know. `itch50` only.
+	Orders int `yaml:"orders" jsonschema:"minimum=1,maximum=1000000000,default=1000000"`
+
+	// Day is the date, YYYY-MM-DD, that the times of `itch50` lack. Without it: the
+	// day of the channel's first packet.
+	Day string `yaml:"day" jsonschema:"pattern=^[0-9]{4}-[0-9]{2}-[0-9]{2}$"`
+
+	// Zone is the time zone, an IANA name, in which `itch50` counts from midnight.
+	Zone string `yaml:"zone" jsonschema:"default=America/New_York"`
+}
+
+// Rules are the rules of one feed.
+type Rules []Rule
+
+// A Rule says which packets belong to a feed. What is left out matches anything; at
+// least one field besides `line` is needed.
+type Rule struct {
+	// Protocol is the transport protocol. Without it: both.
+	Protocol string `yaml:"protocol" jsonschema:"enum=udp,enum=tcp"`
+
+	// Destination is the packet's destination, an IPv4 or IPv6 address or prefix. A
+	// multicast group is joined. Without it nothing is joined.
+	Destination Prefix `yaml:"destination"`
+
+	// Port is the destination port.
+	Port int `yaml:"port" jsonschema:"minimum=1,maximum=65535"`
+
+	// VLAN is the id of the innermost VLAN tag. Without it: tagged or not.
+	VLAN int `yaml:"vlan" jsonschema:"minimum=1,maximum=4094"`
+
+	// Line names the redundant copy of the feed that the rule matches. The first copy
+	// of a message wins, from any line.
+	Line string `yaml:"line" jsonschema:"enum=A,enum=B,enum=C,enum=D,default=A"`
+}
+
+// A Format is the name of a payload format, with its options.
+type Format struct {
+	// Name is the format's name: which of the fields below is given.
+	Name string `yaml:"-"`
+
+	// JSON reads JSON objects, one or more a packet, one a line.
+	JSON *NoOptions `yaml:"json"`
+
+	// CSV reads comma-separated records, one or more a packet, one a line.
+	CSV *CSV `yaml:"csv"`
+
+	// Raw reads fixed layouts, such as a C struct.
+	Raw *Raw `yaml:"raw"`
+
+	// IEXDeep reads IEX DEEP 1.0 over IEX-TP.
+	IEXDeep *NoOptions `yaml:"iex-deep"`
+
+	// IEXTops reads IEX TOPS 1.6 over IEX-TP.
+	IEXTops *NoOptions `yaml:"iex-tops"`
+
+	// ITCH50 reads NASDAQ TotalView-ITCH 5.0 over MoldUDP64.
+	ITCH50 *NoOptions `yaml:"itch50"`
+
+	// Flow makes one event of each packet, from its headers.
+	Flow *NoOptions `yaml:"flow"`
+}
+
+// NoOptions is an empty map, `{}`.
+type NoOptions struct{}
+
+// CSV holds the options of the format `csv`.
+type CSV struct {
+	// Delimiter is the one byte between fields.
+	Delimiter Delimiter `yaml:"delimiter" jsonschema:"default=\\,"`
+}
+
+// Raw holds the options of the format `raw`.
+type Raw struct {
+	// Order is the byte order of numbers.
+	Order string `yaml:"order" jsonschema:"enum=little,enum=big,default=little"`
+
+	// Stride is the length of one record in bytes. Without it a packet is one record.
+	Stride int `yaml:"stride" jsonschema:"minimum=1,maximum=65507"`
+}
+
+// Columns are the columns of a feed, in the file's order.
+type Columns []Column
+
+// A Column is one field of an event.
+type Column struct {
+	// Name is the column's name in keys, expressions and rows.
+	Name string `yaml:"-" name:"column"`
+
+	// Type is the column's type. A decimal's number is how many digits follow the
+	// point, at most 18; decimals are exact.
+	Type ColumnType `yaml:"type" jsonschema:"required"`
+
+	// Path is where a `json` object holds the value: steps joined by points, or a list
+	// of steps. Without it: the column's name.
+	Path FieldPath `yaml:"path"`
+
+	// Index is the field of a `csv` record, counted from 0. Without it: the column's
+	// place in `columns`.
+	Index *int `yaml:"index" jsonschema:"minimum=0,maximum=1023"`
+
+	// Offset is the first byte of the value in a `raw` record, counted from 0. Needed there.
+	Offset *int `yaml:"offset" jsonschema:"minimum=0,maximum=65506"`
+
+	// Width is the length of the value in a `raw` record in bytes: 1, 2, 4 or 8 for
+	// int64 and decimal, 4 or 8 for float64, 1 to 64 for text. Without it: 8; text needs it.
+	Width *int `yaml:"width" jsonschema:"minimum=1,maximum=64"`
+}
+
+// Time says where an event's time comes from: a column, or the time of receipt.
+type Time struct {
+	// Column is the column that holds the time; with `json`, the path of a field that
+	// need not be among the columns.
+	Column string `yaml:"column"`
+
+	// Unit is how that column writes the time: RFC 3339, or a number since 1970 in
+	// seconds, milli-, micro- or nanoseconds.
+	Unit string `yaml:"unit" jsonschema:"enum=rfc3339,enum=s,enum=ms,enum=us,enum=ns"`
+
+	// Receive takes the time of receipt.
+	Receive bool `yaml:"receive"`
+}
+
+// A Place says from which bytes of a packet its worker is chosen: `channel` (the
+// channel of a sequenced format), or one of `tuple`, `bytes` and `until`.
+type Place struct {
+	// Channel is the short form `channel`.
+	Channel bool `yaml:"-"`
+
+	// Tuple lists header fields.
+	Tuple []string `yaml:"tuple" jsonschema:"enum=source,enum=destination,enum=source_port,enum=destination_port,enum=protocol"`
+
+	// Symmetric makes both directions of a conversation meet in one worker. With
+	// `tuple`, which then names both addresses, and both ports or none.
+	Symmetric bool `yaml:"symmetric"`
+
+	// Bytes is [offset, length] in the payload, at most 64 bytes.
+	Bytes *Span `yaml:"bytes"`
+
+	// Trim leaves out trailing 0x20 and 0x00. With `bytes`.
+	Trim bool `yaml:"trim"`
+
+	// Until is [offset, delimiter]: the payload from offset up to the first delimiter,
+	// at most 64 bytes, such as the first field of a CSV record.
+	Until *Until `yaml:"until"`
+}
+
+// A Hold bounds what waits, in one channel, for packets that are missing.
+type Hold struct {
+	// Packets is the most packets that wait.
+	Packets int `yaml:"packets" jsonschema:"minimum=1,maximum=65536,default=64"`
+
+	// Bytes is the most bytes of payload that wait.
+	Bytes Size `yaml:"bytes" jsonschema:"default=128KiB"`
+
+	// For is how long a gap may stay open before it is declared.
+	For Duration `yaml:"for" jsonschema:"default=50ms"`
+}
+
+// Queries are the queries, in the file's order.
+type Queries []Query
+
+// A Query is one keyed, windowed aggregation over a feed.
+type Query struct {
+	// Name is the query's name in rows.
+	Name string `yaml:"-" name:"query"`
+
+	// From is the feed.
+	From string `yaml:"from" jsonschema:"required"`
+
+	// Where keeps the events for which it is true. Null is not true.
+	Where *Expression `yaml:"where"`
+
+	// Key lists the columns whose values together are the key. An event with a null
+	// among them is dropped and counted.
+	Key []string `yaml:"key" jsonschema:"required,minItems=1"`
+
+	// Window cuts event time into windows.
+	Window Window `yaml:"window" jsonschema:"required"`
+
+	// Watermark says how long a window waits for late events.
+	Watermark Watermark `yaml:"watermark"`
+
+	// Keys bounds the distinct keys of one window, on the whole box. Memory for them is
+	// taken at start; events of further keys are dropped, counted, and the window says so.
+	Keys int `yaml:"keys" jsonschema:"minimum=1,maximum=134217728,default=65536"`
+
+	// Panes bounds the windows that are open at a time. Without it: what width and
+	// delay need, and 8 more.
+	Panes int `yaml:"panes" jsonschema:"minimum=1,maximum=65536"`
+
+	// Select names the values of a row, in the row's order: a name and an aggregate.
+	Select Select `yaml:"select" jsonschema:"required"`
+
+	// Sinks lists where the rows go.
+	Sinks []string `yaml:"sinks" jsonschema:"required,minItems=1"`
+}
+
+// A Window is how event time is cut: `{tumbling: 1m}`. Windows are half-open and
+// aligned to 1970-01-01T00:00:00Z plus the offset.
+type Window struct {
+	// Tumbling is the width of windows that follow each other without overlap.
+	Tumbling Duration `yaml:"tumbling"`
+
+	// Offset shifts all windows. Less than the width.
+	Offset Duration `yaml:"offset" jsonschema:"default=0s"`
+
+	// Hop is reserved for hopping windows.
+	Hop Reserved `yaml:"hop" jsonschema:"-" later:"hopping windows come later; use tumbling: a width"`
+
+	// Session is reserved for session windows.
+	Session Reserved `yaml:"session" jsonschema:"-" later:"session windows come later; use tumbling: a width"`
+
+	// Count is reserved for count windows.
+	Count Reserved `yaml:"count" jsonschema:"-" later:"count windows come later; use tumbling: a width"`
+}
+
+// A Watermark says when a window is complete: when every active source has shown an
+// event time of at least the window's end plus delay.
+type Watermark struct {
+	// Delay is how far behind the newest event of its source an event may be.
+	Delay Duration `yaml:"delay" jsonschema:"default=0s"`
+
+	// Idle is how long a source may be silent before it no longer holds the others
+	// back; `replay` leaves it out. Without it: a silent source holds them for ever.
+	Idle Duration `yaml:"idle"`
+}
+
+// Select is the values of a row, in the row's order.
+type Select []Value
+
+// A Value is one value of a row.
+type Value struct {
+	// Name is the value's name in the row.
+	Name string `yaml:"-" name:"value"`
+
+	// Expr is an aggregate: count(), count(x), sum(x), min(x), max(x), first(x),
+	// last(x), mean(x), variance(x), vwap(price, size). Arguments are columns or
+	// arithmetic on them, as in sum(price * size).
+	Expr Expression `yaml:"-"`
+}
+
+// Sinks are the sinks, in the file's order.
+type Sinks []Sink
+
+// A Sink is a place where rows go.
+type Sink struct {
+	// Name is the sink's name in queries.
+	Name string `yaml:"-" name:"sink"`
+
+	// JSONL writes one JSON object a line to a file.
+	JSONL *JSONL `yaml:"jsonl"`
+
+	// Prometheus is what a reader may look for here.
+	Prometheus Reserved `yaml:"prometheus" jsonschema:"-" later:"metrics are no sink; write metrics: {listen: 127.0.0.1:9464} at the top level"`
+}
+
+// JSONL is a file of JSON Lines.
+type JSONL struct {
+	// Path is the file; "-" is standard output. `replay` begins it anew, `run` goes on
+	// after its last whole line.
+	Path string `yaml:"path" jsonschema:"required"`
+}
+
+// Metrics serves Prometheus metrics at /metrics.
+type Metrics struct {
+	// Listen is the address and port to listen on.
+	Listen string `yaml:"listen" jsonschema:"default=127.0.0.1:9464"`
+}
