@@ -105,7 +105,7 @@ func (f *feed) noteSilence() int {
 		if ch.Seen == 0 {
 			continue
 		}
-		silent := f.w.now.Sub(ch.Since)
+		silent := time.Duration(f.w.now - ch.Since)
 		for _, q := range f.w.windows.QueriesOf(f.number) {
 			idle := f.w.plan.Queries[q].Idle
 			if idle > 0 && silent >= idle && ch.Idle < uint64(idle) && f.room() {
@@ -125,7 +125,7 @@ func (w *Worker) finishOne() int {
 		s := &w.starts[w.next]
 		w.next++
 		f := s.feed
-		r := f.sequencer.Finish(s.channel)
+		r := f.sequencer.FinishChannel(s.channel)
 		if r == nil {
 			continue
 		}
@@ -139,7 +139,7 @@ func (w *Worker) finishOne() int {
 				continue
 			}
 			for c := range f.channels {
-				if r := f.sequencer.Finish(c); r != nil {
+				if r := f.sequencer.FinishChannel(c); r != nil {
 					w.begin(f, r, finishBase)
 					return 1
 				}
@@ -239,7 +239,7 @@ func (w *Worker) allFolded() bool {
 	case w.inbox == nil:
 		return true
 	case w.gate != nil:
-		return w.gate.over.Load()
+		return !w.atGate() && w.gate.over.Load()
 	}
 	return w.inbox.Drained()
 }

@@ -64,11 +64,11 @@ type streamStage struct {
 type channelState struct {
 	Max       event.Nanos // greatest event time, over all epochs
 	Since     event.Nanos // the clock when it last released something
+	Idle      uint64      // nanoseconds of silence that the owners know of
+	FirstSeen uint64      // number of the packet that it was first seen with
 	Seen      uint32      // owners know the source
 	Gaps      uint32      // gaps opened
 	Open      uint32      // of these, still to be closed
-	Idle      uint32
-	FirstSeen uint64 // number of the packet that it was first seen with
 }
 
 func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {

@@ -57,18 +57,16 @@ func (g *Gate) arrive(reached uint64) uint64 {
 	return turn
 }
 
-// passed reports whether the worker may fold: it waits at no gate, and the partials
-// of the last meeting are out.
-func (w *Worker) passed() bool {
-	if w.gate == nil {
+// atGate reports whether the worker waits for others, and notes when it need not any
+// more.
+func (w *Worker) atGate() bool {
+	if w.waiting == 0 {
+		return false
+	}
+	if w.gate.turn.Load() < w.waiting {
 		return true
 	}
-	if w.waiting != 0 {
-		if w.gate.turn.Load() < w.waiting {
-			return false
-		}
-		w.waiting = 0
-		w.inbox.Gate = w.gate.next.Load()
-	}
-	return !w.gate.over.Load()
+	w.waiting = 0
+	w.inbox.Gate = w.gate.next.Load()
+	return false
 }

@@ -101,8 +101,8 @@ type positions struct {
 // caller lives by, monotonic nanoseconds.
 func (w *Worker) cycle(now event.Nanos) int {
 	w.now = now
-	n := w.fold()                         // exchange: what others decoded for us -> our panes
-	n += w.windows.Close(w.box, closeMax) // close: windows behind the watermark -> outbox
+	n := w.fold()  // exchange: what others decoded for us -> our panes
+	n += w.close() // close: windows behind the watermark -> outbox
 	if w.ready() {
 		n += w.receive() // receive: ring -> frames in hand
 		n += w.decode()  // sequence, decode: frames -> messages in order -> events
@@ -257,9 +257,18 @@ func (w *Worker) flush() int {
 	return n
 }
 
+// close puts partials of closing windows out, unless the workers still have to agree
+// on what is in them.
+func (w *Worker) close() int {
+	if w.atGate() {
+		return 0
+	}
+	return w.windows.Close(w.box, closeMax)
+}
+
 // fold takes what came through the lanes into the panes.
 func (w *Worker) fold() int {
-	if w.inbox == nil || !w.passed() {
+	if w.inbox == nil || w.atGate() || w.gate != nil && w.gate.over.Load() {
 		return 0
 	}
 	n := 0

@@ -146,16 +146,18 @@ func (s *Spreader) sync(bound uint64, except *Port) {
 // Receive implements [xsk.Receiver].
 func (p *Port) Receive(frames []xsk.Frame) int {
 	if p.current == nil {
-		p.frontier = p.bound.Load() // before the queue: who finds it empty may trust this
+		bound := p.bound.Load() // before the queue: who finds that empty may trust this
 		select {
 		case p.current = <-p.queue:
 			p.at = 0
 		default:
+			p.frontier = bound
 			return 0
 		}
 	}
 	n := copy(frames, p.current.frames[p.at:])
 	p.at += n
+	p.frontier = frames[n-1].Packet + 1
 	return n
 }
 
@@ -168,14 +170,8 @@ func (p *Port) Release() {
 	}
 }
 
-// Frontier returns the number of the next packet that can come, when nothing was
-// there at the last Receive.
-func (p *Port) Frontier() uint64 {
-	if c := p.current; c != nil && p.at < len(c.frames) {
-		return c.frames[p.at].Packet
-	}
-	return p.frontier
-}
+// Frontier returns a number that no packet still to come is below.
+func (p *Port) Frontier() uint64 { return p.frontier }
 
 // Ended reports that no more frames will come.
 func (p *Port) Ended() bool { return p.ended.Load() && p.current == nil && len(p.queue) == 0 }
