@@ -37,8 +37,8 @@ type sent struct {
 
 // drain reads a source to its end; checks that every frame is a right one and that
 // time does not go back.
-func drain(t testing.TB, s *Source) []sent {
-	t.Helper()
+func drain(tb testing.TB, s *Source) []sent {
+	tb.Helper()
 	var out []sent
 	last := event.MinNanos
 	for {
@@ -47,7 +47,7 @@ func drain(t testing.TB, s *Source) []sent {
 			return out
 		}
 		if at < last {
-			t.Fatalf("frame %d is sent at %d, the one before it at %d", len(out), at, last)
+			tb.Fatalf("frame %d is sent at %d, the one before it at %d", len(out), at, last)
 		}
 		last = at
 		if len(out) >= 200 && frame[12] == 8 && frame[23] == 17 { // the builder's own test covers the rest
@@ -59,30 +59,30 @@ func drain(t testing.TB, s *Source) []sent {
 		p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.DecodeOptions{NoCopy: true})
 		ip, ok := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
 		if !ok || packet.Checksum(0, ip.Contents) != 0 {
-			t.Fatalf("frame %d: not IPv4 with a right checksum", len(out))
+			tb.Fatalf("frame %d: not IPv4 with a right checksum", len(out))
 		}
 		udp, ok := p.Layer(layers.LayerTypeUDP).(*layers.UDP)
 		if !ok || p.ErrorLayer() != nil {
-			t.Fatalf("frame %d: %v", len(out), p.ErrorLayer())
+			tb.Fatalf("frame %d: %v", len(out), p.ErrorLayer())
 		}
 		payload := udp.Payload[:udp.Length-8]
 		out = append(out, sent{at, fmt.Sprintf("%v:%d", ip.DstIP, udp.DstPort), uint16(udp.SrcPort), slices.Clone(payload)})
 	}
 }
 
-func source(t testing.TB, c Config) *Source {
-	t.Helper()
+func source(tb testing.TB, c Config) *Source {
+	tb.Helper()
 	s, err := New(c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
 
-func digest(t testing.TB, c Config) string {
-	t.Helper()
+func digest(tb testing.TB, c Config) string {
+	tb.Helper()
 	h := sha256.New()
-	s := source(t, c)
+	s := source(tb, c)
 	var stamp [8]byte
 	for {
 		frame, at, ok := s.Next()
@@ -143,6 +143,7 @@ type bookOrder struct {
 }
 
 func newBook(t *testing.T, begin event.Nanos) *book {
+	t.Helper()
 	return &book{t, map[uint16]string{}, map[uint64]*bookOrder{}, map[byte]int{}, begin, nil}
 }
 

@@ -45,20 +45,20 @@ func frames(n int) [][]byte {
 }
 
 // file writes a capture, its records apart by step, and returns its path.
-func file(t testing.TB, step time.Duration, in ...[]byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "test.pcap")
+func file(tb testing.TB, step time.Duration, in ...[]byte) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "test.pcap")
 	w, err := capture.Create(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for i, f := range in {
 		if err := w.Write(&capture.Record{Data: f, Stamp: event.Nanos(1e18).Add(time.Duration(i) * step)}); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return path
 }
@@ -71,11 +71,11 @@ type tap struct {
 	done chan struct{}
 }
 
-func listen(t testing.TB, e *netns.End) *tap {
-	t.Helper()
+func listen(tb testing.TB, e *netns.End) *tap {
+	tb.Helper()
 	p := &tap{done: make(chan struct{})}
 	var err error
-	e.Do(t, func() {
+	e.Do(tb, func() {
 		p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(marked>>8|marked&0xff<<8))
 		if err == nil {
 			err = unix.Bind(p.fd, &unix.SockaddrLinklayer{Ifindex: e.Index, Protocol: marked>>8 | marked&0xff<<8})
@@ -88,7 +88,7 @@ func listen(t testing.TB, e *netns.End) *tap {
 		err = unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000})
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	stop := make(chan struct{})
 	go func() {
@@ -109,7 +109,7 @@ func listen(t testing.TB, e *netns.End) *tap {
 			p.mu.Unlock()
 		}
 	}()
-	t.Cleanup(func() { close(stop); <-p.done; unix.Close(p.fd) })
+	tb.Cleanup(func() { close(stop); <-p.done; unix.Close(p.fd) })
 	return p
 }
 
