@@ -95,8 +95,8 @@ func wrong(field, format string, args ...any) error {
 	return &FieldError{field, fmt.Errorf(format, args...)}
 }
 
-// withDefaults returns c with its zero values replaced, or a FieldError.
-func (c Config) withDefaults() (Config, error) {
+// complete replaces c's zero values by the defaults, or returns a FieldError.
+func (c *Config) complete() error {
 	set := func(v *int, to int) {
 		if *v == 0 {
 			*v = to
@@ -114,7 +114,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Kind == ITCH && c.Session == "" {
 		c.Session = DefaultSession
 	}
-	return c, c.check()
+	return c.check()
 }
 
 func (c *Config) check() error {

@@ -226,7 +226,7 @@ func (m *itch) trade(p *parcel) {
 	want := 1 + int(m.dice.below(packetMessagesMax))
 	count := 0
 	for ; count < want && m.more(); count++ {
-		i := int(m.dice.low(uint64(m.channels[k].symbols)))
+		i := int(m.dice.key(uint64(m.channels[k].symbols)))
 		m.act(&m.symbols[k+i*len(m.channels)])
 	}
 	m.packet(p, k, count)

@@ -16,6 +16,7 @@ type objects struct {
 	n      uint64
 	ended  bool
 	encode func(dst []byte, r *report) []byte
+	report report // the one being made; here, so that it is not allocated each time
 }
 
 // A report is one message of a driver.
@@ -49,7 +50,8 @@ func (o *objects) next(p *parcel) bool {
 	if o.ended || o.c.Count > 0 && o.n == o.c.Count {
 		return false
 	}
-	r := report{driver: 100 + o.dice.low(uint64(o.c.Keys)), cents: -1, speed: -1, at: o.c.at(o.n)}
+	r := &o.report
+	*r = report{driver: 100 + o.dice.key(uint64(o.c.Keys)), cents: -1, speed: -1, at: o.c.at(o.n)}
 	r.kind = reportKinds[o.dice.below(uint64(len(reportKinds)))]
 	if r.kind == "dropoff" {
 		r.cents = int64(300 + o.dice.low(9700))
@@ -58,7 +60,7 @@ func (o *objects) next(p *parcel) bool {
 		r.speed = int64(o.dice.below(1200))
 	}
 	o.n++
-	*p = parcel{payload: o.encode(p.payload[:0], &r), at: r.at, port: uint16(20000 + r.driver%16384), seq: o.n, count: 1}
+	*p = parcel{payload: o.encode(p.payload[:0], r), at: r.at, port: uint16(20000 + r.driver%16384), seq: o.n, count: 1}
 	return true
 }
 

@@ -84,7 +84,7 @@ type line struct {
 // New returns the source of the stream that c describes, at its beginning. Errors
 // are a [FieldError] or about c.Kind.
 func New(c Config) (*Source, error) {
-	c, err := c.withDefaults()
+	err := c.complete()
 	if err != nil {
 		return nil, fmt.Errorf("generate: %w", err)
 	}

@@ -133,24 +133,24 @@ func pcapngOf(o binary.AppendByteOrder, records ...kept) []byte {
 	return n.b
 }
 
-func gz(t testing.TB, b []byte) []byte {
-	t.Helper()
+func gz(tb testing.TB, b []byte) []byte {
+	tb.Helper()
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
 	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.Bytes()
 }
 
-func zst(t testing.TB, b []byte) []byte {
-	t.Helper()
+func zst(tb testing.TB, b []byte) []byte {
+	tb.Helper()
 	w, err := zstd.NewWriter(nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w.EncodeAll(b, nil)
 }

@@ -23,7 +23,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(n.b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if isGzip(b) || isZstd(b) {
-			t.Skip("compressed: the decompressors have fuzz targets of their own")
+			return // the decompressors have fuzz targets of their own
 		}
 		got, err := readBytes(b)
 		total := 0
