@@ -65,8 +65,8 @@ type Config struct {
 
 const (
 	batchBytes   = 256 << 10
-	batchCount   = 4   // batches in flight; each sink's queue has room for all of them
-	recordsATurn = 256 // records of one outbox before the next has its turn
+	batchCount   = 4                    // batches in flight; each sink's queue has room for all of them
+	recordsATurn = 256                  // records of one outbox before the next has its turn
 	linger       = 2 * time.Millisecond // how long a row waits for others to be written with
 	idleMin      = 50 * time.Microsecond
 	idleMax      = time.Millisecond
