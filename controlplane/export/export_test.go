@@ -56,7 +56,7 @@ func testPlan(workers int) *plan.Plan {
 
 var testValues = []rows.Values{number{}, number{}}
 
-func create(t testing.TB, p *plan.Plan) *segment.Segment {
+func create(t *testing.T, p *plan.Plan) *segment.Segment {
 	t.Helper()
 	s, err := segment.Create(p)
 	if err != nil {
@@ -133,7 +133,7 @@ func read(t rapid.TB, path string) []byte {
 }
 
 // byWorker checks that got is a merge of the workers' rows, each in its order.
-func byWorker(t testing.TB, p *plan.Plan, sink string, got []byte, counts []uint64) {
+func byWorker(t *testing.T, p *plan.Plan, sink string, got []byte, counts []uint64) {
 	t.Helper()
 	all := 0
 	for w, n := range counts {
@@ -240,15 +240,15 @@ func session(t rapid.TB, p *plan.Plan, s *segment.Segment, path string, kill int
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	step, dead := 0, false
-	real := j.write
+	put := j.write
 	j.write = func(b []byte) (int, error) {
 		switch step++; {
 		case dead:
 		case step == kill: // in the middle of a write, perhaps after all of it
-			_, _ = real(b[:int(float64(len(b))*part)])
+			_, _ = put(b[:int(float64(len(b))*part)])
 			dead = true
 		default:
-			return real(b)
+			return put(b)
 		}
 		cancel(errors.New("killed"))
 		panic(killed{})
@@ -434,7 +434,7 @@ func TestAKilledControlLosesAndDoublesNothing(t *testing.T) {
 	}
 }
 
-func write(t testing.TB, j *JSONL, lines string) {
+func write(t *testing.T, j *JSONL, lines string) {
 	t.Helper()
 	if err := j.Write(t.Context(), []byte(lines), strings.Count(lines, "\n"), make([]uint64, 2)); err != nil {
 		t.Fatal(err)
@@ -443,7 +443,7 @@ func write(t testing.TB, j *JSONL, lines string) {
 
 const rowA, rowB, rowC = `{"query":"a"}` + "\n", `{"query":"bb"}` + "\n", `{"query":"ccc"}` + "\n"
 
-func plain(t testing.TB, path string) *JSONL {
+func plain(t *testing.T, path string) *JSONL {
 	t.Helper()
 	j, err := OpenJSONL(JSONLConfig{Name: "one", Path: path, Workers: 2})
 	if err != nil {
@@ -495,16 +495,16 @@ func TestAFullDiskLosesNoRowAndLeavesNoTornLine(t *testing.T) {
 	j := plain(t, path)
 	write(t, j, rowA)
 	room, tries, cuts := len(rowB)+3, 0, 0
-	real, cut := j.write, j.truncate
+	put, cut := j.write, j.truncate
 	j.write = func(b []byte) (int, error) {
 		tries++
 		if got := read(t, path); len(got) > 0 && got[len(got)-1] != '\n' {
 			t.Errorf("before try %d the file ends in %q", tries, got)
 		}
 		if tries > 3 {
-			return real(b)
+			return put(b)
 		}
-		n, _ := real(b[:min(room, len(b))])
+		n, _ := put(b[:min(room, len(b))])
 		room -= n
 		return n, unix.ENOSPC
 	}

@@ -67,6 +67,7 @@ func dup(t *testing.T, fd int) int {
 func TestCountersAreNothingButWords(t *testing.T) {
 	var walk func(t *testing.T, typ reflect.Type)
 	walk = func(t *testing.T, typ reflect.Type) {
+		t.Helper()
 		switch typ.Kind() {
 		case reflect.Struct:
 			for i := range typ.NumField() {
