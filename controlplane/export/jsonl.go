@@ -43,11 +43,11 @@ type JSONLConfig struct {
 }
 
 const (
-	retryMin  = 10 * time.Millisecond
-	retryMax  = time.Second
-	logEvery  = 10 * time.Second
-	tailBytes = 4 << 20 // no row is longer
-	rowStart  = `{"query":`
+	retryLeast = 10 * time.Millisecond
+	retryMost  = time.Second
+	logEvery   = 10 * time.Second
+	tailBytes  = 4 << 20 // no row is longer
+	rowStart   = `{"query":`
 )
 
 // JSONL is a [Sink] that appends rows to a file.
@@ -161,10 +161,9 @@ func (s *JSONL) openFile() error {
 // cut takes off what must not be in the file: everything when a replay begins,
 // what was written after the last commit to it, or a torn last line.
 func (s *JSONL) cut(committed bool) error {
-	end := s.end
+	var end int64
 	switch {
-	case s.c.Truncate:
-		end = 0
+	case s.c.Truncate: // all of it
 	case committed && int64(s.commit.Offset) <= s.end:
 		end = int64(s.commit.Offset)
 	default:
@@ -245,7 +244,7 @@ func (s *JSONL) writeAll(ctx context.Context, lines []byte) error {
 		stop := context.AfterFunc(ctx, func() { _ = s.f.SetWriteDeadline(time.Unix(1, 0)) })
 		defer stop()
 	}
-	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+	for wait := retryLeast; ; wait = min(2*wait, retryMost) {
 		err := s.mend()
 		if err == nil {
 			var n int

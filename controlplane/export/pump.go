@@ -65,11 +65,11 @@ type Config struct {
 
 const (
 	batchBytes   = 256 << 10
-	batchCount   = 4   // batches in flight; each sink's queue has room for all of them
-	recordsATurn = 256 // records of one outbox before the next has its turn
+	batchCount   = 4                    // batches in flight; each sink's queue has room for all of them
+	recordsATurn = 256                  // records of one outbox before the next has its turn
 	linger       = 2 * time.Millisecond // how long a row waits for others to be written with
-	idleMin      = 50 * time.Microsecond
-	idleMax      = time.Millisecond
+	idleLeast    = 50 * time.Microsecond
+	idleMost     = time.Millisecond
 )
 
 // A Pump carries rows from the outboxes to the sinks.
@@ -247,7 +247,7 @@ func (p *Pump) closeSinks() error {
 
 // pump reads the outboxes until there is nothing more to come.
 func (p *Pump) pump(ctx context.Context) error {
-	wait := idleMin
+	wait := idleLeast
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	if err := p.take(ctx); err != nil {
@@ -262,7 +262,7 @@ func (p *Pump) pump(ctx context.Context) error {
 			return err
 		}
 		if got {
-			wait = idleMin
+			wait = idleLeast
 			continue
 		}
 		if final {
@@ -274,7 +274,7 @@ func (p *Pump) pump(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 		}
-		wait = min(2*wait, idleMax)
+		wait = min(2*wait, idleMost)
 	}
 }
 
@@ -439,7 +439,7 @@ func (p *Pump) send(ctx context.Context) error {
 func (p *Pump) drain(ctx context.Context, o *outlet) error {
 	for b := range o.queue {
 		if ctx.Err() != nil {
-			return nil // stopped at once: what is queued is not committed, so not lost
+			return nil //nolint:nilerr // Run says why; what is queued is not committed, so not lost
 		}
 		lines, n := o.choose(b)
 		if err := o.sink.Write(ctx, lines, n, o.at); err != nil {

@@ -155,9 +155,9 @@ func (s *Sorter) sort(b *bucket) {
 // endHeap is a heap of window ends, the least first.
 type endHeap []event.Nanos
 
-func (h endHeap) Len() int           { return len(h) }
-func (h endHeap) Less(i, j int) bool { return h[i] < h[j] }
-func (h endHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *endHeap) Len() int           { return len(*h) }
+func (h *endHeap) Less(i, j int) bool { return (*h)[i] < (*h)[j] }
+func (h *endHeap) Swap(i, j int)      { (*h)[i], (*h)[j] = (*h)[j], (*h)[i] }
 
 // Push appends an event.Nanos, for package heap.
 func (h *endHeap) Push(x any) { *h = append(*h, x.(event.Nanos)) }

@@ -5,7 +5,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // A Line is one sum of a ledger:
@@ -131,14 +131,44 @@ func Check(s *Snapshot) []Line {
 // Write prints the ledger as one aligned table, a line for every reason of a drop
 // below its sum.
 func (l Ledger) Write(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, strings.Join([]string{"layer", "of", "received", "applied", "duplicate", "heartbeat", "dropped", "in flight", "difference"}, "\t")+"\t")
+	rows := [][]string{{"layer", "of", "received", "applied", "duplicate", "heartbeat", "dropped", "in flight", "difference"}}
 	for _, x := range l {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n",
-			x.Layer, x.Of, x.Received, x.Applied, x.Duplicate, x.Heartbeat, total(x.Dropped), x.InFlight, x.Difference)
+		row := []string{x.Layer, x.Of}
+		for _, n := range []uint64{x.Received, x.Applied, x.Duplicate, x.Heartbeat, total(x.Dropped), x.InFlight} {
+			row = append(row, strconv.FormatUint(n, 10))
+		}
+		rows = append(rows, append(row, strconv.FormatInt(x.Difference, 10)))
 		for _, c := range x.Dropped {
-			fmt.Fprintf(t, "\t%s\t\t\t\t\t%d\t\t\t\n", c.Name, c.Count)
+			rows = append(rows, []string{"", "  " + c.Name, "", "", "", "", strconv.FormatUint(c.Count, 10)})
 		}
 	}
-	return t.Flush()
+	return writeTable(w, rows)
+}
+
+// writeTable prints rows of cells: the first two columns from the left, the
+// others, which are numbers, from the right.
+func writeTable(w io.Writer, rows [][]string) error {
+	var width []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	for _, row := range rows {
+		line := ""
+		for i, cell := range row {
+			if i < 2 {
+				line += fmt.Sprintf("%-*s  ", width[i], cell)
+			} else {
+				line += fmt.Sprintf("%*s  ", width[i], cell)
+			}
+		}
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }

@@ -3,8 +3,8 @@ package status
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 )
 
 // Rate is what one worker, feed, query or sink did per second.
@@ -88,19 +88,22 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	if len(r.Rates) > 0 {
 		fmt.Fprintln(w)
-		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(t, "per second\tof\t"+strings.ReplaceAll(strings.Join(rateColumns, "\t"), "_", " ")+"\t")
-		for _, x := range r.Rates {
-			fmt.Fprintf(t, "%s\t%s\t", x.Kind, x.Of)
-			for _, c := range rateColumns {
-				if v, ok := x.Values[c]; ok {
-					fmt.Fprintf(t, "%.0f", v)
-				}
-				fmt.Fprint(t, "\t")
-			}
-			fmt.Fprintln(t)
+		rows := [][]string{{"per second", "of"}}
+		for _, c := range rateColumns {
+			rows[0] = append(rows[0], strings.ReplaceAll(c, "_", " "))
 		}
-		if err := t.Flush(); err != nil {
+		for _, x := range r.Rates {
+			row := []string{x.Kind, x.Of}
+			for _, c := range rateColumns {
+				cell := ""
+				if v, ok := x.Values[c]; ok {
+					cell = strconv.FormatFloat(v, 'f', 0, 64)
+				}
+				row = append(row, cell)
+			}
+			rows = append(rows, row)
+		}
+		if err := writeTable(w, rows); err != nil {
 			return err
 		}
 	}
