@@ -37,8 +37,8 @@ func column(c int) plan.Program {
 	}
 }
 
-// binary returns a·b, a+b, … as the config would compile them.
-func binary(code plan.OpCode, t event.Type, scale uint8, a, b plan.Program) plan.Program {
+// operation returns a·b, a+b, … as the config would compile them.
+func operation(code plan.OpCode, t event.Type, scale uint8, a, b plan.Program) plan.Program {
 	ops := append(slices.Clone(a.Ops), b.Ops...)
 	return plan.Program{Ops: append(ops, plan.Op{Code: code, Type: t, Scale: scale}), Type: t, Scale: scale}
 }
@@ -46,10 +46,10 @@ func binary(code plan.OpCode, t event.Type, scale uint8, a, b plan.Program) plan
 var (
 	size, price = column(colSize), column(colPrice)
 	x, y        = column(colX), column(colY)
-	notional    = binary(plan.OpMul, event.Decimal, 4, price, size)
-	cube        = binary(plan.OpMul, event.Int64, 0, binary(plan.OpMul, event.Int64, 0, size, size), size)
-	double      = binary(plan.OpAdd, event.Int64, 0, size, size)
-	quotient    = binary(plan.OpDiv, event.Float64, 0, x, y)
+	notional    = operation(plan.OpMul, event.Decimal, 4, price, size)
+	cube        = operation(plan.OpMul, event.Int64, 0, operation(plan.OpMul, event.Int64, 0, size, size), size)
+	double      = operation(plan.OpAdd, event.Int64, 0, size, size)
+	quotient    = operation(plan.OpDiv, event.Float64, 0, x, y)
 )
 
 // everyAggregate is one of each kind over each kind of argument.
