@@ -61,28 +61,31 @@ func raise(p *[binWords]uint64, top uint64) {
 	p[0] = top
 }
 
-// put adds a magnitude with a sign (0 or all ones) to the bins. h:l is the
-// magnitude with bit 127 at the given position, bits below bit 8 being zero unless
-// they are cut off; position/40 must not lie above the highest bin.
-func put(p *[binWords]uint64, h, l, position, sign uint64) {
-	// Shift right until bit 0 is the lowest place of the third bin. n is at least 8,
-	// and a shift by 64 or more gives 0 in Go.
-	n := 7 + binBits*p[0] - position
-	l = l>>n | h<<(64-n) | h>>(n-64)
-	h >>= n
-	s0 := h >> 16
-	s1 := (h<<24 | l>>40) & binMask
-	s2 := l & binMask
-	var c uint64
-	s0 = s0 ^ sign - sign
-	p[1], c = bits.Add64(p[1], s0, 0)
-	p[2] += uint64(int64(s0)>>63) + c
-	s1 = s1 ^ sign - sign
-	p[3], c = bits.Add64(p[3], s1, 0)
-	p[4] += uint64(int64(s1)>>63) + c
-	s2 = s2 ^ sign - sign
-	p[5], c = bits.Add64(p[5], s2, 0)
-	p[6] += uint64(int64(s2)>>63) + c
+// put adds the three slices of a value whose highest bin is bin, already signed.
+// A branch on the distance to the state's highest bin is cheaper than shifting the
+// slices there: values of one key mostly have one magnitude.
+func put(p *[binWords]uint64, bin, s0, s1, s2 uint64) {
+	if bin+1 > p[0] {
+		raise(p, bin+1)
+	}
+	switch p[0] - 1 - bin {
+	case 0:
+		accumulate(&p[1], &p[2], s0)
+		accumulate(&p[3], &p[4], s1)
+		accumulate(&p[5], &p[6], s2)
+	case 1:
+		accumulate(&p[3], &p[4], s0)
+		accumulate(&p[5], &p[6], s1)
+	case 2:
+		accumulate(&p[5], &p[6], s0)
+	}
+}
+
+// accumulate adds a signed slice to a bin.
+func accumulate(lo, hi *uint64, s uint64) {
+	l, c := bits.Add64(*lo, s, 0)
+	*lo = l
+	*hi += uint64(int64(s)>>63) + c
 }
 
 // sumBins adds up floats.
@@ -101,25 +104,21 @@ func (c sumBins) fold(mem []uint64, off uint, v *view) {
 		normal := (e + 0x7ff) >> 11 // 0 for zero and subnormals, whose exponent is that of 1
 		m := u&(1<<52-1) | normal<<52
 		position := e - normal + 52
-		if top := binOf(position) + 1; top > p[0] {
-			raise(p, top)
-		}
-		// Same as put, with a magnitude of one word.
-		n := 7 + binBits*p[0] - position
+		bin := binOf(position)
+		r := position - binBits*bin // the first bit's place in its bin
 		m <<= 11
-		h := m >> n
-		l := m<<(64-n) | m>>(n-64)
+		s0 := m >> ((63 - r) & 63)
+		m <<= (r + 1) & 63
+		s1, s2 := m>>24, m<<40>>24
 		sign := uint64(y >> 63)
-		s0 := (h>>16 ^ sign) - sign
-		s1 := ((h<<24|l>>40)&binMask ^ sign) - sign
-		s2 := (l&binMask ^ sign) - sign
-		var carry uint64
-		p[1], carry = bits.Add64(p[1], s0, 0)
-		p[2] += uint64(int64(s0)>>63) + carry
-		p[3], carry = bits.Add64(p[3], s1, 0)
-		p[4] += uint64(int64(s1)>>63) + carry
-		p[5], carry = bits.Add64(p[5], s2, 0)
-		p[6] += uint64(int64(s2)>>63) + carry
+		s0, s1, s2 = s0^sign-sign, s1^sign-sign, s2^sign-sign
+		if bin+1 == p[0] { // put, with the common case in line
+			accumulate(&p[1], &p[2], s0)
+			accumulate(&p[3], &p[4], s1)
+			accumulate(&p[5], &p[6], s2)
+			continue
+		}
+		put(p, bin, s0, s1, s2)
 	}
 }
 
@@ -151,10 +150,14 @@ func (c sumProductBins) fold(mem []uint64, off uint, v *view) {
 		// Bit 63 of mx is place px, of my py; bit 127 of the product is the place
 		// above that of bit 63 times bit 63.
 		position := px + py + 1
-		if top := binOf(position) + 1; top > p[0] {
-			raise(p, top)
-		}
-		put(p, h, l, position, uint64((xi^yi)>>63))
+		bin := binOf(position)
+		r := position - binBits*bin
+		s0 := h >> ((63 - r) & 63)
+		h = h<<((r+1)&63) | l>>((63-r)&63)
+		l <<= (r + 1) & 63
+		s1, s2 := h>>24, h<<40>>24|l>>48
+		sign := uint64((xi ^ yi) >> 63)
+		put(p, bin, s0^sign-sign, s1^sign-sign, s2^sign-sign)
 	}
 }
 

@@ -61,6 +61,7 @@ type Set struct {
 	parts     []*part
 	finishes  []finish
 	marks     []uint64 // the seen bits of all views, by flag word
+	head      head
 	words     int
 	notFinite uint64
 }
@@ -104,6 +105,7 @@ func (s *Set) layout() {
 		p.off = s.words
 		s.words += p.size()
 	}
+	s.head = newHead(s)
 }
 
 // Words returns the length of a state. A state of zeros has seen no event.
@@ -136,16 +138,16 @@ func (s *Set) Fold(mem []uint64, at []uint32, b *event.Batch, sel []uint16) {
 		v.prepare(b, at, sel)
 		complete = complete && v.complete
 	}
+	parts := s.parts
 	if complete {
-		for w, m := range s.marks {
-			foldMarks(mem, uint(w), at, m)
-		}
+		s.head.fold(mem, at, s.marks)
+		parts = s.head.rest
 	} else {
 		for _, v := range s.views[1:] {
 			v.mark(mem, at)
 		}
 	}
-	for _, p := range s.parts {
+	for _, p := range parts {
 		p.fold(mem, uint(p.off), p.view)
 	}
 }
@@ -162,6 +164,7 @@ func whole(sel []uint16, n int) bool {
 	return d == 0
 }
 
+// foldMarks sets the bits m in the flag word off of the states.
 func foldMarks(mem []uint64, off uint, at []uint32, m uint64) {
 	for _, a := range at {
 		mem[uint(a)+off] |= m
