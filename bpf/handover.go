@@ -98,26 +98,28 @@ func (a *adoption) adopt(description []byte) (t *Tables, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = t.Close()
-		}
-	}()
+	if err := a.fill(t, h.Instances); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+func (a *adoption) fill(t *Tables, instances []handedInstance) (err error) {
 	t.maps = map[string]*ebpf.Map{}
 	for _, name := range sharedMaps {
 		if t.maps[name], err = a.takeMap(t.spec.Maps[name]); err != nil {
-			return nil, fmt.Errorf("map %s: %w", name, err)
+			return fmt.Errorf("map %s: %w", name, err)
 		}
 	}
 	if err := t.mapMemory(); err != nil {
-		return nil, err
+		return err
 	}
-	for _, i := range h.Instances {
+	for _, i := range instances {
 		if err := a.instance(t, i); err != nil {
-			return nil, fmt.Errorf("interface %s: %w", i.Interface.Name, err)
+			return fmt.Errorf("interface %s: %w", i.Interface.Name, err)
 		}
 	}
-	return t, t.Barrier() // an edit that was cut short may still be seen
+	return t.Barrier() // an edit that was cut short may still be seen
 }
 
 func (a *adoption) instance(t *Tables, h handedInstance) (err error) {

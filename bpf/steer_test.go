@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
@@ -427,6 +428,39 @@ func TestMetadataOfADriverMakesWay(t *testing.T) {
 			t.Errorf("after %d bytes of metadata: %+v", n, m)
 		}
 	}
+}
+
+// A driver that leaves no room for metadata keeps its frames: they are passed and
+// counted so. Such a driver is played by a program whose call for room fails.
+func TestWithoutRoomForMetadataFramesArePassed(t *testing.T) {
+	b := newBench(t, 1, false)
+	b.setFeeds(sampleFeeds())
+	if err := b.instance.SetSocket(0, 0, b.socket); err != nil {
+		t.Fatal(err)
+	}
+	changed := 0
+	b.tables.spec = b.tables.spec.Copy()
+	instructions := b.tables.spec.Programs[steerProgSteer].Instructions
+	for i := range instructions {
+		if instructions[i].IsBuiltinCall() && instructions[i].Constant == int64(asm.FnXdpAdjustMeta) {
+			instructions[i] = asm.Mov.Imm(asm.R0, -int32(unix.EOPNOTSUPP)).WithMetadata(instructions[i].Metadata)
+			changed++
+		}
+	}
+	if changed == 0 {
+		t.Fatal("the program makes no room for metadata")
+	}
+	if err := b.instance.Update(); err != nil {
+		t.Fatal(err)
+	}
+	frame := udp("10.9.9.9:1", "239.1.1.1:9000", "..MSFT    123")
+	if action, meta, out := b.run(frame, 0); action != xdpPass || len(meta) != 0 || string(out) != string(frame) {
+		t.Errorf("action %d, metadata %x, frame %x, want it passed untouched", action, meta, out)
+	}
+	if got := b.counts(0).Frames; got[steer.NoMetadata] != 1 {
+		t.Errorf("counters %v, want one frame without metadata", got)
+	}
+	b.balance()
 }
 
 // What C and Go both say is the same.
