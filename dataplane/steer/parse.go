@@ -31,16 +31,30 @@ type Tuple struct {
 
 // packet is what the parser finds: struct hr_packet of bpf/parse.h.
 type packet struct {
-	tuple          Tuple
-	at, left       int // transport header's place, and what the IP header says is left from there
-	payload        int // place and length in the frame
-	payloadLength  int
-	vlan           uint16
-	class          uint8
-	flags          uint8
-	ports          bool
-	wire           int  // the frame's length on the wire
-	allowTruncated bool // what the capture cut off is not missed
+	destination     [2]uint64 // see words
+	at, left        int       // transport header's place, and what the IP header says is left from there
+	payload         int       // place and length in the frame
+	payloadLength   int
+	addresses       int // place of the source address; the destination's follows it
+	wire            int // the frame's length on the wire
+	sourcePort      uint16
+	destinationPort uint16
+	vlan            uint16
+	protocol        uint8
+	class           uint8
+	flags           uint8
+	ports           bool
+	allowTruncated  bool // what the capture cut off is not missed
+}
+
+// tuple returns where the packet in frame came from and where it goes.
+func (p *packet) tuple(frame []byte) Tuple {
+	n := 4
+	if p.class&classV6 != 0 {
+		n = 16
+	}
+	source, destination := p.addresses, p.addresses+n
+	return Tuple{frame[source:destination], frame[destination : destination+n], p.sourcePort, p.destinationPort, p.protocol}
 }
 
 // first keeps the first verdict that is not Steered.
@@ -63,7 +77,7 @@ func (p *packet) beyond(frame []byte, end int) Verdict {
 	return Truncated
 }
 
-// network reads Ethernet, tags and IP; parse_network of bpf/parse.h. p.tuple.Protocol
+// network reads Ethernet, tags and IP; parse_network of bpf/parse.h. p.protocol
 // says whether there is a transport header to read.
 func (p *packet) network(frame []byte) Verdict {
 	if len(frame) < 14 {
@@ -109,7 +123,8 @@ func (p *packet) ipv4(frame []byte, at int) Verdict {
 	if total < header {
 		return Malformed
 	}
-	p.tuple.Source, p.tuple.Destination = ip[12:16:16], ip[16:20:20]
+	p.addresses = at + 12
+	p.destination[0] = uint64(binary.LittleEndian.Uint32(ip[16:]))
 	protocol := ip[9]
 	if protocol == protocolTCP {
 		p.class = classTCP
@@ -123,7 +138,7 @@ func (p *packet) ipv4(frame []byte, at int) Verdict {
 			return verdict
 		}
 	}
-	p.tuple.Protocol = protocol
+	p.protocol = protocol
 	p.at = at + header
 	p.left = total - header
 	return verdict
@@ -137,7 +152,8 @@ func (p *packet) ipv6(frame []byte, at int) Verdict {
 	if ip[0]>>4 != 6 {
 		return Malformed
 	}
-	p.tuple.Source, p.tuple.Destination = ip[8:24:24], ip[24:40:40]
+	p.addresses = at + 8
+	p.destination = [2]uint64{binary.LittleEndian.Uint64(ip[24:]), binary.LittleEndian.Uint64(ip[32:])}
 	left := int(binary.BigEndian.Uint16(ip[4:]))
 	next := ip[6]
 	at += 40
@@ -145,7 +161,7 @@ func (p *packet) ipv6(frame []byte, at int) Verdict {
 	for i := 0; ; i++ {
 		switch next {
 		case protocolUDP, protocolTCP:
-			p.tuple.Protocol = next
+			p.protocol = next
 			p.class = classV6
 			if next == protocolTCP {
 				p.class |= classTCP
@@ -186,7 +202,7 @@ func (p *packet) ipv6(frame []byte, at int) Verdict {
 // transport reads UDP or TCP; parse_transport of bpf/parse.h.
 func (p *packet) transport(frame []byte, verdict Verdict) Verdict {
 	header := 20
-	if p.tuple.Protocol == protocolUDP {
+	if p.protocol == protocolUDP {
 		header = 8
 	}
 	if p.left < header {
@@ -196,10 +212,10 @@ func (p *packet) transport(frame []byte, verdict Verdict) Verdict {
 		return first(verdict, Truncated)
 	}
 	h := frame[p.at : p.at+header]
-	p.tuple.SourcePort = binary.BigEndian.Uint16(h)
-	p.tuple.DestinationPort = binary.BigEndian.Uint16(h[2:])
+	p.sourcePort = binary.BigEndian.Uint16(h)
+	p.destinationPort = binary.BigEndian.Uint16(h[2:])
 	p.ports = true
-	if p.tuple.Protocol == protocolUDP {
+	if p.protocol == protocolUDP {
 		length := int(binary.BigEndian.Uint16(h[4:]))
 		if length < header {
 			return first(verdict, Malformed)

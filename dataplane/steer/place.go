@@ -41,6 +41,10 @@ func Place(p *plan.Placement, payload []byte, t *Tuple, buf *[PlaceMax]byte) (pl
 	if p.Kind == plan.PlaceTuple {
 		return placeTuple(p, t, buf[:0]), true
 	}
+	return placePayload(p, payload)
+}
+
+func placePayload(p *plan.Placement, payload []byte) (placed []byte, whole bool) {
 	rest := payload[min(int(p.Offset), len(payload)):]
 	if p.Kind == plan.PlaceUntil {
 		whole = len(rest) >= PlaceMax

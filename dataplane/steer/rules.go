@@ -178,57 +178,80 @@ func words(address []byte) [2]uint64 {
 	return [2]uint64{binary.LittleEndian.Uint64(address), binary.LittleEndian.Uint64(address[8:])}
 }
 
-// table is an open-addressed hash table of rules that is never full.
+// table is an open-addressed hash table of rules that is never full. A key is
+// three words: the destination's, and all the rest packed into one.
 type table struct {
-	shapes [ClassCount][]Shape
+	probes [ClassCount][]probe
 	slots  []slot
 	mask   uint64
 }
 
+// probe makes a packet's key of one shape.
+type probe struct {
+	mask  [2]uint64 // of the destination
+	given uint64    // of port and VLAN, as packed
+	rest  uint64    // class, prefix and given, as packed
+}
+
 type slot struct {
-	key    Key
+	key    [3]uint64
 	target Target
 	used   bool
 }
 
+func packed(port, vlan uint16) uint64 { return uint64(port) | uint64(vlan)<<16 }
+
+func shaped(class, prefix, given uint8) uint64 {
+	return uint64(class)<<32 | uint64(prefix)<<40 | uint64(given)<<48
+}
+
 func newTable(s *RuleSet) *table {
 	n := 1 << bits.Len(uint(2*len(s.Keys)+1))
-	t := &table{shapes: s.Shapes, slots: make([]slot, n), mask: uint64(n - 1)}
+	t := &table{slots: make([]slot, n), mask: uint64(n - 1)}
+	for class, shapes := range s.Shapes {
+		for _, shape := range shapes {
+			p := probe{mask: shape.Mask, rest: shaped(uint8(class), shape.Prefix, shape.Given)}
+			if shape.Given&GivenPort != 0 {
+				p.given |= packed(0xffff, 0)
+			}
+			if shape.Given&GivenVLAN != 0 {
+				p.given |= packed(0, 0xffff)
+			}
+			t.probes[class] = append(t.probes[class], p)
+		}
+	}
 	for i, k := range s.Keys {
-		at := k.hash() & t.mask
+		key := [3]uint64{k.Destination[0], k.Destination[1], packed(k.Port, k.VLAN) | shaped(k.Class, k.Prefix, k.Given)}
+		at := hash(key[0], key[1], key[2]) & t.mask
 		for t.slots[at].used {
 			at = (at + 1) & t.mask
 		}
-		t.slots[at] = slot{k, s.Targets[i], true}
+		t.slots[at] = slot{key, s.Targets[i], true}
 	}
 	return t
 }
 
-func (k *Key) hash() uint64 {
+func hash(a, b, c uint64) uint64 {
 	const m = 0x9e3779b97f4a7c15
-	h := (k.Destination[0] ^ uint64(k.Port)<<48 ^ uint64(k.VLAN)<<32) * m
-	h = (h ^ h>>32 ^ k.Destination[1] ^ uint64(k.Prefix)<<16 ^ uint64(k.Class)<<8 ^ uint64(k.Given)) * m
+	h := (a ^ bits.RotateLeft64(c, 32)) * m
+	h = (h ^ h>>32 ^ b) * m
 	return h ^ h>>32
 }
 
 // match returns what the most specific rule that matches p leads to.
 func (t *table) match(p *packet) (Target, bool) {
-	destination := words(p.tuple.Destination)
-	shapes := t.shapes[p.class&(ClassCount-1)]
-	for i := range shapes {
-		s := &shapes[i]
-		key := Key{Class: p.class, Prefix: s.Prefix, Given: s.Given}
-		key.Destination[0] = destination[0] & s.Mask[0]
-		key.Destination[1] = destination[1] & s.Mask[1]
-		if s.Given&GivenPort != 0 {
-			key.Port = p.tuple.DestinationPort
-		}
-		if s.Given&GivenVLAN != 0 {
-			key.VLAN = p.vlan
-		}
-		for at := key.hash() & t.mask; t.slots[at].used; at = (at + 1) & t.mask {
-			if t.slots[at].key == key {
-				return t.slots[at].target, true
+	probes := t.probes[p.class&(ClassCount-1)]
+	rest := packed(p.destinationPort, p.vlan)
+	for i := range probes {
+		q := &probes[i]
+		a, b, c := p.destination[0]&q.mask[0], p.destination[1]&q.mask[1], rest&q.given|q.rest
+		for at := hash(a, b, c) & t.mask; ; at = (at + 1) & t.mask {
+			s := &t.slots[at]
+			if !s.used {
+				break
+			}
+			if s.key[0] == a && s.key[1] == b && s.key[2] == c {
+				return s.target, true
 			}
 		}
 	}

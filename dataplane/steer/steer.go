@@ -42,7 +42,7 @@ func (s *Steerer) Steer(frame []byte, wireLength int, allowTruncated bool, recei
 	p := packet{wire: wireLength, allowTruncated: allowTruncated}
 	*m = Meta{Feed: NoFeed}
 	verdict := p.network(frame)
-	if p.tuple.Protocol != 0 {
+	if p.protocol != 0 {
 		verdict = p.transport(frame, verdict)
 	}
 	if !p.ports {
@@ -56,12 +56,17 @@ func (s *Steerer) Steer(frame []byte, wireLength int, allowTruncated bool, recei
 	if verdict != Steered {
 		return verdict
 	}
-	var buf [PlaceMax]byte
-	placed, whole := Place(&s.places[target.Feed], frame[p.payload:p.payload+p.payloadLength], &p.tuple, &buf)
-	if !whole {
-		p.flags |= FlagNoPlace
+	if place := &s.places[target.Feed]; place.Kind == plan.PlaceTuple {
+		var buf [PlaceMax]byte
+		tuple := p.tuple(frame)
+		m.Hash = event.HashKey(placeTuple(place, &tuple, buf[:0]))
+	} else {
+		placed, whole := placePayload(place, frame[p.payload:p.payload+p.payloadLength])
+		if !whole {
+			p.flags |= FlagNoPlace
+		}
+		m.Hash = event.HashKey(placed)
 	}
-	m.Hash = event.HashKey(placed)
 	m.ReceiveNanos = receive
 	m.PayloadOffset = uint16(p.payload)
 	m.PayloadLength = uint16(p.payloadLength)
