@@ -551,7 +551,7 @@ func checkAgainstTwin(t *rapid.T, protocol plan.Sequence, s *Sequencer, w *twin)
 func TestRandomStreamsAgreeWithTheTwin(t *testing.T) {
 	for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
 		t.Run(string(protocol), func(t *testing.T) {
-			rapid.Check(t, func(rt *rapid.T) {
+			property := func(rt *rapid.T) {
 				f := feed(protocol)
 				f.Channels = rapid.IntRange(1, 3).Draw(rt, "channels")
 				f.HoldPackets = rapid.IntRange(0, 6).Draw(rt, "hold packets")
@@ -564,7 +564,10 @@ func TestRandomStreamsAgreeWithTheTwin(t *testing.T) {
 				s := newSequencer(rt, f)
 				s.bodyBytes = uint32(f.HoldBytes) + 80 // longer than any of these bodies: so that they must be moved
 				checkAgainstTwin(rt, protocol, s, w)
-			})
+			}
+			for range 10 { // each with a seed of its own
+				rapid.Check(t, property)
+			}
 		})
 	}
 }
