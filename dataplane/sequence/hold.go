@@ -178,6 +178,10 @@ func (s *Sequencer) addPieces(i int32, c *channel, w run, q int32) uint64 {
 // might not fit behind them. It comes before anything is released: afterwards items
 // point into the bodies. What is held is at most holdBytes, so that there is room then.
 func (s *Sequencer) slide(i int32, c *channel) {
+	if c.held == 0 {
+		c.bodiesUsed = 0
+		return
+	}
 	if int(c.bodiesUsed)+len(s.h.Body) <= int(s.bodyBytes) {
 		return
 	}

@@ -418,7 +418,7 @@ func (p *twinPacket) wire(protocol plan.Sequence) []byte {
 }
 
 // drawPacket makes a packet near what its channel expects, or a wild one.
-func drawPacket(t *rapid.T, w *twin, id int) *twinPacket {
+func drawPacket(t *rapid.T, w *twin, id int, style string) *twinPacket {
 	small := func(name string, lo, hi int) int { return rapid.IntRange(lo, hi).Draw(t, name) }
 	p := &twinPacket{channel: 1, session: 1, kind: Data}
 	if w.restarts {
@@ -431,6 +431,9 @@ func drawPacket(t *rapid.T, w *twin, id int) *twinPacket {
 	}
 	// Where the sender is, as far as anybody knows.
 	at, sent := uint64(20), int64(20)
+	if style == "joined late" {
+		at = 60
+	}
 	for _, c := range w.slots {
 		if w.restarts && c.name == p.channel || !w.restarts && c.session == p.session {
 			at, sent = c.next(), c.knownSent
@@ -439,8 +442,14 @@ func drawPacket(t *rapid.T, w *twin, id int) *twinPacket {
 			}
 		}
 	}
-	count := small("count", 0, 4)
-	switch small("place", 0, 9) {
+	count, place := small("count", 0, 4), small("place", 0, 9)
+	switch {
+	case style == "joined late" && id > 0:
+		place, count = 8, small("few", 1, 2)
+	case style == "gaps" && place < 6:
+		place = 4
+	}
+	switch place {
 	case 0, 1, 2: // in order
 		p.seq, p.sent = at, sent+1
 	case 3, 4, 5: // ahead
@@ -448,7 +457,7 @@ func drawPacket(t *rapid.T, w *twin, id int) *twinPacket {
 	case 6, 7: // a late one
 		p.seq, p.sent = at-min(at-1, uint64(small("behind", 0, 12))), sent-int64(small("earlier", 0, 12))
 	case 8: // long before
-		p.seq, p.sent = uint64(small("low", 1, 20)), sent-int64(small("long before", 0, 30))
+		p.seq, p.sent = uint64(small("low", 1, int(min(at, 60)))), sent-int64(small("long before", 0, 30))
 	case 9: // a restart
 		p.seq, p.sent = uint64(small("first", 1, 6)), sent+int64(small("after", -2, 2))
 		if small("begins", 0, 3) > 0 {
@@ -483,6 +492,7 @@ func checkAgainstTwin(t *rapid.T, protocol plan.Sequence, s *Sequencer, w *twin)
 			t.Fatalf("%+v\n got %+v\nwant %+v", what, got, want)
 		}
 	}
+	style := rapid.SampledFrom([]string{"mixed", "mixed", "gaps", "joined late"}).Draw(t, "style")
 	for id := range rapid.IntRange(1, 120).Draw(t, "packets") {
 		now += int64(rapid.IntRange(0, 3).Draw(t, "passes"))
 		if rapid.IntRange(0, 19).Draw(t, "expire") == 0 {
@@ -498,7 +508,7 @@ func checkAgainstTwin(t *rapid.T, protocol plan.Sequence, s *Sequencer, w *twin)
 				compare("expire", r, want)
 			}
 		}
-		p := drawPacket(t, w, id)
+		p := drawPacket(t, w, id, style)
 		at := now - int64(rapid.IntRange(0, 3).Draw(t, "skew"))
 		wants := w.push(p, at)
 		r := s.Push(p.wire(protocol), uint8(id&1), event.Nanos(at), p.cut > 0)
@@ -541,7 +551,7 @@ func checkAgainstTwin(t *rapid.T, protocol plan.Sequence, s *Sequencer, w *twin)
 func TestRandomStreamsAgreeWithTheTwin(t *testing.T) {
 	for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
 		t.Run(string(protocol), func(t *testing.T) {
-			rapid.Check(t, func(rt *rapid.T) {
+			property := func(rt *rapid.T) {
 				f := feed(protocol)
 				f.Channels = rapid.IntRange(1, 3).Draw(rt, "channels")
 				f.HoldPackets = rapid.IntRange(0, 6).Draw(rt, "hold packets")
@@ -551,8 +561,13 @@ func TestRandomStreamsAgreeWithTheTwin(t *testing.T) {
 					restarts: protocol == plan.IEXTP, channels: f.Channels,
 					holdPackets: f.HoldPackets, holdBytes: f.HoldBytes, holdFor: int64(f.HoldFor),
 				}
-				checkAgainstTwin(rt, protocol, newSequencer(rt, f), w)
-			})
+				s := newSequencer(rt, f)
+				s.bodyBytes = uint32(f.HoldBytes) + 80 // longer than any of these bodies: so that they must be moved
+				checkAgainstTwin(rt, protocol, s, w)
+			}
+			for range 10 { // each with a seed of its own
+				rapid.Check(t, property)
+			}
 		})
 	}
 }
