@@ -277,6 +277,9 @@ func (h *headers) transport(b []byte, room int) bool {
 		if len(b) < 8 || room < 8 {
 			return false
 		}
+		if n := int(binary.BigEndian.Uint16(b[4:])); n >= 8 && n <= room {
+			room = n
+		}
 	case protocolTCP:
 		if len(b) < 20 || room < 20 {
 			return false
