@@ -93,8 +93,10 @@ func (k *book) generation(channel int) uint32 {
 
 // find returns the order's slot, or nil.
 func (k *book) find(channel int, ref uint64) *order {
-	h := k.home(channel, ref)
-	generation := k.generation(channel)
+	return k.findAt(k.home(channel, ref), k.generation(channel), channel, ref)
+}
+
+func (k *book) findAt(h int, generation uint32, channel int, ref uint64) *order {
 	near := k.slots[h : h+int(k.slots[h].reach)]
 	for i := range near {
 		if o := &near[i]; o.ref == ref && o.tag>>2 == generation && o.channel == uint16(channel) {
@@ -109,14 +111,14 @@ func (k *book) find(channel int, ref uint64) *order {
 func (k *book) put(channel int, ref uint64, side, price, shares uint32) bool {
 	generation := k.generation(channel)
 	tag := generation<<2 | side
-	if o := k.find(channel, ref); o != nil {
+	h := k.home(channel, ref)
+	if o := k.findAt(h, generation, channel, ref); o != nil {
 		o.tag, o.price, o.shares = tag, price, shares
 		return true
 	}
 	if k.live[0] >= k.limit {
 		return false
 	}
-	h := k.home(channel, ref)
 	near := k.slots[h : h+reachMax]
 	for i := range near {
 		o := &near[i]

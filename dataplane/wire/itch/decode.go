@@ -245,7 +245,7 @@ func (d *decoder) Decode(p *wire.Packet, b *event.Batch) (more bool) {
 		clock := binary.BigEndian.Uint64(m[3:headerSize]) & (1<<48 - 1)
 		if clock >= uint64(dayMax) {
 			at = end
-			lose(p, event.DropNoTime)
+			p.Lose(event.DropNoTime)
 			continue
 		}
 		if m[0] == 'C' && m[31] != 'Y' {
@@ -260,7 +260,7 @@ func (d *decoder) Decode(p *wire.Packet, b *event.Batch) (more bool) {
 		at = end
 		switch drop := d.apply(k, p, b, m); {
 		case drop != event.Kept:
-			lose(p, drop)
+			p.Lose(drop)
 		case !k.wanted:
 			filtered++
 		default:
@@ -291,13 +291,6 @@ func skip(body []byte, n int) int {
 	return min(at, len(body))
 }
 
-// lose counts a message that is dropped, though it belongs to the feed.
-func lose(p *wire.Packet, reason event.Drop) {
-	p.Messages++
-	p.Drops[reason]++
-	p.Hit = true
-}
-
 // refuse counts a message that is of no known type or too short for its type.
 func (d *decoder) refuse(p *wire.Packet, m []byte) {
 	if len(m) > 0 && !d.types[m[0]].known {
@@ -305,14 +298,14 @@ func (d *decoder) refuse(p *wire.Packet, m []byte) {
 		p.Drops[event.DropSkippedType]++
 		return
 	}
-	lose(p, event.DropBadMessage)
+	p.Lose(event.DropBadMessage)
 }
 
 // apply lets the message teach the decoder what it teaches and, if its kind is
 // wanted, writes the columns of the event being added.
 func (d *decoder) apply(k *kind, p *wire.Packet, b *event.Batch, m []byte) event.Drop {
 	var x context
-	if d.symbols != nil {
+	if d.symbols != nil && (k.learn || k.wanted) {
 		x.symbol = d.symbol(k, p.Channel, m)
 	}
 	if k.book && d.book != nil {
