@@ -102,7 +102,7 @@ func (b *builder) panes(c *config.Query) int {
 	case c.Panes == 0:
 		return int(need) + 8
 	case int64(c.Panes) < need && !b.c.Bad("queries", c.Name, "panes"):
-		b.c.Report(b.c.Pos("queries", c.Name, "panes"), fmt.Sprintf("%d panes are too few for a delay of %s and windows of %s", c.Panes, short(delay), short(width)),
+		b.c.Report(b.c.Pos("queries", c.Name, "panes"), fmt.Sprintf("%s: too few for a delay of %s and windows of %s", plural(c.Panes, "pane"), short(delay), short(width)),
 			fmt.Sprintf("at least %d, or leave panes out", need), "")
 	}
 	return c.Panes
@@ -245,7 +245,7 @@ func (r *reader) aggregate(n ast.Node) (aggregate, error) {
 		out.kind, want = plan.CountValues, 1
 	}
 	if len(call.Arguments) != want {
-		return aggregate{}, mistakeAt(n, fmt.Sprintf("%s() has %d arguments", name, len(call.Arguments)), spec.form, "")
+		return aggregate{}, mistakeAt(n, fmt.Sprintf("%s() is given %s", name, plural(len(call.Arguments), "argument")), spec.form, "")
 	}
 	for _, x := range call.Arguments {
 		t, err := r.read(x)
@@ -265,6 +265,13 @@ func (r *reader) aggregate(n ast.Node) (aggregate, error) {
 			fmt.Sprintf("at most %d: declare a smaller scale", event.ScaleMax), "")
 	}
 	return out, nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func nearestAggregate(name string) string {

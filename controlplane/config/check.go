@@ -161,7 +161,7 @@ func (c *Config) checkQuery(q *Query) {
 		if len(names) == 0 {
 			allowed = fmt.Sprintf("define it: sinks: {%s: {jsonl: {path: rows.jsonl}}}", clip(s))
 		}
-		if !contains(names, s) && !c.Bad("sinks", s) {
+		if !contains(names, s) && !(len(names) <= 1 && c.Bad("sinks")) {
 			c.Report(c.Pos(at("sinks", strconv.Itoa(i))...), fmt.Sprintf("there is no sink %q", clip(s)), allowed, Nearest(s, names))
 		}
 	})

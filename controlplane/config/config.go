@@ -1,7 +1,7 @@
 package config
 
-// A Config is what the file says. Values that the file leaves out have their
-// defaults. It is not changed after [Read], except that findings are added.
+// A Config says what to receive, what to compute of it and where the rows go. What
+// the file leaves out has its default.
 type Config struct {
 	// Workers is the number of worker threads, each on a core of its own. Without it
 	// there is one for each CPU that the host allows, but one; `--workers` wins.

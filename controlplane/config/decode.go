@@ -13,13 +13,14 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // Bounds of a file. The YAML parser's time grows with the square of the keys in one
 // map, and it recurses; tokens bound both.
 const (
 	fileMax  = 1 << 20
-	tokenMax = 1 << 16
+	tokenMax = 1 << 15
 	depthMax = 32
 	valueMax = 1 << 16 // values after aliases are followed
 )
@@ -68,7 +69,7 @@ func Read(file string, text []byte) *Config {
 	if !ok {
 		return c
 	}
-	d := &decoder{c: c, src: c.src, anchors: map[string]ast.Node{}, types: map[reflect.Type]*structType{}}
+	d := &decoder{c: c, src: c.src, anchors: map[string]ast.Node{}, active: map[string]bool{}, types: map[reflect.Type]*structType{}}
 	ast.Walk(anchorVisitor{d}, body)
 	if d.object(body, "", reflect.ValueOf(c).Elem()) {
 		c.check()
@@ -109,9 +110,13 @@ func (c *Config) body(text string) (body ast.Node, ok bool) {
 		c.Report(Pos{1, 1}, fmt.Sprintf("the file has %d YAML tokens", len(tokens)), fmt.Sprintf("at most %d", tokenMax), "")
 		return nil, false
 	}
+	if at, ok := tooDeep(tokens); ok {
+		c.Report(at, fmt.Sprintf("nested more than %d deep", depthMax), "write it flatter", "")
+		return nil, false
+	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		c.syntax(err)
+		c.syntax(err, tokens)
 		return nil, false
 	}
 	var docs []ast.Node
@@ -131,8 +136,9 @@ func (c *Config) body(text string) (body ast.Node, ok bool) {
 	return docs[0], true
 }
 
-// syntax reports an error of the YAML parser.
-func (c *Config) syntax(err error) {
+// syntax reports an error of the YAML parser, where its cause is rather than where
+// the parser noticed.
+func (c *Config) syntax(err error, tokens token.Tokens) {
 	at, message := Pos{1, 1}, err.Error()
 	var y yaml.Error
 	if errors.As(err, &y) {
@@ -141,19 +147,80 @@ func (c *Config) syntax(err error) {
 			at = Pos{max(1, t.Position.Line), max(1, t.Position.Column)}
 		}
 	}
-	allowed := "check indentation, brackets and quotes"
-	row := ""
-	if at.Line <= len(c.src.lines) {
-		row = c.src.lines[at.Line-1]
-	}
-	switch {
-	case strings.Contains(row, "\t") && strings.HasPrefix(strings.TrimLeft(row, " "), "\t"):
-		message, allowed = "the line is indented with a tab", "indent with spaces"
-	case strings.Contains(message, "mapping value is not allowed"):
-		allowed = `indent it like its neighbors; a text that holds ": " needs quotes`
-	}
 	message, _, _ = strings.Cut(message, "\n")
-	c.Report(at, "YAML: "+message, allowed, "")
+	message = "YAML: " + message
+	allowed := "check indentation, brackets and quotes"
+	row := []rune(c.row(at.Line))
+	rest := string(row[min(len(row), at.Column):])
+	switch {
+	case strings.HasPrefix(strings.TrimLeft(string(row), " "), "\t"):
+		message, allowed = "the line is indented with a tab", "indent with spaces"
+	case strings.Contains(message, "must be specified"):
+		if open, ok := unclosed(tokens, at); ok {
+			at = Pos{open.Position.Line, open.Position.Column}
+			message, allowed = fmt.Sprintf("this %s is not closed", open.Value), "close it on its line, or before the next key"
+		}
+	case strings.Contains(message, "mapping value is not allowed"):
+		allowed = `a text that holds ": " or " :" needs quotes`
+		next := c.row(at.Line + 1)
+		if !strings.Contains(rest, ": ") && !strings.Contains(rest, " :") && !strings.HasSuffix(strings.TrimSpace(rest), ":") && strings.TrimSpace(next) != "" {
+			at = Pos{at.Line + 1, 1 + len(next) - len(strings.TrimLeft(next, " "))}
+			message, allowed = "the line is indented further than the one before, which has a value", "indent it like its neighbors"
+		}
+	}
+	c.Report(at, message, allowed, "")
+}
+
+// row returns a line of the file, "" if there is none.
+func (c *Config) row(line int) string {
+	if line < 1 || line > len(c.src.lines) {
+		return ""
+	}
+	return c.src.lines[line-1]
+}
+
+// unclosed returns the innermost bracket that is open at a position.
+func unclosed(tokens token.Tokens, at Pos) (*token.Token, bool) {
+	var open []*token.Token
+	for _, t := range tokens {
+		if t.Position.Line > at.Line || t.Position.Line == at.Line && t.Position.Column >= at.Column {
+			break
+		}
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			open = append(open, t)
+		case token.SequenceEndType, token.MappingEndType:
+			open = open[:max(0, len(open)-1)]
+		}
+	}
+	if len(open) == 0 {
+		return nil, false
+	}
+	return open[len(open)-1], true
+}
+
+// tooDeep finds nesting that the parser would recurse into: brackets, and list
+// entries, keys, anchors and tags that pile up on one line.
+func tooDeep(tokens token.Tokens) (Pos, bool) {
+	brackets, line, onLine := 0, 0, 0
+	for _, t := range tokens {
+		if t.Position.Line != line {
+			line, onLine = t.Position.Line, 0
+		}
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			brackets++
+		case token.SequenceEndType, token.MappingEndType:
+			brackets = max(0, brackets-1)
+		case token.SequenceEntryType, token.MappingKeyType, token.AnchorType, token.TagType:
+			onLine++
+		}
+		deep := t.Position.Column > depthMax*depthMax && (t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType)
+		if brackets > depthMax || brackets == 0 && onLine > depthMax || deep {
+			return Pos{t.Position.Line, max(1, t.Position.Column)}, true
+		}
+	}
+	return Pos{}, false
 }
 
 func posOf(n ast.Node) Pos {
@@ -185,14 +252,15 @@ type decoder struct {
 	values  int
 	depth   int
 	stopped bool
+	active  map[string]bool // anchors that are being read
 	types   map[reflect.Type]*structType
 }
 
 type anchorVisitor struct{ d *decoder }
 
 func (v anchorVisitor) Visit(n ast.Node) ast.Visitor {
-	if a, ok := n.(*ast.AnchorNode); ok && a.Name != nil && a.Name.GetToken() != nil {
-		name := a.Name.GetToken().Value
+	if a, ok := n.(*ast.AnchorNode); ok {
+		name := tokenText(a.Name)
 		if _, twice := v.d.anchors[name]; twice {
 			v.d.c.Report(posOf(a), fmt.Sprintf("anchor %q is defined twice", name), "give each anchor a name of its own", "")
 		}
@@ -227,10 +295,7 @@ func (d *decoder) resolve(n ast.Node) ast.Node {
 		case *ast.AnchorNode:
 			n = m.Value
 		case *ast.AliasNode:
-			name := ""
-			if m.Value != nil && m.Value.GetToken() != nil {
-				name = m.Value.GetToken().Value
-			}
+			name := tokenText(m.Value)
 			target, ok := d.anchors[name]
 			if !ok {
 				d.c.Report(posOf(m), fmt.Sprintf("alias *%s has no anchor", name), fmt.Sprintf("write &%s before the value that it repeats", name), Nearest(name, sortedKeys(d.anchors)))
@@ -250,14 +315,60 @@ func (d *decoder) resolve(n ast.Node) ast.Node {
 	return nil
 }
 
+// enter marks the anchors that n defines or follows as being read, and refuses one
+// that is being read already: it holds itself.
+func (d *decoder) enter(n ast.Node) (names []string, ok bool) {
+	for range depthMax {
+		var name string
+		var next ast.Node
+		switch m := n.(type) {
+		case *ast.AnchorNode:
+			name, next = tokenText(m.Name), m.Value
+		case *ast.AliasNode:
+			name = tokenText(m.Value)
+			next = d.anchors[name]
+		default:
+			return names, true
+		}
+		if d.active[name] {
+			d.c.Report(posOf(n), fmt.Sprintf("alias *%s stands within its own anchor", name), "write it out", "")
+			return names, false
+		}
+		d.active[name] = true
+		names, n = append(names, name), next
+	}
+	return names, true
+}
+
+func (d *decoder) exit(names []string) {
+	for _, name := range names {
+		delete(d.active, name)
+	}
+}
+
+func tokenText(n ast.Node) string {
+	if n == nil || n.GetToken() == nil {
+		return ""
+	}
+	return n.GetToken().Value
+}
+
 // found says in words what n is.
 func found(n ast.Node) string {
 	switch m := n.(type) {
 	case *ast.NullNode:
 		return "nothing"
-	case *ast.MappingNode, *ast.MappingValueNode:
+	case *ast.MappingNode:
+		if len(m.Values) == 0 {
+			return "an empty map"
+		}
+		return "a map"
+	case *ast.MappingValueNode:
 		return "a map"
 	case *ast.SequenceNode:
+		if len(m.Values) == 0 {
+			return "an empty list"
+		}
 		return "a list"
 	case *ast.BoolNode:
 		return m.GetToken().Value
@@ -281,7 +392,11 @@ func clip(s string) string {
 // wrong reports that n is not what the value at p wants.
 func (d *decoder) wrong(n ast.Node, p path, wants, fix string) bool {
 	d.src.markBad(p)
-	d.c.Report(posOf(n), fmt.Sprintf("%s is %s", what(p), found(n)), wants, fix)
+	message := fmt.Sprintf("%s is %s", what(p), found(n))
+	if _, null := n.(*ast.NullNode); null {
+		message = what(p) + " has no value"
+	}
+	d.c.Report(posOf(n), message, wants, fix)
 	return false
 }
 
@@ -401,12 +516,21 @@ func (d *decoder) value(n ast.Node, p path, v reflect.Value, f *field) bool {
 	}
 	d.depth++
 	defer func() { d.depth-- }()
+	names, ok := d.enter(n)
+	defer d.exit(names)
+	if !ok {
+		d.src.markBad(p)
+		return false
+	}
 	r := d.resolve(n)
 	if r == nil {
 		d.src.markBad(p)
 		return false
 	}
 	d.place(r, p)
+	if r.Type() == ast.NullType && f.required && f.name != "match" {
+		return d.wrong(r, p, f.hint(), "")
+	}
 	if n.Type() == ast.AliasType {
 		d.src.values[p] = posOf(n) // what is wrong with the whole is wrong where it is used
 	}
@@ -478,7 +602,7 @@ func (d *decoder) text(n ast.Node, p path, v reflect.Value, f *field) bool {
 		return d.wrong(n, p, wants, fix)
 	}
 	if len(f.enum) > 0 && !contains(f.enum, text) {
-		return d.wrong(n, p, wants, Nearest(text, f.enum))
+		return d.wrong(n, p, wants, nearestWord(text, f.enum))
 	}
 	if text == "" {
 		return d.wrong(n, p, wants, "")
@@ -491,13 +615,10 @@ func (d *decoder) integer(n ast.Node, p path, v reflect.Value, f *field) bool {
 	wants := fmt.Sprintf("write a whole number from %d to %d", f.min, f.max)
 	m, ok := n.(*ast.IntegerNode)
 	if !ok {
-		fix := ""
-		if s, text := n.(*ast.StringNode); text {
-			if k, err := strconv.Atoi(strings.TrimSpace(s.Value)); err == nil && k >= f.min && k <= f.max {
-				fix = strconv.Itoa(k)
-			}
+		if s, text := n.(*ast.StringNode); text && bareNumber.MatchString(s.Value) {
+			wants += ", without quotes"
 		}
-		return d.wrong(n, p, wants, fix)
+		return d.wrong(n, p, wants, "")
 	}
 	written := m.GetToken().Value
 	if len(written) > 1 && written[0] == '0' && bareNumber.MatchString(written) {
@@ -525,7 +646,11 @@ func (d *decoder) boolean(n ast.Node, p path, v reflect.Value) bool {
 }
 
 func (d *decoder) list(n ast.Node, p path, v reflect.Value, f *field) bool {
-	entries, ok := d.sequence(n, p, "write a list, such as [a, b]")
+	const wants = "write a list, such as [a, b]"
+	if s, ok := n.(*ast.StringNode); ok {
+		return d.wrong(n, p, wants, "["+clip(s.Value)+"]")
+	}
+	entries, ok := d.sequence(n, p, wants)
 	if !ok {
 		return false
 	}
@@ -553,7 +678,7 @@ func (d *decoder) named(n ast.Node, p path, v reflect.Value) bool {
 		return false
 	}
 	if len(pairs) == 0 {
-		return d.wrong(n, p, fmt.Sprintf("write at least one %s, or leave it out", name.noun), "")
+		return d.wrong(n, p, "write at least one "+name.noun, "")
 	}
 	for _, e := range pairs {
 		at := p.to(e.key)
@@ -629,6 +754,7 @@ func (d *decoder) unknown(e pair, p path) string {
 // nearestField adds to Nearest the words of other systems.
 func nearestField(word string, names []string) string {
 	also := map[string]string{
+		"query":  "queries",
 		"source": "from", "feed": "from", "filter": "where", "group_by": "key", "keys_by": "key", "key_by": "key", "groupby": "key",
 		"fields": "columns", "schema": "columns", "aggregates": "select", "values": "select", "outputs": "sinks", "output": "sinks",
 		"dst": "destination", "address": "destination", "group": "destination", "ip": "destination", "proto": "protocol",
@@ -639,6 +765,19 @@ func nearestField(word string, names []string) string {
 		return also
 	}
 	return Nearest(word, names)
+}
+
+// nearestWord adds to Nearest what else a value is called.
+func nearestWord(word string, words []string) string {
+	also := map[string]string{
+		"iso8601": "rfc3339", "seconds": "s", "sec": "s", "millis": "ms", "milliseconds": "ms", "micros": "us", "µs": "us", "nanos": "ns",
+		"le": "little", "be": "big", "network": "big", "driver": "native", "drv": "native", "skb": "generic", "busy": "spin", "poll": "adaptive",
+		"src": "source", "dst": "destination", "sport": "source_port", "dport": "destination_port", "proto": "protocol",
+	}[strings.ToLower(word)]
+	if contains(words, also) {
+		return also
+	}
+	return Nearest(word, words)
 }
 
 func contains(words []string, word string) bool {

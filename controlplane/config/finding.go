@@ -30,7 +30,11 @@ func (f Finding) String() string {
 	if f.Allowed != "" {
 		b.WriteString("; " + f.Allowed)
 	}
-	if f.Fix != "" {
+	switch {
+	case f.Fix == "":
+	case strings.ContainsAny(f.Fix, `"\`):
+		fmt.Fprintf(&b, "; did you mean '%s'?", f.Fix)
+	default:
 		fmt.Fprintf(&b, "; did you mean %q?", f.Fix)
 	}
 	return b.String()

@@ -63,13 +63,25 @@ func (Rules) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "object", Doc: "one rule"}, {Type: "array", Doc: "a list of rules"}}
 }
 
+const rulesMax = 256
+
 func (r *Rules) decode(d *decoder, n ast.Node, p path) bool {
 	list := []ast.Node{n}
+	if text, ok := scalarText(n); ok || n.Type() == ast.NullType {
+		fix := ""
+		if new(Prefix).parse(text) == nil {
+			fix = "{destination: " + text + "}"
+		}
+		return d.wrong(n, p, "write a rule, such as {protocol: udp, destination: 239.1.1.1, port: 9000}, or a list of rules", fix)
+	}
 	if s, ok := n.(*ast.SequenceNode); ok {
 		list = s.Values
 	}
 	if len(list) == 0 {
 		return d.wrong(n, p, "write at least one rule", "")
+	}
+	if len(list) > rulesMax {
+		return d.wrong(n, p, fmt.Sprintf("at most %d rules", rulesMax), "")
 	}
 	ok := true
 	for i, e := range list {

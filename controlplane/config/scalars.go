@@ -198,8 +198,8 @@ func (q *Queues) parse(text string) *problem {
 	return nil
 }
 
-// Prefix is an IP address or prefix; an address is a prefix of full length. The
-// zero Prefix (not valid) is any address.
+// Prefix is an IP address or prefix, such as 239.1.1.1, 10.0.0.0/8 or ff05::/16. An
+// address is a prefix of full length.
 type Prefix struct{ netip.Prefix }
 
 // ShortForms says how a prefix is written.
@@ -327,7 +327,7 @@ func (b *Delimiter) parse(text string) *problem {
 	return nil
 }
 
-// Expression is the text of an expression. Package compile reads it.
+// Expression is the text of an expression, at most 4096 bytes.
 type Expression string
 
 // ShortForms says how an expression is written.
