@@ -128,7 +128,7 @@ func noZeroCopy(err error) bool {
 
 // openPatiently opens an asavie socket, again and again while the queue is bound.
 func openPatiently(c OwnerConfig, flags int) (base, error) {
-	const first, last = time.Millisecond, 50 * time.Millisecond
+	const first, last = time.Millisecond, 10 * time.Millisecond
 	deadline := time.Now().Add(c.BusyWait) //nolint:forbidigo // opening is not on the data path
 	for pause := first; ; pause = min(2*pause, last) {
 		b, err := openAsavie(c, uint16(flags))
