@@ -48,7 +48,7 @@ func TestAStalledWorkerLosesOnlyItsOwnFrames(t *testing.T) {
 			t.Run(fmt.Sprintf("worker %d of 3", stalled), func(t *testing.T) {
 				r := newRig(t, 1, 1, 3, 1024, driver)
 				c := r.work(stalled)
-				r.send(t, load(20000, 60000))
+				r.send(t, load(12000, 60000))
 				r.settled(t, c)
 				c.end()
 				steered, taken, lost, inRing := r.ledger(t)
