@@ -87,7 +87,12 @@ func (r *ring) address(i uint32) *uint64 {
 
 // desc returns entry i of an RX or TX ring.
 func (r *ring) desc(i uint32) *unix.XDPDesc {
-	return (*unix.XDPDesc)(unsafe.Add(r.entries, uintptr(i&r.mask)*uintptr(descBytes)))
+	return descAt(r.entries, i&r.mask)
+}
+
+// descAt returns entry i, less than the ring's size.
+func descAt(entries unsafe.Pointer, i uint32) *unix.XDPDesc {
+	return (*unix.XDPDesc)(unsafe.Add(entries, uintptr(i)*uintptr(descBytes)))
 }
 
 // waiting returns how many entries were produced and not yet consumed, as far as
