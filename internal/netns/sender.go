@@ -59,15 +59,15 @@ type Sender struct {
 }
 
 // NewSender opens a sender from one end to the other. It is closed with the test.
-func NewSender(tb testing.TB, from, to *End) *Sender {
-	tb.Helper()
+func NewSender(t testing.TB, from, to *End) *Sender {
+	t.Helper()
 	s := &Sender{fd: -1, from: from, to: to}
 	var err error
-	from.Do(tb, func() { err = s.open() })
+	from.Do(t, func() { err = s.open() })
 	if err != nil {
-		tb.Fatalf("netns: sender on %s: %v", from.Interface, err)
+		t.Fatalf("netns: sender on %s: %v", from.Interface, err)
 	}
-	tb.Cleanup(func() { unix.Close(s.fd) }) //nolint:errcheck // the test is over
+	t.Cleanup(func() { unix.Close(s.fd) }) //nolint:errcheck // the test is over
 	return s
 }
 
