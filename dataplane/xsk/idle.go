@@ -41,7 +41,6 @@ func (i *Idle) Rest(work int, w Waiter) error {
 	if i.empty < spins+yields {
 		if i.empty++; i.empty > spins {
 			// Not runtime.Gosched: on a locked thread that is two switches of threads.
-			//nolint:errcheck // sched_yield does not fail
 			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 		return nil

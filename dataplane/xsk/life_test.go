@@ -21,21 +21,21 @@ import (
 )
 
 // send sends l from the first pair's far end and returns how many were sent.
-func (r *rig) send(t testing.TB, l netns.Load) int {
-	t.Helper()
-	n, err := netns.NewSender(t, r.pairs[0].A, r.pairs[0].B).Send(l)
+func (r *rig) send(tb testing.TB, l netns.Load) int {
+	tb.Helper()
+	n, err := netns.NewSender(tb, r.pairs[0].A, r.pairs[0].B).Send(l)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return n
 }
 
 // eventually waits for is, at most five seconds.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, is func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after 5 s still not: %s", what)
+			tb.Fatalf("after 5 s still not: %s", what)
 		}
 	}
 }
@@ -43,80 +43,85 @@ func eventually(t testing.TB, what string, is func() bool) {
 // A worker that does not drain its rings costs the others nothing, also if it is the
 // one whose socket owns the queue.
 func TestAStalledWorkerLosesOnlyItsOwnFrames(t *testing.T) {
-	modes(t, func(t *testing.T, driver bool) {
-		for _, stalled := range []int{0, 1} {
-			t.Run(fmt.Sprintf("worker %d of 3", stalled), func(t *testing.T) {
-				r := newRig(t, 1, 1, 3, 1024, driver)
-				c := r.work(stalled)
-				r.send(t, load(12000, 60000))
-				r.settled(t, c)
-				c.end()
-				steered, taken, lost, inRing := r.ledger(t)
-				for w := range r.mesh.Ports {
-					switch l := r.lost(t, w); {
-					case w == stalled && (l == 0 || r.mesh.Ports[w].InRing() != 1024):
-						t.Errorf("stalled worker lost %d and holds %d: it did not stall", l, r.mesh.Ports[w].InRing())
-					case w != stalled && l != 0:
-						t.Errorf("worker %d lost %d", w, l)
+	for name, driver := range modes {
+		t.Run(name, func(t *testing.T) {
+			for _, stalled := range []int{0, 1} {
+				t.Run(fmt.Sprintf("worker %d of 3", stalled), func(t *testing.T) {
+					r := newRig(t, 1, 1, 3, 1024, driver)
+					c := r.work(stalled)
+					r.sendAll(t, c, 12000)
+					c.end()
+					steered, taken, lost, inRing := r.ledger(t)
+					for w := range r.mesh.Ports {
+						switch l := r.lost(t, w); {
+						case w == stalled && (l == 0 || r.mesh.Ports[w].InRing() != 1024):
+							t.Errorf("stalled worker lost %d and holds %d: it did not stall", l, r.mesh.Ports[w].InRing())
+						case w != stalled && l != 0:
+							t.Errorf("worker %d lost %d", w, l)
+						}
 					}
-				}
-				t.Logf("steered %d = taken %d + lost %d + in ring %d", steered, taken, lost, inRing)
-			})
-		}
-	})
+					t.Logf("steered %d = taken %d + lost %d + in ring %d", steered, taken, lost, inRing)
+				})
+			}
+		})
+	}
 }
 
 func TestLinkDownAndUpAgainKeepsReceiving(t *testing.T) {
-	modes(t, func(t *testing.T, driver bool) {
-		r := newRig(t, 1, 2, 2, 1024, driver)
-		c := r.work()
-		sent := r.send(t, load(2000, 50000))
-		r.pairs[0].SetUp(t, r.pairs[0].B, false)
-		eventually(t, "a worker says that the link is down", func() bool { return c.err.Load() != nil })
-		if err := *c.err.Load(); !errors.Is(err, ErrLinkDown) || !errors.Is(err, unix.ENETDOWN) {
-			t.Errorf("Wait = %v, want %v", err, ErrLinkDown)
-		}
-		if err := Check(r.mesh.Owners[0].FD()); !errors.Is(err, ErrLinkDown) {
-			t.Errorf("Check = %v, want %v", err, ErrLinkDown)
-		}
-		r.pairs[0].SetUp(t, r.pairs[0].B, true)
-		eventually(t, "both ends are up", func() bool { return Check(r.mesh.Owners[0].FD()) == nil })
-		sent += r.send(t, load(4000, 50000))
-		r.settled(t, c)
-		c.end()
-		if _, taken, lost, _ := r.ledger(t); taken+lost < uint64(sent)*9/10 {
-			t.Errorf("sent %d, taken %d, lost %d", sent, taken, lost)
-		}
-	})
+	for name, driver := range modes {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1, 2, 2, 1024, driver)
+			c := r.work()
+			sent := r.send(t, load(2000, 50000))
+			r.pairs[0].SetUp(t, r.pairs[0].B, false)
+			eventually(t, "a worker says that the link is down", func() bool { return c.err.Load() != nil })
+			if err := *c.err.Load(); !errors.Is(err, ErrLinkDown) || !errors.Is(err, unix.ENETDOWN) {
+				t.Errorf("Wait = %v, want %v", err, ErrLinkDown)
+			}
+			if err := Check(r.mesh.Owners[0].FD()); !errors.Is(err, ErrLinkDown) {
+				t.Errorf("Check = %v, want %v", err, ErrLinkDown)
+			}
+			r.pairs[0].SetUp(t, r.pairs[0].B, true)
+			eventually(t, "both ends are up", func() bool { return Check(r.mesh.Owners[0].FD()) == nil })
+			sent += r.send(t, load(4000, 50000))
+			r.settled(t, c)
+			c.end()
+			if _, taken, lost, _ := r.ledger(t); taken+lost < uint64(sent)*9/10 {
+				t.Errorf("sent %d, taken %d, lost %d", sent, taken, lost)
+			}
+		})
+	}
 }
 
 func TestADeletedInterfaceIsAClearErrorAndACleanStop(t *testing.T) {
-	modes(t, func(t *testing.T, driver bool) {
-		r := newRig(t, 1, 2, 2, 1024, driver)
-		c := r.work()
-		r.send(t, load(1000, 50000))
-		r.pairs[0].Delete(t)
-		c.wg.Wait() // the workers end by themselves
-		err := *c.err.Load()
-		if !errors.Is(err, ErrInterfaceGone) || !errors.Is(err, unix.ENXIO) || !strings.Contains(err.Error(), r.pairs[0].B.Interface) {
-			t.Errorf("Wait = %v, want %v and the interface's name", err, ErrInterfaceGone)
-		}
-		if err := Check(r.mesh.Owners[0].FD()); !errors.Is(err, ErrInterfaceGone) {
-			t.Errorf("Check = %v, want %v", err, ErrInterfaceGone)
-		}
-		r.ledger(t) // still readable
-	})
+	for name, driver := range modes {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1, 2, 2, 1024, driver)
+			c := r.work()
+			r.send(t, load(1000, 50000))
+			r.pairs[0].Delete(t)
+			c.wg.Wait() // the workers end by themselves
+			err := *c.err.Load()
+			if !errors.Is(err, ErrInterfaceGone) || !errors.Is(err, unix.ENXIO) || !strings.Contains(err.Error(), r.pairs[0].B.Interface) {
+				t.Errorf("Wait = %v, want %v and the interface's name", err, ErrInterfaceGone)
+			}
+			if err := Check(r.mesh.Owners[0].FD()); !errors.Is(err, ErrInterfaceGone) {
+				t.Errorf("Check = %v, want %v", err, ErrInterfaceGone)
+			}
+			r.ledger(t) // still readable
+		})
+	}
 }
 
 // usage is what a leak would change.
 type usage struct{ fds, sockets, mappings, kib int }
 
-func measure(t testing.TB) usage {
-	t.Helper()
+func measure(tb testing.TB) usage {
+	tb.Helper()
 	var u usage
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, fd := range fds { // the runtime's and the test's own come and go
 		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "socket:") {
@@ -125,7 +130,7 @@ func measure(t testing.TB) usage {
 	}
 	sockets, err := ringMappings()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	maps, _ := os.ReadFile("/proc/self/maps")
 	status, _ := os.ReadFile("/proc/self/status")
@@ -288,7 +293,7 @@ func dataPlane(layout string) error {
 		return err
 	}
 	if _, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW, 0); !errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("without capabilities a socket opens: %v", err)
+		return fmt.Errorf("without capabilities a socket opens, or another error comes: %w", err)
 	}
 	var frames [64]Frame
 	for reported := uint64(0); ; {
@@ -388,27 +393,29 @@ func startChild(t *testing.T, l Layout, n *netns.Namespace, s steering) *child {
 }
 
 func TestAKilledDataPlaneLeavesTheInterfacePassingAndTheNextOneStarts(t *testing.T) {
-	modes(t, func(t *testing.T, driver bool) {
-		p := netns.NewPair(t, netns.Options{Queues: 2})
-		l := Layout{
-			Interfaces: []Interface{{p.B.Interface, p.B.Index, 2}},
-			Workers:    2, Sizes: small(t, 2, 1024),
-		}
-		s := attach(t, p.B, l.Workers, driver)
-		sender := netns.NewSender(t, p.A, p.B)
-		for range 3 {
-			c := startChild(t, l, p.B.Namespace, s)
-			if _, err := sender.Send(load(2000, 50000)); err != nil {
-				t.Fatal(err)
+	for name, driver := range modes {
+		t.Run(name, func(t *testing.T) {
+			p := netns.NewPair(t, netns.Options{Queues: 2})
+			l := Layout{
+				Interfaces: []Interface{{p.B.Interface, p.B.Index, 2}},
+				Workers:    2, Sizes: small(t, 2, 1024),
 			}
-			eventually(t, "the child has all frames", func() bool { return c.taken.Load() >= 1900 })
-			if err := c.cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
+			s := attach(t, p.B, l.Workers, driver)
+			sender := netns.NewSender(t, p.A, p.B)
+			for range 3 {
+				c := startChild(t, l, p.B.Namespace, s)
+				if _, err := sender.Send(load(2000, 50000)); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the child has all frames", func() bool { return c.taken.Load() >= 1900 })
+				if err := c.cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				c.cmd.Wait()
+				passes(t, p, sender)
 			}
-			c.cmd.Wait()
-			passes(t, p, sender)
-		}
-	})
+		})
+	}
 }
 
 // passes fails unless frames that were steered before now reach an ordinary socket.

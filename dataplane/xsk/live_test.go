@@ -106,78 +106,80 @@ func TestPacketsOfSeveralFramesAreCountedAndDropped(t *testing.T) {
 }
 
 // unixSocket opens a packet socket on e, closed with the test.
-func unixSocket(t testing.TB, e *netns.End) (fd int, err error) {
-	t.Helper()
-	e.Do(t, func() { fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) })
+func unixSocket(tb testing.TB, e *netns.End) (fd int, err error) {
+	tb.Helper()
+	e.Do(tb, func() { fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) })
 	if err == nil {
-		t.Cleanup(func() { unix.Close(fd) })
+		tb.Cleanup(func() { unix.Close(fd) })
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: e.Index})
 	}
 	return fd, err
 }
 
 func TestTxSendsEveryFrameAndGetsItBack(t *testing.T) {
-	modes(t, func(t *testing.T, driver bool) {
-		r := newRig(t, 1, 1, 1, 64, driver)
-		pair := r.pairs[0]
-		listener := listen(t, pair.A, 9100)
-		tx := r.mesh.Owners[0].Tx()
-		payload := bytes.Repeat([]byte("headrace"), 8)
-		const rounds, each = 20, 40 // 40 needs two calls of the kernel's 32
-		var buffers [each][]byte
-		var lengths [each]int
-		buf := make([]byte, 2048)
-		f := netns.Frame(pair.B, pair.A, 9100, 9100, payload)
-		allocs := testing.AllocsPerRun(rounds, func() {
-			if n := tx.Reserve(buffers[:]); n != each {
-				t.Fatalf("Reserve = %d with %d pending", n, tx.Pending())
-			}
-			for i := range buffers {
-				lengths[i] = copy(buffers[i], f)
-			}
-			tx.Submit(lengths[:])
-			for tx.Pending() > 0 {
-				if err := tx.Kick(); err != nil {
-					t.Fatal(err)
+	for name, driver := range modes {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1, 1, 1, 64, driver)
+			pair := r.pairs[0]
+			listener := listen(t, pair.A, 9100)
+			tx := r.mesh.Owners[0].Tx()
+			payload := bytes.Repeat([]byte("headrace"), 8)
+			const rounds, each = 20, 40 // 40 needs two calls of the kernel's 32
+			var buffers [each][]byte
+			var lengths [each]int
+			buf := make([]byte, 2048)
+			f := netns.Frame(pair.B, pair.A, 9100, 9100, payload)
+			allocs := testing.AllocsPerRun(rounds, func() {
+				if n := tx.Reserve(buffers[:]); n != each {
+					t.Fatalf("Reserve = %d with %d pending", n, tx.Pending())
 				}
-				tx.Complete()
-			}
-			for i := range each { // at once, lest the socket's buffer overflows
-				if n, err := unix.Read(listener, buf); err != nil || !bytes.Equal(buf[:n], payload) {
-					t.Fatalf("frame %d of %d: %d bytes, %v", i, each, n, err)
+				for i := range buffers {
+					lengths[i] = copy(buffers[i], f)
 				}
+				tx.Submit(lengths[:])
+				for tx.Pending() > 0 {
+					if err := tx.Kick(); err != nil {
+						t.Fatal(err)
+					}
+					tx.Complete()
+				}
+				for i := range each { // at once, lest the socket's buffer overflows
+					if n, err := unix.Read(listener, buf); err != nil || !bytes.Equal(buf[:n], payload) {
+						t.Fatalf("frame %d of %d: %d bytes, %v", i, each, n, err)
+					}
+				}
+			})
+			if allocs != 0 {
+				t.Errorf("sending %d frames allocates %v times", each, allocs)
+			}
+			pair.SetUp(t, pair.B, false)
+			tx.Reserve(buffers[:1])
+			tx.Submit(lengths[:1])
+			if err := tx.Kick(); !errors.Is(err, ErrLinkDown) || !errors.Is(err, unix.ENETDOWN) {
+				t.Errorf("link down: Kick = %v, want %v", err, ErrLinkDown)
+			}
+			pair.Delete(t)
+			if err := tx.Kick(); !errors.Is(err, ErrInterfaceGone) {
+				t.Errorf("interface deleted: Kick = %v, want %v", err, ErrInterfaceGone)
 			}
 		})
-		if allocs != 0 {
-			t.Errorf("sending %d frames allocates %v times", each, allocs)
-		}
-		pair.SetUp(t, pair.B, false)
-		tx.Reserve(buffers[:1])
-		tx.Submit(lengths[:1])
-		if err := tx.Kick(); !errors.Is(err, ErrLinkDown) || !errors.Is(err, unix.ENETDOWN) {
-			t.Errorf("link down: Kick = %v, want %v", err, ErrLinkDown)
-		}
-		pair.Delete(t)
-		if err := tx.Kick(); !errors.Is(err, ErrInterfaceGone) {
-			t.Errorf("interface deleted: Kick = %v, want %v", err, ErrInterfaceGone)
-		}
-	})
+	}
 }
 
 // listen opens a UDP socket on e's address that waits five seconds for a packet.
-func listen(t testing.TB, e *netns.End, port int) (fd int) {
-	t.Helper()
+func listen(tb testing.TB, e *netns.End, port int) (fd int) {
+	tb.Helper()
 	var err error
-	e.Do(t, func() { fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) })
+	e.Do(tb, func() { fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
+	tb.Cleanup(func() { unix.Close(fd) })
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: e.IPv4.As4()}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return fd
 }

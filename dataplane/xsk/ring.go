@@ -43,8 +43,8 @@ func mapRing(fd int, page int64, off unix.XDPRingOffset, entries, entryBytes uin
 	pages := func(n int) int { return (n + os.Getpagesize() - 1) / os.Getpagesize() }
 	if twice := length(2 * entries); pages(twice) > pages(length(entries)) {
 		if more, err := unix.Mmap(fd, page, twice, unix.PROT_READ, unix.MAP_SHARED); err == nil {
-			_ = unix.Munmap(more) //nolint:errcheck // it was mapped a line ago
-			_ = unix.Munmap(mem)  //nolint:errcheck // as above
+			_ = unix.Munmap(more)
+			_ = unix.Munmap(mem)
 			return ring{}, fmt.Errorf("map a ring of %d entries: it has more; both processes must use the same sizes", entries)
 		}
 	}

@@ -33,16 +33,16 @@ var needed = []struct {
 
 // Need skips t, naming the missing capability, unless this process can make
 // namespaces and veth pairs, open raw sockets and load BPF programs.
-func Need(t testing.TB) {
-	t.Helper()
+func Need(tb testing.TB) {
+	tb.Helper()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData
 	if err := unix.Capget(&header, &sets[0]); err != nil {
-		t.Skipf("cannot read this process's capabilities: %v", err)
+		tb.Skipf("cannot read this process's capabilities: %v", err)
 	}
 	for _, c := range needed {
 		if sets[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
-			t.Skipf("needs a network namespace of its own: %s is missing (run as root)", c.name)
+			tb.Skipf("needs a network namespace of its own: %s is missing (run as root)", c.name)
 		}
 	}
 }
@@ -56,9 +56,9 @@ type Namespace struct {
 
 // New makes a namespace with a random name and its loopback interface up. IPv6 is
 // off in it until [NewPair] is told otherwise, so that nothing is sent unasked.
-func New(t testing.TB) *Namespace {
-	t.Helper()
-	Need(t)
+func New(tb testing.TB) *Namespace {
+	tb.Helper()
+	Need(tb)
 	n := &Namespace{Name: "hr-" + random(4)}
 	made := make(chan error)
 	go func() {
@@ -69,21 +69,21 @@ func New(t testing.TB) *Namespace {
 		made <- err
 	}()
 	if err := <-made; err != nil {
-		t.Fatalf("netns: namespace %s: %v", n.Name, err)
+		tb.Fatalf("netns: namespace %s: %v", n.Name, err)
 	}
-	t.Cleanup(n.remove)
+	tb.Cleanup(n.remove)
 	var err error
 	if n.link, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE); err != nil {
-		t.Fatalf("netns: namespace %s: netlink: %v", n.Name, err)
+		tb.Fatalf("netns: namespace %s: netlink: %v", n.Name, err)
 	}
 	lo, err := n.link.LinkByName("lo")
 	if err == nil {
 		err = n.link.LinkSetUp(lo)
 	}
 	if err != nil {
-		t.Fatalf("netns: namespace %s: loopback: %v", n.Name, err)
+		tb.Fatalf("netns: namespace %s: loopback: %v", n.Name, err)
 	}
-	n.setIPv6(t, false)
+	n.setIPv6(tb, false)
 	return n
 }
 
@@ -91,23 +91,23 @@ func (n *Namespace) remove() {
 	if n.link != nil {
 		n.link.Close()
 	}
-	n.handle.Close()               //nolint:errcheck // the name's removal is what counts
-	_ = vnetns.DeleteNamed(n.Name) //nolint:errcheck // nothing is left to do about it
+	n.handle.Close() //nolint:errcheck // the name's removal is what counts
+	_ = vnetns.DeleteNamed(n.Name)
 }
 
 // setIPv6 turns IPv6 on or off for all interfaces of n, later ones too. A kernel
 // without IPv6 has it off already.
-func (n *Namespace) setIPv6(t testing.TB, on bool) {
-	t.Helper()
+func (n *Namespace) setIPv6(tb testing.TB, on bool) {
+	tb.Helper()
 	value := []byte("1")
 	if on {
 		value = []byte("0")
 	}
-	n.Do(t, func() {
+	n.Do(tb, func() {
 		for _, of := range []string{"all", "default"} {
 			path := "/proc/sys/net/ipv6/conf/" + of + "/disable_ipv6"
 			if err := os.WriteFile(path, value, 0); err != nil && !os.IsNotExist(err) {
-				t.Fatalf("netns: namespace %s: IPv6: %v", n.Name, err)
+				tb.Fatalf("netns: namespace %s: IPv6: %v", n.Name, err)
 			}
 		}
 	})
@@ -115,18 +115,18 @@ func (n *Namespace) setIPv6(t testing.TB, on bool) {
 
 // Do calls fn with this goroutine's thread inside n, and brings the thread back.
 // What fn opens stays in n. Goroutines that fn starts are not in n; see [Namespace.Go].
-func (n *Namespace) Do(t testing.TB, fn func()) {
-	t.Helper()
+func (n *Namespace) Do(tb testing.TB, fn func()) {
+	tb.Helper()
 	runtime.LockOSThread()
 	before, err := vnetns.Get()
 	if err != nil {
 		runtime.UnlockOSThread()
-		t.Fatalf("netns: this thread's namespace: %v", err)
+		tb.Fatalf("netns: this thread's namespace: %v", err)
 	}
 	defer before.Close() //nolint:errcheck // a read-only descriptor
 	if err := vnetns.Set(n.handle); err != nil {
 		runtime.UnlockOSThread()
-		t.Fatalf("netns: enter %s: %v", n.Name, err)
+		tb.Fatalf("netns: enter %s: %v", n.Name, err)
 	}
 	defer func() {
 		if err := vnetns.Set(before); err != nil {
@@ -153,21 +153,21 @@ func (n *Namespace) Go(fn func()) <-chan struct{} {
 }
 
 // Start starts cmd inside n.
-func (n *Namespace) Start(t testing.TB, cmd *exec.Cmd) {
-	t.Helper()
+func (n *Namespace) Start(tb testing.TB, cmd *exec.Cmd) {
+	tb.Helper()
 	var err error
-	n.Do(t, func() { err = cmd.Start() })
+	n.Do(tb, func() { err = cmd.Start() })
 	if err != nil {
-		t.Fatalf("netns: start %s in %s: %v", cmd.Path, n.Name, err)
+		tb.Fatalf("netns: start %s in %s: %v", cmd.Path, n.Name, err)
 	}
 }
 
 // Output runs a command inside n to its end and returns what it printed.
-func (n *Namespace) Output(t testing.TB, name string, args ...string) (string, error) {
-	t.Helper()
+func (n *Namespace) Output(tb testing.TB, name string, args ...string) (string, error) {
+	tb.Helper()
 	var out []byte
 	var err error
-	n.Do(t, func() { out, err = exec.CommandContext(t.Context(), name, args...).CombinedOutput() })
+	n.Do(tb, func() { out, err = exec.CommandContext(tb.Context(), name, args...).CombinedOutput() })
 	return string(out), err
 }
 

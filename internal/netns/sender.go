@@ -59,15 +59,15 @@ type Sender struct {
 }
 
 // NewSender opens a sender from one end to the other. It is closed with the test.
-func NewSender(t testing.TB, from, to *End) *Sender {
-	t.Helper()
+func NewSender(tb testing.TB, from, to *End) *Sender {
+	tb.Helper()
 	s := &Sender{fd: -1, from: from, to: to}
 	var err error
-	from.Do(t, func() { err = s.open() })
+	from.Do(tb, func() { err = s.open() })
 	if err != nil {
-		t.Fatalf("netns: sender on %s: %v", from.Interface, err)
+		tb.Fatalf("netns: sender on %s: %v", from.Interface, err)
 	}
-	t.Cleanup(func() { unix.Close(s.fd) }) //nolint:errcheck // the test is over
+	tb.Cleanup(func() { unix.Close(s.fd) }) //nolint:errcheck // the test is over
 	return s
 }
 

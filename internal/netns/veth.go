@@ -41,16 +41,16 @@ type Pair struct{ A, B *End }
 var pairs atomic.Uint32
 
 // NewPair makes two namespaces and joins them.
-func NewPair(t testing.TB, o Options) *Pair {
-	t.Helper()
-	return Join(t, New(t), New(t), o)
+func NewPair(tb testing.TB, o Options) *Pair {
+	tb.Helper()
+	return Join(tb, New(tb), New(tb), o)
 }
 
 // Join makes a veth pair with one end in a and the other in b: up, with addresses
 // (10.x.y.1 in a and 10.x.y.2 in b) and with each other as permanent neighbors, so
 // that no ARP is needed.
-func Join(t testing.TB, a, b *Namespace, o Options) *Pair {
-	t.Helper()
+func Join(tb testing.TB, a, b *Namespace, o Options) *Pair {
+	tb.Helper()
 	n := pairs.Add(1)
 	queues := max(o.Queues, 1)
 	name := "hr" + random(3)
@@ -62,20 +62,20 @@ func Join(t testing.TB, a, b *Namespace, o Options) *Pair {
 	veth.PeerNamespace = netlink.NsFd(b.handle)
 	veth.PeerNumRxQueues, veth.PeerNumTxQueues = uint32(queues), uint32(queues)
 	if o.IPv6 {
-		a.setIPv6(t, true)
-		b.setIPv6(t, true)
+		a.setIPv6(tb, true)
+		b.setIPv6(tb, true)
 	}
 	if err := a.link.LinkAdd(veth); err != nil {
-		t.Fatalf("netns: veth pair %s: %v", name, err)
+		tb.Fatalf("netns: veth pair %s: %v", name, err)
 	}
 	for host, e := range []*End{p.A, p.B} {
 		if err := e.configure(n, byte(host+1), o); err != nil {
-			t.Fatalf("netns: %s: %v", e.Interface, err)
+			tb.Fatalf("netns: %s: %v", e.Interface, err)
 		}
 	}
 	for _, v := range [][2]*End{{p.A, p.B}, {p.B, p.A}} {
 		if err := v[0].know(v[1]); err != nil {
-			t.Fatalf("netns: neighbors of %s: %v", v[0].Interface, err)
+			tb.Fatalf("netns: neighbors of %s: %v", v[0].Interface, err)
 		}
 	}
 	return p
@@ -123,8 +123,8 @@ func (e *End) know(peer *End) error {
 
 // SetUp brings e's interface up or down. Going down loses the IPv6 address and the
 // neighbors; coming up puts the other end back as neighbor.
-func (p *Pair) SetUp(t testing.TB, e *End, up bool) {
-	t.Helper()
+func (p *Pair) SetUp(tb testing.TB, e *End, up bool) {
+	tb.Helper()
 	set := e.Namespace.link.LinkSetDown
 	if up {
 		set = e.Namespace.link.LinkSetUp
@@ -138,14 +138,14 @@ func (p *Pair) SetUp(t testing.TB, e *End, up bool) {
 		err = e.know(other)
 	}
 	if err != nil {
-		t.Fatalf("netns: %s up %v: %v", e.Interface, up, err)
+		tb.Fatalf("netns: %s up %v: %v", e.Interface, up, err)
 	}
 }
 
 // Delete removes the pair while its namespaces stay.
-func (p *Pair) Delete(t testing.TB) {
-	t.Helper()
+func (p *Pair) Delete(tb testing.TB) {
+	tb.Helper()
 	if err := p.A.Namespace.link.LinkDel(p.A.link); err != nil {
-		t.Fatalf("netns: delete %s: %v", p.A.Interface, err)
+		tb.Fatalf("netns: delete %s: %v", p.A.Interface, err)
 	}
 }

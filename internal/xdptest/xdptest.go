@@ -45,13 +45,13 @@ type Program struct {
 }
 
 // Load loads the program for a number of workers. It is closed with the test.
-func Load(t testing.TB, workers int) *Program {
-	t.Helper()
-	_ = rlimit.RemoveMemlock() //nolint:errcheck // kernels since 5.11 need no such thing
+func Load(tb testing.TB, workers int) *Program {
+	tb.Helper()
+	_ = rlimit.RemoveMemlock() // kernels since 5.11 need no such thing
 	p := &Program{}
-	t.Cleanup(p.Close)
+	tb.Cleanup(p.Close)
 	if err := p.load(workers); err != nil {
-		t.Fatalf("xdptest: %v", err)
+		tb.Fatalf("xdptest: %v", err)
 	}
 	return p
 }
@@ -155,15 +155,15 @@ const (
 
 // Attach attaches the program to an interface of the thread's namespace, in driver
 // mode or in skb mode.
-func (p *Program) Attach(t testing.TB, ifindex int, driver bool) {
-	t.Helper()
+func (p *Program) Attach(tb testing.TB, ifindex int, driver bool) {
+	tb.Helper()
 	flags := link.XDPGenericMode
 	if driver {
 		flags = link.XDPDriverMode
 	}
 	l, err := link.AttachXDP(link.XDPOptions{Program: p.program, Interface: ifindex, Flags: flags})
 	if err != nil {
-		t.Fatalf("xdptest: attach to interface %d, driver mode %v: %v", ifindex, driver, err)
+		tb.Fatalf("xdptest: attach to interface %d, driver mode %v: %v", ifindex, driver, err)
 	}
 	p.link = l
 }
@@ -180,11 +180,11 @@ func (p *Program) Unregister(slot uint32) error {
 }
 
 // Steered returns how many frames were redirected to a slot's socket.
-func (p *Program) Steered(t testing.TB, slot uint32) uint64 {
-	t.Helper()
+func (p *Program) Steered(tb testing.TB, slot uint32) uint64 {
+	tb.Helper()
 	var perCPU []uint64
 	if err := p.steered.Lookup(slot, &perCPU); err != nil {
-		t.Fatalf("xdptest: counter of slot %d: %v", slot, err)
+		tb.Fatalf("xdptest: counter of slot %d: %v", slot, err)
 	}
 	var sum uint64
 	for _, n := range perCPU {
