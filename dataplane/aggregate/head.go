@@ -47,9 +47,8 @@ func (h *head) fold(mem []uint64, at []uint32, marks []uint64) {
 
 func foldCount(mem []uint64, at []uint32, m uint64) {
 	for _, a := range at {
-		p := (*[2]uint64)(mem[a:])
-		p[0] |= m
-		p[1]++
+		mem[a] |= m
+		mem[uint(a)+1]++
 	}
 }
 
@@ -57,12 +56,13 @@ func foldSum(mem []uint64, off uint, at []uint32, m uint64, x []int64) {
 	at = at[:len(x)]
 	for i, y := range x {
 		a := at[i] //gcassert:bce
-		q := (*[2]uint64)(mem[uint(a)+off:])
-		p := (*[2]uint64)(mem[a:])
-		p[0] |= m
-		p[1]++
-		lo, carry := bits.Add64(q[0], uint64(y), 0)
-		q[0] = lo
-		q[1] += uint64(y>>63) + carry
+		// Two checks of an index are cheaper than one slice of mem.
+		o := uint(a) + off
+		count, sum, high := &mem[uint(a)+1], &mem[o], &mem[o+1]
+		mem[a] |= m
+		*count++
+		lo, carry := bits.Add64(*sum, uint64(y), 0)
+		*sum = lo
+		*high += uint64(y>>63) + carry
 	}
 }

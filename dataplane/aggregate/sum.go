@@ -19,10 +19,11 @@ func (c sumNarrow) fold(mem []uint64, off uint, v *view) {
 	at := v.at[:len(x)]
 	for i, y := range x {
 		a := at[i] //gcassert:bce
-		p := (*[2]uint64)(mem[uint(a)+off:])
-		lo, carry := bits.Add64(p[0], uint64(y), 0)
-		p[0] = lo
-		p[1] += uint64(y>>63) + carry
+		o := uint(a) + off
+		p0, p1 := &mem[o], &mem[o+1]
+		lo, carry := bits.Add64(*p0, uint64(y), 0)
+		*p0 = lo
+		*p1 += uint64(y>>63) + carry
 	}
 }
 
@@ -40,11 +41,12 @@ func (c sumWide) fold(mem []uint64, off uint, v *view) {
 	for i, y := range x {
 		h := hi[i] //gcassert:bce
 		a := at[i] //gcassert:bce
-		p := (*[3]uint64)(mem[uint(a)+off:])
-		lo, carry := bits.Add64(p[0], uint64(y), 0)
-		mid, carry := bits.Add64(p[1], uint64(h), carry)
-		p[0], p[1] = lo, mid
-		p[2] += uint64(h>>63) + carry
+		o := uint(a) + off
+		p0, p1, p2 := &mem[o], &mem[o+1], &mem[o+2]
+		lo, carry := bits.Add64(*p0, uint64(y), 0)
+		mid, carry := bits.Add64(*p1, uint64(h), carry)
+		*p0, *p1 = lo, mid
+		*p2 += uint64(h>>63) + carry
 	}
 }
 
