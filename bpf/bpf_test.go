@@ -35,18 +35,18 @@ type context struct {
 }
 
 // load returns tables that are closed after the test.
-func load(t testing.TB, workers int) *Tables {
-	t.Helper()
+func load(tb testing.TB, workers int) *Tables {
+	tb.Helper()
 	tables, err := Load(Config{Workers: workers})
 	if errors.Is(err, unix.EPERM) {
-		t.Skip("missing CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON")
+		tb.Skip("missing CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON")
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := tables.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return tables
@@ -54,46 +54,46 @@ func load(t testing.TB, workers int) *Tables {
 
 // enterNamespace puts the rest of the test into a network namespace of its own, which
 // ends with it. Subtests would run outside.
-func enterNamespace(t testing.TB) {
-	t.Helper()
+func enterNamespace(tb testing.TB) {
+	tb.Helper()
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); errors.Is(err, unix.EPERM) {
-		t.Skip("missing CAP_SYS_ADMIN for a network namespace")
+		tb.Skip("missing CAP_SYS_ADMIN for a network namespace")
 	} else if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // ip runs the ip command in the thread's namespace.
-func ip(t testing.TB, arguments ...string) {
-	t.Helper()
+func ip(tb testing.TB, arguments ...string) {
+	tb.Helper()
 	if out, err := exec.Command("ip", arguments...).CombinedOutput(); err != nil {
-		t.Fatalf("ip %v: %v: %s", arguments, err, out)
+		tb.Fatalf("ip %v: %v: %s", arguments, err, out)
 	}
 }
 
 // addVeth makes two joined interfaces with eight queues in a namespace of their own.
-func addVeth(t testing.TB) (near, far string) {
-	t.Helper()
-	enterNamespace(t)
+func addVeth(tb testing.TB) (near, far string) {
+	tb.Helper()
+	enterNamespace(tb)
 	suffix := make([]byte, 3)
 	_, _ = rand.Read(suffix)
 	near, far = "hr"+hex.EncodeToString(suffix)+"a", "hr"+hex.EncodeToString(suffix)+"b"
-	ip(t, "link", "add", near, "numrxqueues", "8", "numtxqueues", "8", "type", "veth", "peer", "name", far, "numrxqueues", "8", "numtxqueues", "8")
+	ip(tb, "link", "add", near, "numrxqueues", "8", "numtxqueues", "8", "type", "veth", "peer", "name", far, "numrxqueues", "8", "numtxqueues", "8")
 	for _, name := range []string{near, far} {
-		ip(t, "link", "set", name, "up")
+		ip(tb, "link", "set", name, "up")
 	}
 	return near, far
 }
 
 // xskSocket returns a bare AF_XDP socket: enough for a redirect to be decided.
-func xskSocket(t testing.TB) int {
-	t.Helper()
+func xskSocket(tb testing.TB) int {
+	tb.Helper()
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		t.Fatalf("AF_XDP socket: %v", err)
+		tb.Fatalf("AF_XDP socket: %v", err)
 	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
+	tb.Cleanup(func() { _ = unix.Close(fd) })
 	return fd
 }
 
@@ -109,15 +109,15 @@ type bench struct {
 }
 
 // newBench loads the program for one end of a veth in a namespace.
-func newBench(t testing.TB, workers int, aligned bool) *bench {
-	t.Helper()
-	b := &bench{TB: t, tables: load(t, workers), workers: workers}
-	near, _ := addVeth(t)
+func newBench(tb testing.TB, workers int, aligned bool) *bench {
+	tb.Helper()
+	b := &bench{TB: tb, tables: load(tb, workers), workers: workers}
+	near, _ := addVeth(tb)
 	var err error
 	if b.instance, err = b.tables.Program(Interface{Name: near, Aligned: aligned}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.socket = xskSocket(t)
+	b.socket = xskSocket(tb)
 	return b
 }
 
@@ -246,8 +246,8 @@ func udp(from, to, payload string, tags ...packet.Tag) []byte {
 	return u.Append(nil, []byte(payload))
 }
 
-func tcp(from, to, payload string, tags ...packet.Tag) []byte {
-	s := packet.TCP{Link: packet.Link{Tags: tags}, Source: netip.MustParseAddrPort(from), Destination: netip.MustParseAddrPort(to), Flags: 0x18, TCPOptions: []byte{1, 1, 8, 10, 11: 0}}
+func tcp(from, to, payload string) []byte {
+	s := packet.TCP{Source: netip.MustParseAddrPort(from), Destination: netip.MustParseAddrPort(to), Flags: 0x18, TCPOptions: []byte{1, 1, 8, 10, 11: 0}}
 	return s.Append(nil, []byte(payload))
 }
 
@@ -260,17 +260,17 @@ func rule(protocol uint8, destination string, port, vlan uint16, line uint8) pla
 }
 
 // send returns a function that puts frames onto an interface.
-func sender(t testing.TB, name string) func(frame []byte) error {
-	t.Helper()
+func sender(tb testing.TB, name string) func(frame []byte) error {
+	tb.Helper()
 	nic, err := net.InterfaceByName(name)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
+	tb.Cleanup(func() { _ = unix.Close(fd) })
 	to := &unix.SockaddrLinklayer{Ifindex: nic.Index, Halen: 6}
 	return func(frame []byte) error { return unix.Sendto(fd, frame, 0, to) }
 }

@@ -83,6 +83,7 @@ func TestRulesAreEditedUnderTraffic(t *testing.T) {
 }
 
 func editUnderTraffic(t *testing.T, mode plan.Mode) {
+	t.Helper()
 	stays := plan.Feed{Name: "stays", Place: plan.Placement{Kind: plan.PlaceBytes, Length: 8}, Rules: []plan.Rule{rule(17, "10.0.0.1/32", 7000, 0, 0)}}
 	comes := plan.Feed{Name: "comes", Place: plan.Placement{Kind: plan.PlaceTuple, Fields: 31}, Rules: []plan.Rule{rule(17, "10.0.0.0/24", 0, 0, 0), rule(17, "10.0.0.2/32", 7000, 0, 0)}}
 	tables, instance, send := attached(t, []plan.Feed{stays}, mode)
@@ -148,6 +149,7 @@ func TestTheStackKeepsWhatIsNotSteered(t *testing.T) {
 }
 
 func talk(t *testing.T, mode plan.Mode) {
+	t.Helper()
 	tables := load(t, 4)
 	near, far := addVeth(t)
 	peer := exec.Command("unshare", "--net", "sleep", "60")

@@ -24,11 +24,11 @@ import (
 	"github.com/headrace/headrace/internal/testdata"
 )
 
-func newSteerer(t testing.TB, feeds ...plan.Feed) *steer.Steerer {
-	t.Helper()
+func newSteerer(tb testing.TB, feeds ...plan.Feed) *steer.Steerer {
+	tb.Helper()
 	s, err := steer.New(feeds)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
