@@ -9,28 +9,28 @@ import (
 )
 
 // Path returns the path of a file or folder of the test inputs, which lie in
-// ../shared/data beside the repository, or where HEADRACE_DATA says. It fails t
+// ../shared/data beside the repository, or where HEADRACE_DATA says. It fails tb
 // if there is nothing at that path.
-func Path(t testing.TB, elem ...string) string {
-	t.Helper()
+func Path(tb testing.TB, elem ...string) string {
+	tb.Helper()
 	root := os.Getenv("HEADRACE_DATA")
 	if root == "" {
-		root = filepath.Join(repository(t), "..", "shared", "data")
+		root = filepath.Join(repository(tb), "..", "shared", "data")
 	}
 	path := filepath.Join(append([]string{root}, elem...)...)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("test input %s is not there: put the inputs beside the repository or name their folder in HEADRACE_DATA (%v)",
+		tb.Fatalf("test input %s is not there: put the inputs beside the repository or name their folder in HEADRACE_DATA (%v)",
 			filepath.Join(elem...), err)
 	}
 	return path
 }
 
 // repository returns the folder of go.mod, at or above the test's own.
-func repository(t testing.TB) string {
-	t.Helper()
+func repository(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.Getwd()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
@@ -38,7 +38,7 @@ func repository(t testing.TB) string {
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			t.Fatal("no go.mod above the test's folder")
+			tb.Fatal("no go.mod above the test's folder")
 		}
 		dir = up
 	}

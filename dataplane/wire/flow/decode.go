@@ -35,7 +35,7 @@ var fields = []wire.Field{
 	fieldDestinationPort: {Name: "destination_port", Type: event.Int64, Doc: "destination port of UDP or TCP"},
 	fieldProtocol:        {Name: "protocol", Type: event.Text, Width: 4, Doc: "udp, tcp, or the protocol's number"},
 	fieldProtocolNumber:  {Name: "protocol_number", Type: event.Int64, Doc: "IP protocol number: 6 is TCP, 17 is UDP"},
-	fieldBytes:           {Name: "bytes", Type: event.Int64, Doc: "length of the frame on the wire, without its check sequence"},
+	fieldBytes:           {Name: "bytes", Type: event.Int64, Doc: "length of the frame on the wire, without its check sequence (and without padding that a capture cut off)"},
 	fieldPayloadBytes:    {Name: "payload_bytes", Type: event.Int64, Doc: "length of the UDP or TCP payload"},
 	fieldTCPFlags:        {Name: "tcp_flags", Type: event.Int64, Doc: "TCP flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128"},
 	fieldVLAN:            {Name: "vlan", Type: event.Int64, Doc: "VLAN id of the innermost tag"},

@@ -113,9 +113,7 @@ func (d *decoder) Decode(p *wire.Packet, b *event.Batch) (more bool) {
 		t := event.Nanos(binary.LittleEndian.Uint64(m[2:headerSize]))
 		if uint64(t)-uint64(event.MaxNanos) <= 1 { // MaxNanos or MinNanos: "never", "nothing yet"
 			at = end
-			p.Drops[event.DropNoTime]++
-			p.Messages++
-			p.Hit = true
+			p.Lose(event.DropNoTime)
 			continue
 		}
 		if k.wanted {
@@ -157,13 +155,12 @@ func skip(body []byte, n int) int {
 
 // refuse counts a message that is of no known type or too short for its type.
 func (d *decoder) refuse(p *wire.Packet, m []byte) {
-	p.Messages++
 	if len(m) > 0 && !d.types[m[0]].known {
+		p.Messages++
 		p.Drops[event.DropSkippedType]++
 		return
 	}
-	p.Drops[event.DropBadMessage]++
-	p.Hit = true
+	p.Lose(event.DropBadMessage)
 }
 
 // fill writes the columns of the event being added from message m, which is at

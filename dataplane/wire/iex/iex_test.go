@@ -1,6 +1,7 @@
 package iex
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
@@ -82,11 +83,11 @@ func block(dst, m []byte) []byte {
 	return append(binary.LittleEndian.AppendUint16(dst, uint16(len(m))), m...)
 }
 
-func newDecoder(t testing.TB, f wire.Format, feed *plan.Feed) wire.Decoder {
-	t.Helper()
+func newDecoder(tb testing.TB, f wire.Format, feed *plan.Feed) wire.Decoder {
+	tb.Helper()
 	d, err := f.New(feed, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return d
 }
@@ -213,20 +214,19 @@ type body struct {
 
 // deep10 walks the capture with nothing but the formats' published layouts: pcap
 // record (16 bytes), Ethernet 14, IPv4 20, UDP 8, IEX-TP 40 with the count at 14.
-func deep10(t testing.TB) []body {
-	t.Helper()
-	file, err := os.Open(testdata.Path(t, "iex", "DEEP10.pcap.gz"))
+func deep10(tb testing.TB) []body {
+	tb.Helper()
+	packed, err := os.ReadFile(testdata.Path(tb, "iex", "DEEP10.pcap.gz"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer file.Close()
-	z, err := gzip.NewReader(file)
+	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	all, err := io.ReadAll(z)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var bodies []body
 	for all = all[24:]; len(all) > 16; {
@@ -390,14 +390,20 @@ func FuzzDecode(f *testing.F) {
 	f.Add(blocks, uint8(0), uint8(14), uint64(1<<63-1), false)
 	f.Add(blocks[:100], uint8(1), uint8(200), uint64(0), true)
 	f.Add([]byte{0, 0, 1, 0, 'T', 255, 255}, uint8(0), uint8(3), uint64(1), true)
-	f.Fuzz(func(t *testing.T, payload []byte, skip, count uint8, mask uint64, tops bool) {
-		format := Deep()
-		if tops {
-			format = Tops()
+	deep, tops := Deep(), Tops()
+	columns := map[bool][]plan.Column{false: wiretest.Columns(f, &deep), true: wiretest.Columns(f, &tops)}
+	batches := map[bool]*event.Batch{}
+	for isTops, c := range columns {
+		batches[isTops] = wiretest.Batch(&plan.Feed{Columns: c})
+	}
+	f.Fuzz(func(t *testing.T, payload []byte, skip, count uint8, mask uint64, isTops bool) {
+		format := deep
+		if isTops {
+			format = tops
 		}
-		feed := &plan.Feed{Kinds: mask, Columns: wiretest.Columns(t, &format), Identity: true}
+		feed := &plan.Feed{Kinds: mask, Columns: columns[isTops], Identity: true}
 		p := &wire.Packet{Payload: payload, Skip: int(skip), Count: int(count), Max: event.MinNanos}
-		if _, err := wiretest.Decode(newDecoder(t, format, feed), feed, p, wiretest.Batch(feed), 3); err != nil {
+		if _, err := wiretest.Decode(newDecoder(t, format, feed), feed, p, batches[isTops], 3); err != nil {
 			t.Fatal(err)
 		}
 		if p.Messages > uint64(count) {

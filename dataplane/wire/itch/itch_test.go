@@ -1,6 +1,7 @@
 package itch
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
@@ -362,26 +363,25 @@ func TestNewRefuses(t *testing.T) {
 }
 
 // file reads the sample file: messages behind length prefixes of 0.
-func file(t testing.TB) [][]byte {
-	t.Helper()
-	f, err := os.Open(testdata.Path(t, "itch", "ex20101224.TEST_ITCH_50.gz"))
+func file(tb testing.TB) [][]byte {
+	tb.Helper()
+	packed, err := os.ReadFile(testdata.Path(tb, "itch", "ex20101224.TEST_ITCH_50.gz"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
+	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	all, err := io.ReadAll(z)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var messages [][]byte
 	for len(all) > 2 {
 		n := sizes[all[2]]
 		if n == 0 || len(all) < 2+n {
-			t.Fatalf("type %q with %d bytes left", all[2], len(all))
+			tb.Fatalf("type %q with %d bytes left", all[2], len(all))
 		}
 		messages = append(messages, all[2:2+n])
 		all = all[2+n:]
@@ -553,6 +553,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 'A', 255, 255}, uint8(0), uint8(3), uint64(0), uint8(1))
 	format := Format()
 	columns := wiretest.Columns(f, &format)
+	b := wiretest.Batch(&plan.Feed{Columns: columns})
 	f.Fuzz(func(t *testing.T, payload []byte, skip, count uint8, mask uint64, orders uint8) {
 		feed := &plan.Feed{Channels: 2, Orders: int(orders) + 1, Kinds: mask, Columns: columns, Identity: true, Zone: "UTC"}
 		d, err := format.New(feed, wiretest.Region(t, 4<<20))
@@ -561,7 +562,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		for channel := range 2 {
 			p := &wire.Packet{Payload: payload, Skip: int(skip), Count: int(count), Max: event.MinNanos, Channel: channel}
-			if _, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 3); err != nil {
+			if _, err := wiretest.Decode(d, feed, p, b, 3); err != nil {
 				t.Fatal(err)
 			}
 			if p.Messages > uint64(count) {

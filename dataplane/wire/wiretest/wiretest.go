@@ -3,6 +3,7 @@
 package wiretest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -28,23 +29,23 @@ type Row struct {
 }
 
 // Region returns an arena that ends with the test.
-func Region(t testing.TB, limit int) *arena.Region {
-	t.Helper()
+func Region(tb testing.TB, limit int) *arena.Region {
+	tb.Helper()
 	r, err := arena.New("wiretest", limit)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := r.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return r
 }
 
 // Columns returns the named built-in columns of f, or all of the first 16.
-func Columns(t testing.TB, f *wire.Format, names ...string) []plan.Column {
-	t.Helper()
+func Columns(tb testing.TB, f *wire.Format, names ...string) []plan.Column {
+	tb.Helper()
 	var columns []plan.Column
 	if names == nil {
 		for i := range f.Fields[:min(len(f.Fields), event.ColumnsMax)] {
@@ -60,15 +61,15 @@ func Columns(t testing.TB, f *wire.Format, names ...string) []plan.Column {
 			}
 		}
 		if !found {
-			t.Fatalf("format %s has no column %s", f.Name, name)
+			tb.Fatalf("format %s has no column %s", f.Name, name)
 		}
 	}
 	return columns
 }
 
 // Kinds returns the mask of the named kinds of f; all without names.
-func Kinds(t testing.TB, f *wire.Format, names ...string) uint64 {
-	t.Helper()
+func Kinds(tb testing.TB, f *wire.Format, names ...string) uint64 {
+	tb.Helper()
 	var mask uint64
 	for _, k := range f.Kinds {
 		if names == nil {
@@ -171,16 +172,15 @@ type Captured struct {
 }
 
 // Capture reads a pcap file. What its end cuts off is not returned.
-func Capture(t testing.TB, path string) []Captured {
-	t.Helper()
-	file, err := os.Open(path)
+func Capture(tb testing.TB, path string) []Captured {
+	tb.Helper()
+	file, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer file.Close()
-	r, err := pcapgo.NewReader(file)
+	r, err := pcapgo.NewReader(bytes.NewReader(file))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var frames []Captured
 	for {
@@ -189,7 +189,7 @@ func Capture(t testing.TB, path string) []Captured {
 			return frames
 		}
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		frames = append(frames, Captured{event.Nanos(info.Timestamp.UnixNano()), frame})
 	}
