@@ -222,7 +222,8 @@ func (b *builder) time(f *feed) {
 	switch {
 	case f.format.OwnTime:
 		f.plan.Time.Unit = plan.UnitOwn
-		if c.Time != nil {
+		// The own time of a packet without a protocol of its own is its receipt.
+		if c.Time != nil && (f.format.Sequence != plan.Unsequenced || !c.Time.Receive) {
 			b.c.Report(b.c.KeyPos(at...), fmt.Sprintf("format %s brings its own time", f.format.Name), "take time out", "")
 		}
 	case c.Time == nil && f.format.Fields != nil, c.Time != nil && c.Time.Receive:

@@ -244,7 +244,7 @@ type Place struct {
 	Channel bool `yaml:"-"`
 
 	// Tuple lists header fields.
-	Tuple []string `yaml:"tuple" jsonschema:"enum=source,enum=destination,enum=source_port,enum=destination_port,enum=protocol"`
+	Tuple []string `yaml:"tuple" jsonschema:"enum=source,enum=destination,enum=source_port,enum=destination_port,enum=protocol,minItems=1"`
 
 	// Symmetric makes both directions of a conversation meet in one worker. With
 	// `tuple`, which then names both addresses, and both ports or none.

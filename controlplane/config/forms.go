@@ -296,10 +296,7 @@ func (l *Place) checkTuple(d *decoder, p path) bool {
 		}
 		has[f] = true
 	}
-	switch {
-	case l.Tuple != nil && len(l.Tuple) == 0:
-		return d.report(p.to("tuple"), "tuple is empty", "name at least one of source, destination, source_port, destination_port and protocol", "")
-	case l.Symmetric && (!has["source"] || !has["destination"] || has["source_port"] != has["destination_port"]):
+	if l.Symmetric && (!has["source"] || !has["destination"] || has["source_port"] != has["destination_port"]) {
 		return d.report(p.to("symmetric"), "symmetric needs both ends", "name source and destination, and source_port and destination_port or none of them", "")
 	}
 	return true

@@ -47,8 +47,8 @@ var formats = []wire.Format{
 	{Name: "csv", Doc: "CSV records, one or more a packet", Place: sender},
 	{Name: "raw", Doc: "fixed layouts", Place: sender},
 	{
-		Name: "flow", Doc: "one event of each packet, from its headers", Place: both,
-		Fields: []wire.Field{text("source", 39, "source address"), text("destination", 39, "destination address"), integer("source_port", "source port"), integer("destination_port", "destination port"), integer("protocol", "17 UDP, 6 TCP"), integer("bytes", "bytes of the frame"), integer("tcp_flags", "TCP flags")},
+		Name: "flow", Doc: "the packet itself: addresses, ports, sizes, flags", OwnTime: true, Place: both,
+		Fields: []wire.Field{text("source", 39, "source address"), text("destination", 39, "destination address"), integer("source_port", "source port"), integer("destination_port", "destination port"), text("protocol", 4, "udp or tcp"), integer("bytes", "bytes of the frame"), integer("tcp_flags", "TCP flags")},
 	},
 }
 
