@@ -1,6 +1,8 @@
 package jsonwire
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"unicode/utf8"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -70,6 +72,10 @@ func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\
 
 // next skips space and takes the byte c.
 func (s *scanner) next(c byte) bool {
+	if s.at < len(s.b) && s.b[s.at] == c { // without space, the common case
+		s.at++
+		return true
+	}
 	s.space()
 	if s.at == len(s.b) || s.b[s.at] != c {
 		return false
@@ -216,32 +222,50 @@ func (s *scanner) word(w string) bool {
 func (s *scanner) str() (form, bool) {
 	f := text
 	b := s.b
-	for i := s.at; i < len(b); i++ {
-		switch c := b[i]; {
-		case c == '"':
+	for i := s.at; ; {
+		if i = plainEnd(b, i); i == len(b) || b[i] < ' ' {
+			return f, false
+		}
+		if b[i] == '"' {
 			s.at = i + 1
 			return f, true
-		case c < ' ':
+		}
+		f = escaped
+		i++
+		if i == len(b) {
 			return f, false
-		case c == '\\':
-			f = escaped
+		}
+		switch b[i] {
+		case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 			i++
-			if i == len(b) {
+		case 'u':
+			if _, ok := hex4(b[i+1:]); !ok {
 				return f, false
 			}
-			switch b[i] {
-			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-			case 'u':
-				if _, ok := hex4(b[i+1:]); !ok {
-					return f, false
-				}
-				i += 4
-			default:
-				return f, false
-			}
+			i += 5
+		default:
+			return f, false
 		}
 	}
-	return f, false
+}
+
+// plainEnd returns where, from i on, the first quote, backslash or control character
+// is, or len(b). It looks at eight bytes at a time: a byte less than n sets its top bit
+// in (x − n…) &^ x, and the lowest such bit is never wrong.
+func plainEnd(b []byte, i int) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := x^'"'*ones, x^'\\'*ones
+		found := ((quote-ones)&^quote | (slash-ones)&^slash | (x-' '*ones)&^x) & tops
+		if found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for i < len(b) && b[i] != '"' && b[i] != '\\' && b[i] >= ' ' {
+		i++
+	}
+	return i
 }
 
 // number reads -?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?, or -Infinity.
