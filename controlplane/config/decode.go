@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"strconv"
@@ -32,19 +33,17 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	buf := make([]byte, fileMax+1)
 	n := 0
 	for n < len(buf) {
 		m, err := f.Read(buf[n:])
 		n += m
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			break
 		}
-	}
-	if n == 0 {
-		if st, err := f.Stat(); err == nil && st.IsDir() {
-			return nil, fmt.Errorf("config: %s is a directory: name the file", path)
+		if err != nil {
+			return nil, fmt.Errorf("config: %w", err)
 		}
 	}
 	return Read(path, buf[:n]), nil

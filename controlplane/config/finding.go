@@ -41,7 +41,7 @@ func (f Finding) String() string {
 }
 
 // Findings are all mistakes of a config, by position. As an error they are one a line.
-type Findings []Finding
+type Findings []Finding //nolint:errname // a list that is also an error; it is named for what it holds
 
 // Error returns the findings, one a line.
 func (f Findings) Error() string {
