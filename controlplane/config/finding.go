@@ -76,6 +76,13 @@ func OneOf(words []string) string {
 // Nearest returns the candidate that differs least from word, or "" if none is
 // near enough to have been meant.
 func Nearest(word string, candidates []string) string {
+	if len(word) >= 4 {
+		for _, c := range candidates {
+			if len(c) > len(word) && strings.HasPrefix(c, word) {
+				return c
+			}
+		}
+	}
 	best, at := "", max(1, len([]rune(word))/3)+1
 	for _, c := range candidates {
 		if c == word {

@@ -52,7 +52,8 @@ var (
 	durationUnits = map[string]int64{
 		"ns": 1, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9, "d": 86400e9,
 	}
-	bareNumber = regexp.MustCompile(`^[0-9]+$`)
+	bareDecimal = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+	bareNumber  = regexp.MustCompile(`^[0-9]+$`)
 )
 
 func (d *Duration) parse(text string) *problem {
@@ -63,7 +64,7 @@ func (d *Duration) parse(text string) *problem {
 	if strings.HasPrefix(text, "-") {
 		return &problem{fmt.Sprintf("duration %q is negative", text), durationAllowed, ""}
 	}
-	if bareNumber.MatchString(text) {
+	if bareDecimal.MatchString(text) {
 		return &problem{fmt.Sprintf("duration %s has no unit", text), durationAllowed, text + "s"}
 	}
 	total, rest := int64(0), text
