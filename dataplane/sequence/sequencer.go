@@ -149,7 +149,7 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 	s.account(h)
 	c := &s.channels[s.st.last]
 	// In order, on the channel of the last packet, nothing outstanding.
-	if c.next == h.Seq && c.high == h.Seq && c.count == 0 && c.session == h.Session && c.state == live &&
+	if c.next == h.Seq && c.high == h.Seq && c.session == h.Session && c.state == live &&
 		h.Whole > 0 && h.Sent >= c.bornSent {
 		s.inOrder(c, h)
 		return &s.rel
