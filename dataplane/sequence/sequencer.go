@@ -162,7 +162,13 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 func (s *Sequencer) inOrder(c *channel, h *Header) {
 	r := &s.rel
 	r.Channel, r.Session, r.Epoch, r.Fresh = int(s.st.last), c.session, c.epoch, uint64(h.Whole)
-	s.emit(c, h.Body, 0, h.Whole, h.Seq, s.receive, false)
+	r.Items = s.items[:1]
+	it := &r.Items[0]
+	it.Gap.Count = 0
+	sp := &it.Span
+	sp.Body, sp.Skip, sp.Count, sp.Seq = h.Body, 0, h.Whole, h.Seq
+	sp.Epoch, sp.NewEpoch, sp.Receive, sp.Held = c.epoch, c.silent, s.receive, false
+	c.silent = false
 	c.next += uint64(h.Whole)
 	c.high = c.next
 	c.highSent = max(c.highSent, h.Sent)
