@@ -552,7 +552,7 @@ func TestGeneratedFilesAreCurrent(t *testing.T) {
 // The verifier's work stays within ten percent of what was accepted on this kernel,
 // or within twice the most on any other.
 func TestVerifierBudget(t *testing.T) {
-	load(t, 1) // skips without privileges
+	needCapabilities(t)
 	spec, err := loadSteer()
 	if err != nil {
 		t.Fatal(err)
