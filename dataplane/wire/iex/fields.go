@@ -167,7 +167,7 @@ func format(name, doc, types string) wire.Format {
 		Sequence: plan.IEXTP,
 		OwnTime:  true,
 		// Channel id and session id in the IEX-TP header.
-		Place: plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 8},
+		Place: plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 4}, // the channel id: its next session must meet the same worker,
 	}
 	has := uint64(0)
 	for _, l := range layouts {
