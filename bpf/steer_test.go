@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -486,10 +485,10 @@ func TestABI(t *testing.T) {
 			t.Errorf("placement %d in C is %d in Go", c, k)
 		}
 	}
-	if unsafe.Sizeof(steerHrMeta{}) != steer.MetaSize || unsafe.Sizeof(steer.Meta{}) != steer.MetaSize {
-		t.Errorf("metadata has %d bytes in C, %d in Go, want %d", unsafe.Sizeof(steerHrMeta{}), unsafe.Sizeof(steer.Meta{}), steer.MetaSize)
-	}
 	c, g := reflect.TypeFor[steerHrMeta](), reflect.TypeFor[steer.Meta]()
+	if c.Size() != steer.MetaSize || g.Size() != steer.MetaSize {
+		t.Errorf("metadata has %d bytes in C, %d in Go, want %d", c.Size(), g.Size(), steer.MetaSize)
+	}
 	for i := range g.NumField() {
 		cf, gf := c.Field(i+1), g.Field(i) // the first of C's is the layout mark
 		if cf.Name != gf.Name || cf.Offset != gf.Offset || cf.Type != gf.Type {

@@ -94,5 +94,6 @@ func address(t *rapid.T, v6 bool) netip.AddrPort {
 		b[0] = 0x20 // never a mapped IPv4 address
 	}
 	a, _ := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(a, rapid.Uint16().Draw(t, "port"))
+	// Ports that the other library takes for no protocol.
+	return netip.AddrPortFrom(a, rapid.Uint16Range(60000, 65000).Draw(t, "port"))
 }
