@@ -21,7 +21,7 @@ func sortLines(lines []line) {
 // A trade is an IEX message T.
 type trade struct {
 	at      int64
-	channel uint32
+	channel uint64 // and session
 	epoch   int
 	seq     uint64
 	symbol  string
@@ -38,8 +38,8 @@ func (a *trade) before(b *trade) bool {
 type segment struct {
 	index    int // of its record in the capture
 	stamp    int64
-	channel  uint32
-	epoch    int // of its channel, from 1, by the order of the whole capture
+	channel  uint64 // and session
+	epoch    int    // of its channel, from 1, by the order of the whole capture
 	seq      uint64
 	sent     int64
 	promised int // messages by the header
@@ -57,7 +57,7 @@ func segmentOf(t testing.TB, p []byte) segment {
 		t.Fatalf("not DEEP 1.0 over IEX-TP 1: % x", p[:4])
 	}
 	s := segment{
-		channel: le.Uint32(p[4:]), seq: le.Uint64(p[24:]), sent: int64(le.Uint64(p[32:])), promised: int(le.Uint16(p[14:])),
+		channel: uint64(le.Uint32(p[4:]))<<32 | uint64(le.Uint32(p[8:])), seq: le.Uint64(p[24:]), sent: int64(le.Uint64(p[32:])), promised: int(le.Uint16(p[14:])),
 		newest: -1 << 63,
 	}
 	body := p[40:]
