@@ -38,14 +38,19 @@ type Config struct {
 }
 
 // Summary is what a replay did.
+//
+// Drops counts messages and events by reason, and packets of which nothing could be
+// counted: an unreadable one is one. With one query, and one event to a message,
+//
+//	Messages = Duplicates + Applied + Filtered + Σ Drops of messages and events
 type Summary struct {
 	Packets           uint64            `json:"packets"`
 	Truncated         uint64            `json:"truncated"`
 	Messages          uint64            `json:"messages"`
 	Events            uint64            `json:"events"`
 	Rows              uint64            `json:"rows"`
-	Passed            map[string]uint64 `json:"passed,omitempty"`
-	Drops             map[string]uint64 `json:"drops,omitempty"`
+	Passed            map[string]uint64 `json:"passed"`
+	Drops             map[string]uint64 `json:"drops"`
 	Filtered          uint64            `json:"filtered"`
 	Applied           uint64            `json:"applied"`
 	Duplicates        uint64            `json:"duplicates"`
@@ -269,7 +274,12 @@ func (s *Summary) add(f *segment.FeedCounters) {
 	s.Gaps += f.Gaps
 	s.Missing += f.Missing
 	for d := event.Kept + 1; d < event.DropCount; d++ {
-		if n := f.FrameDrops[d] + f.MessageDrops[d]; n > 0 {
+		// A packet that was dropped with messages in it is counted by these alone.
+		n := f.MessageDrops[d]
+		if n == 0 {
+			n = f.FrameDrops[d]
+		}
+		if n > 0 {
 			s.Drops[d.String()] += n
 		}
 	}

@@ -166,8 +166,9 @@ func format(name, doc, types string) wire.Format {
 		Name: name, Doc: doc,
 		Sequence: plan.IEXTP,
 		OwnTime:  true,
-		// Channel id and session id in the IEX-TP header.
-		Place: plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 4}, // the channel id: its next session must meet the same worker,
+		// The channel id in the IEX-TP header, without the session id behind it: the worker
+		// that followed a session must see that the next one has begun.
+		Place: plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 4},
 	}
 	has := uint64(0)
 	for _, l := range layouts {

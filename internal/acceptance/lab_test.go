@@ -1,0 +1,214 @@
+package acceptance
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// program is the binary under test.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(build(m)) }
+
+func build(m *testing.M) int {
+	if program = os.Getenv("HEADRACE_BINARY"); program != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "headrace-acceptance")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "headrace")
+	c := exec.Command("go", "build", "-o", program, "github.com/headrace/headrace/cmd/headrace")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build headrace: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// command returns the binary with arguments, under HEADRACE_RUNNER if that is set.
+func command(t testing.TB, args ...string) *exec.Cmd {
+	words := append(strings.Fields(os.Getenv("HEADRACE_RUNNER")), program)
+	words = append(words, args...)
+	return exec.CommandContext(t.Context(), words[0], words[1:]...)
+}
+
+// A result is what a run of the binary left.
+type result struct {
+	rows    []byte // of --out
+	stdout  []byte
+	stderr  string
+	code    int
+	summary summary
+}
+
+// summary is the JSON object that is the last line of standard error. Pointers tell a
+// missing member from zero.
+type summary struct {
+	Packets           *uint64           `json:"packets"`
+	Truncated         *uint64           `json:"truncated"`
+	Messages          *uint64           `json:"messages"`
+	Events            *uint64           `json:"events"`
+	Rows              *uint64           `json:"rows"`
+	Drops             map[string]uint64 `json:"drops"`
+	Passed            map[string]uint64 `json:"passed"`
+	Filtered          uint64            `json:"filtered"`
+	Applied           uint64            `json:"applied"`
+	Duplicates        *uint64           `json:"duplicates"`
+	Epochs            *uint64           `json:"epochs"`
+	Missing           *uint64           `json:"missing"`
+	Seconds           *float64          `json:"seconds"`
+	MessagesPerSecond *float64          `json:"messages_per_second"`
+}
+
+// run runs the binary and does not judge how it ends, unless it crashed.
+func run(t testing.TB, stdin []byte, args ...string) *result {
+	t.Helper()
+	c := command(t, args...)
+	var out, errs bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &out, &errs
+	r := &result{}
+	var exit *exec.ExitError
+	if err := c.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("headrace %s: %v", strings.Join(args, " "), err)
+	}
+	r.stdout, r.stderr, r.code = out.Bytes(), errs.String(), c.ProcessState.ExitCode()
+	if r.code != 0 && r.code != 1 && r.code != 64 || strings.Contains(r.stderr, "goroutine ") {
+		t.Fatalf("headrace %s: crashed, exit %d:\n%s", strings.Join(args, " "), r.code, r.stderr)
+	}
+	return r
+}
+
+// try replays with --json and --out, and reads rows and summary if it ended well.
+// config is the text of a config, or the path of one that ends in .yaml.
+func try(t testing.TB, config string, stdin []byte, args ...string) *result {
+	t.Helper()
+	dir := t.TempDir()
+	if !strings.HasSuffix(config, ".yaml") {
+		path := filepath.Join(dir, "config.yaml")
+		write(t, path, []byte(config))
+		config = path
+	}
+	out := filepath.Join(dir, "rows.jsonl")
+	r := run(t, stdin, append([]string{"replay", "-c", config, "--json", "--out", out}, args...)...)
+	if r.code != 0 {
+		return r
+	}
+	var err error
+	if r.rows, err = os.ReadFile(out); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimRight(r.stderr, "\n"), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r.summary); err != nil {
+		t.Fatalf("the last line of standard error is no summary: %v\n%s", err, r.stderr)
+	}
+	s := &r.summary
+	if s.Packets == nil || s.Messages == nil || s.Events == nil || s.Rows == nil || s.Drops == nil || s.Duplicates == nil ||
+		s.Epochs == nil || s.Missing == nil || s.Seconds == nil || s.MessagesPerSecond == nil {
+		t.Fatalf("the summary lacks members: %s", lines[len(lines)-1])
+	}
+	if n := bytes.Count(r.rows, []byte{'\n'}); uint64(n) != *s.Rows {
+		t.Errorf("the summary says %d rows, the file has %d", *s.Rows, n)
+	}
+	return r
+}
+
+// replay is try for a run that must end well.
+func replay(t testing.TB, config string, args ...string) *result {
+	t.Helper()
+	r := try(t, config, nil, args...)
+	if r.code != 0 {
+		t.Fatalf("headrace replay %s: exit %d: %s", strings.Join(args, " "), r.code, r.stderr)
+	}
+	return r
+}
+
+// counts reports what of the summary differs from want, by the members' names.
+func (r *result) counts(t testing.TB, want map[string]uint64) {
+	t.Helper()
+	s := &r.summary
+	for name, w := range want {
+		var got uint64
+		switch name {
+		case "packets":
+			got = *s.Packets
+		case "truncated":
+			got = *s.Truncated
+		case "messages":
+			got = *s.Messages
+		case "events":
+			got = *s.Events
+		case "rows":
+			got = *s.Rows
+		case "duplicates":
+			got = *s.Duplicates
+		case "epochs":
+			got = *s.Epochs
+		case "missing":
+			got = *s.Missing
+		case "applied":
+			got = s.Applied
+		case "filtered":
+			got = s.Filtered
+		default:
+			got = s.Drops[name]
+		}
+		if got != w {
+			t.Errorf("summary: %s is %d, want %d (drops %v)", name, got, w, s.Drops)
+		}
+	}
+}
+
+// same reports where got differs from want, line by line.
+func same(t testing.TB, what string, got, want []byte) bool {
+	t.Helper()
+	if bytes.Equal(got, want) {
+		return true
+	}
+	g, w := strings.Split(string(got), "\n"), strings.Split(string(want), "\n")
+	shown := 0
+	for i := 0; i < max(len(g), len(w)) && shown < 4; i++ {
+		var a, b string
+		if i < len(g) {
+			a = g[i]
+		}
+		if i < len(w) {
+			b = w[i]
+		}
+		if a != b {
+			shown++
+			t.Errorf("%s: line %d is\n%s\nwant\n%s", what, i+1, a, b)
+		}
+	}
+	t.Errorf("%s: %d lines, want %d", what, len(g)-1, len(w)-1)
+	return false
+}
+
+func write(t testing.TB, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// workers are the numbers of workers that rows must not depend on.
+func workers(t testing.TB) []int {
+	if testing.Short() {
+		return []int{1, 3}
+	}
+	return []int{1, 2, 3, 8}
+}
+
+func flag(name string, v int) []string { return []string{"--" + name, strconv.Itoa(v)} }
