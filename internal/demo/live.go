@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -16,11 +18,11 @@ import (
 )
 
 const (
-	startMost = 20 * time.Second       // until `headrace run` receives
-	askEvery  = 20 * time.Millisecond  // until then
-	settle    = 300 * time.Millisecond // from the last frame to the stop: holds and windows end
-	reserve   = 2 * time.Second        // of the duration, to stop everything in good order
-	patience  = 10 * time.Second       // with a child that was told to stop
+	startMost = 20 * time.Second        // until `headrace run` receives
+	askEvery  = 20 * time.Millisecond   // until then
+	settle    = 300 * time.Millisecond  // from the last frame to the stop: holds and windows end
+	reserve   = 1500 * time.Millisecond // of the duration, to stop everything in good order
+	patience  = 10 * time.Second        // with a child that was told to stop
 )
 
 // live sends a stream through n and shows what headrace makes of it.
@@ -32,7 +34,7 @@ func (st *stage) live(n *network) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, receiver.stop(st.hurry.Done(), patience)) }()
+	defer func() { err = errors.Join(err, receiver.stop(st.hurry.Done(), patience), st.forget()) }()
 	if err := st.ready(receiver); err != nil || st.stop.Err() != nil {
 		return err
 	}
@@ -74,6 +76,16 @@ func (st *stage) announce(n *network) error {
 	}
 	st.view.phase = "starting"
 	return st.screen.first(st.view)
+}
+
+// forget removes the folder that a run leaves under its name, for a start after a
+// crash: the name is used only once.
+func (st *stage) forget() error {
+	dir, err := status.Dir(st.name)
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(dir, st.name+".run"))
 }
 
 // ready waits until every worker receives.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -27,10 +28,12 @@ type settings struct {
 
 // What is shown where nothing else is asked for.
 const (
-	defaultRate = 100_000
-	defaultPPS  = 20_000
-	keys        = 5_000
-	loss        = 0.01
+	// What two cores that send, receive and write rows besides do without loss.
+	ratePerCPU = 25_000
+	rateMost   = 500_000
+	defaultPPS = 20_000
+	keys       = 5_000
+	loss       = 0.01
 	// replaySeconds is the length of the stream that is replayed if no duration is given.
 	replaySeconds = 20
 )
@@ -40,7 +43,7 @@ var errSetting = errors.New("not a setting")
 // fromEnvironment reads the settings. get is os.Getenv.
 func fromEnvironment(get func(string) string) (settings, error) {
 	s := settings{
-		binary: get("HEADRACE"), config: get("CONFIG"), capture: get("CAPTURE"), rate: defaultRate, pps: defaultPPS,
+		binary: get("HEADRACE"), config: get("CONFIG"), capture: get("CAPTURE"), rate: min(ratePerCPU*runtime.NumCPU(), rateMost), pps: defaultPPS,
 		keep: on(get("KEEP")), replay: on(get("REPLAY")),
 	}
 	if text := get("DURATION"); text != "" {
