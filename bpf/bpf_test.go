@@ -4,12 +4,16 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"flag"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -34,13 +38,40 @@ type context struct {
 	Data, DataEnd, DataMeta, IngressIfindex, RxQueueIndex, EgressIfindex uint32
 }
 
+// needCapabilities skips a test that the process has not the capabilities for.
+func needCapabilities(tb testing.TB) {
+	tb.Helper()
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m := regexp.MustCompile(`CapEff:\s+([0-9a-f]+)`).FindSubmatch(status)
+	if m == nil {
+		tb.Fatal("the kernel does not say which capabilities there are")
+	}
+	have, err := strconv.ParseUint(string(m[1]), 16, 64)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var missing []string
+	for name, bit := range map[string]int{
+		"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_NET_RAW": unix.CAP_NET_RAW, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN,
+		"CAP_PERFMON": unix.CAP_PERFMON, "CAP_BPF": unix.CAP_BPF,
+	} {
+		if have>>bit&1 == 0 {
+			missing = append(missing, name)
+		}
+	}
+	if slices.Sort(missing); missing != nil {
+		tb.Skipf("missing %s", strings.Join(missing, ", "))
+	}
+}
+
 // load returns tables that are closed after the test.
 func load(tb testing.TB, workers int) *Tables {
 	tb.Helper()
+	needCapabilities(tb)
 	tables, err := Load(Config{Workers: workers})
-	if errors.Is(err, unix.EPERM) {
-		tb.Skip("missing CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON")
-	}
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -57,9 +88,7 @@ func load(tb testing.TB, workers int) *Tables {
 func enterNamespace(tb testing.TB) {
 	tb.Helper()
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); errors.Is(err, unix.EPERM) {
-		tb.Skip("missing CAP_SYS_ADMIN for a network namespace")
-	} else if err != nil {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		tb.Fatal(err)
 	}
 }

@@ -3,9 +3,8 @@
  * Ethernet to UDP or TCP. dataplane/steer/parse.go does the same in the same order; where a
  * frame is wrong in two ways, the order decides the verdict.
  *
- * parse_network and parse_transport are functions of their own, not inlined: so the verifier
- * looks at the second once, not once for every way through the first. It then knows nothing of
- * an argument but its type, not even that it is there.
+ * Between network and transport the place goes through a number with a bound, at: so the
+ * verifier looks at what follows once, not once for every way to get there.
  */
 #ifndef HR_PARSE_H
 #define HR_PARSE_H
@@ -146,13 +145,13 @@ static __always_inline int parse_ipv6(void *data, void *at, void *end, struct hr
 }
 
 /* Ethernet, tags and IP. p->protocol says whether there is a transport header to read. */
-__noinline int parse_network(struct xdp_md *ctx, struct hr_packet *p)
+static __always_inline int parse_network(struct xdp_md *ctx, struct hr_packet *p)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	void *at = eth + 1;
 
-	if (!p || at > end)
+	if (at > end)
 		return HR_SHORT;
 	__be16 type = eth->h_proto;
 #pragma unroll
@@ -176,13 +175,15 @@ __noinline int parse_network(struct xdp_md *ctx, struct hr_packet *p)
 }
 
 /* UDP or TCP. Returns HR_STEERED if that was the verdict so far and the header is good. */
-__noinline int parse_transport(struct xdp_md *ctx, struct hr_packet *p, int verdict)
+static __always_inline int parse_transport(struct xdp_md *ctx, struct hr_packet *p, int verdict)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
-	if (!p || p->at > HR_AT_MAX)
+	__u32 begin = p->at;
+	asm volatile("" : "+r"(begin)); /* what is checked is what is used */
+	if (begin > HR_AT_MAX)
 		return first(verdict, HR_TOO_DEEP);
-	void *at = data + p->at;
+	void *at = data + begin;
 	__u32 left = p->left;
 
 	if (p->protocol == IPPROTO_UDP) {

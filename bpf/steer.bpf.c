@@ -22,6 +22,12 @@
 #include "maps.h"
 #include "parse.h"
 
+/*
+ * match and place are functions of their own, not inlined: so the verifier looks at each once,
+ * not once for every way through the parser. It then knows nothing of an argument but its type,
+ * not even that it is there.
+ */
+
 /* Copies the most specific rule that matches *p to *found, and says whether there is one. */
 __noinline int match(const struct hr_packet *p, struct hr_rule *found)
 {

@@ -113,8 +113,11 @@ func isShared(name string) bool {
 
 // permission adds what to do to an error of a process without privileges.
 func permission(err error) error {
-	if errors.Is(err, unix.EPERM) { // not EACCES, by which the verifier refuses
+	switch {
+	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w (run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", err)
+	case errors.Is(err, unix.EACCES): // the verifier's: it trusts pointer arithmetic to few
+		return fmt.Errorf("%w (the verifier refuses the program where CAP_PERFMON is missing)", err)
 	}
 	return err
 }

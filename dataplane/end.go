@@ -54,6 +54,8 @@ func (w *Worker) Finish() {
 // rest is what is done when no frame is in hand: live, gaps whose deadline has passed
 // are given up and silent sources noted; at the end, channels finish one by one.
 func (w *Worker) rest() int {
+	w.received = uint64(w.now) // what time lets through, or the end, no packet caused
+	w.causedAt(w.received)
 	if w.closing != nil {
 		if !w.closing.step() {
 			return 0

@@ -10,6 +10,7 @@ import (
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -56,6 +57,7 @@ type Worker struct {
 	at, count int
 	open      bool // frames[at] has been sequenced
 	utcOffset event.Nanos
+	received  uint64 // when the oldest of them came, CLOCK_MONOTONIC
 
 	out    *exchange.Out   // nil with one worker
 	inbox  *exchange.Inbox // nil with one worker
@@ -188,6 +190,7 @@ func newBatch(f *plan.Feed) *event.Batch {
 // ready reports whether new events can go all the way: nothing decoded waits, and
 // every lane has room for a whole batch.
 func (w *Worker) ready() bool {
+	w.causedAt(w.received) // what is decoded already came with the last frames
 	if w.plan.Replay && w.inbox == nil && w.windows.Closing() {
 		return false
 	}
@@ -211,7 +214,29 @@ func (w *Worker) receive() int {
 	w.at = 0
 	w.count = w.receiver.Receive(w.frames[:])
 	w.counters.Worker.Frames += uint64(w.count)
+	if w.count > 0 {
+		w.received = oldest(w.frames[:w.count], uint64(w.now))
+		w.causedAt(w.received)
+	}
 	return w.count
+}
+
+// oldest is when the first of frames came, now if no stamp is of our clock.
+func oldest(frames []xsk.Frame, now uint64) uint64 {
+	for i := range frames {
+		if m := &frames[i].Meta; m.Flags&steer.FlagNICTime == 0 {
+			now = min(now, m.ReceiveNanos)
+		}
+	}
+	return now
+}
+
+// causedAt says what the windows that close from here on are measured from. A
+// replay's clock is the capture's, and its rows are not measured.
+func (w *Worker) causedAt(nanos uint64) {
+	if !w.plan.Replay {
+		w.windows.SetCause(nanos)
+	}
 }
 
 // decode takes the frames in hand through sequence and decode, as far as batches and
@@ -271,6 +296,7 @@ func (w *Worker) fold() int {
 	if w.inbox == nil || w.atGate() || w.gate != nil && w.gate.over.Load() {
 		return 0
 	}
+	w.causedAt(uint64(w.now)) // a lane does not say when a packet came
 	n := 0
 	for ; n < recordsMax; n++ {
 		if w.plan.Replay && w.windows.Closing() {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headrace/headrace/controlplane/compile"
+	"github.com/headrace/headrace/controlplane/explain"
 	"github.com/headrace/headrace/controlplane/generate"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/send"
@@ -70,7 +71,9 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 		},
 		Args: cobra.ArbitraryArgs,
 	}
-	c.AddCommand(replay.Command(o), compile.Command(o), generate.Command(), send.Command(), status.Command(), version())
+	c.AddCommand(replay.Command(o), compile.Command(o),
+		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
+		generate.Command(), send.Command(), status.Command(), version())
 	asUsage(c)
 	return c
 }

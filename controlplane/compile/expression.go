@@ -70,7 +70,10 @@ func parse(text string) (n ast.Node, err error) {
 			m.at, m.message = f.From, f.Message
 		}
 		m.message = strings.NewReplacer("unexpected token EOF", "the expression ends too early", "unexpected token ", "unexpected ",
-			`Operator(`, "(", `Bracket(`, "(", `Identifier(`, "(", `Number(`, "(", `String(`, "(").Replace(m.message)
+			`Operator("*")`, `"*"`, `Operator(`, "(", `Bracket(`, "(", `Identifier(`, "(", `Number(`, "(", `String(`, "(").Replace(m.message)
+		if strings.ReplaceAll(text, " ", "") == "count(*)" {
+			m.allowed, m.fix = "count() counts events", "count()"
+		}
 		return nil, m
 	}
 	if tree.Node == nil {

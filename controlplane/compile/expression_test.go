@@ -78,7 +78,7 @@ func TestExpressionsBecomePrograms(t *testing.T) {
 			continue
 		}
 		prog := p.Queries[0].Aggregates[0].Args[0]
-		typ := config.ColumnType{Type: prog.Type, Scale: prog.Scale}.String()
+		typ := config.TypeName(prog.Type, prog.Scale)
 		if got := show(p, &prog); got != c.want || typ != c.typ {
 			t.Errorf("%s = %s: %s, want %s: %s", c.expr, got, typ, c.want, c.typ)
 		}

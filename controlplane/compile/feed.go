@@ -174,7 +174,7 @@ func (b *builder) layout(f *feed, col *config.Column) (offset, width int) {
 	at := []string{"feeds", f.config.Name, "columns", col.Name}
 	if col.Offset == nil {
 		b.c.Report(b.c.Pos(at...), fmt.Sprintf("column %s is missing its offset: a raw record has fixed places", col.Name),
-			fmt.Sprintf("write %s: {type: %s, offset: 0, width: 8}", col.Name, col.Type), "")
+			fmt.Sprintf("write %s: {type: %s, offset: 0, width: 8}", col.Name, typeName(col.Type.Type, col.Type.Scale)), "")
 		return 0, 8
 	}
 	offset, width = *col.Offset, 8
@@ -196,7 +196,7 @@ func (b *builder) layout(f *feed, col *config.Column) (offset, width int) {
 		for i, w := range allowed {
 			words[i] = strconv.Itoa(w)
 		}
-		b.c.Report(b.c.Pos(append(at, "width")...), fmt.Sprintf("width of %s %s is %d", col.Type, col.Name, width), "write "+config.OneOf(words), "")
+		b.c.Report(b.c.Pos(append(at, "width")...), fmt.Sprintf("width of %s %s is %d", typeName(col.Type.Type, col.Type.Scale), col.Name, width), "write "+config.OneOf(words), "")
 	}
 	end, stride := offset+width, 0
 	if raw := f.config.Format.Raw; raw != nil {
@@ -276,7 +276,7 @@ func orNone(names []string) string {
 }
 
 func typeName(t event.Type, scale uint8) string {
-	return config.ColumnType{Type: t, Scale: scale}.String()
+	return config.TypeName(t, scale)
 }
 
 var tupleFields = map[string]uint8{

@@ -27,7 +27,8 @@ const (
 
 // name checks the name of an entry of a map, by what it names.
 func (d *decoder) name(noun, name string, at Pos) bool {
-	ok, allowed := true, ""
+	var ok bool
+	var allowed string
 	switch noun {
 	case "interface":
 		ok = linkForm.MatchString(name) && len(name) <= linkMax && name != "." && name != ".."
@@ -161,7 +162,8 @@ func (c *Config) checkQuery(q *Query) {
 		if len(names) == 0 {
 			allowed = fmt.Sprintf("define it: sinks: {%s: {jsonl: {path: rows.jsonl}}}", clip(s))
 		}
-		if !contains(names, s) && !(len(names) <= 1 && c.Bad("sinks")) {
+		unreadable := len(names) <= 1 && c.Bad("sinks")
+		if !contains(names, s) && !unreadable {
 			c.Report(c.Pos(at("sinks", strconv.Itoa(i))...), fmt.Sprintf("there is no sink %q", clip(s)), allowed, Nearest(s, names))
 		}
 	})

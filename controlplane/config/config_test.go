@@ -221,3 +221,20 @@ func TestLoadNamesTheFileThatIsNotThere(t *testing.T) {
 		t.Errorf("Load = %v", err)
 	}
 }
+
+func TestYAMLMistakesStandWhereTheirCauseIs(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"feeds:\n  a\n  b: 1\n", "f:2:3: this is neither a key with its colon nor a value; write the name, a colon, and below it its fields"},
+		{"feeds: {a: 1\nqueries: 1\n", "f:1:8: this { is not closed; close it on its line, or before the next key"},
+		{"workers: 1\n  on_stop: flush\n", "f:2:3: the line is indented further than the one before, which has a value; indent it like its neighbors"},
+		{"on_stop: a: b\n", `f:1:10: YAML: mapping value is not allowed in this context; a text that holds ": " or " :" needs quotes`},
+		{"\ton_stop: flush\n", "f:1:1: the line is indented with a tab; indent with spaces"},
+		{"on_stop: \"a \"b\" c\"\n", "f:1:14: this does not go on what stands before it; indent all keys of one map alike; a text with quotes in it needs other quotes around it"},
+		{"on_stop: \xff\n", "f:1:10: the file is not UTF-8 text; save it as UTF-8, without control characters"},
+	} {
+		f := config.Read("f", []byte(c.text)).Findings()
+		if len(f) == 0 || f[0].String() != c.want {
+			t.Errorf("%q:\n got %v\nwant %s", c.text, f, c.want)
+		}
+	}
+}

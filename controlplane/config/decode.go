@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"strconv"
@@ -32,19 +33,17 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	buf := make([]byte, fileMax+1)
 	n := 0
 	for n < len(buf) {
 		m, err := f.Read(buf[n:])
 		n += m
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			break
 		}
-	}
-	if n == 0 {
-		if st, err := f.Stat(); err == nil && st.IsDir() {
-			return nil, fmt.Errorf("config: %s is a directory: name the file", path)
+		if err != nil {
+			return nil, fmt.Errorf("config: %w", err)
 		}
 	}
 	return Read(path, buf[:n]), nil
@@ -154,12 +153,17 @@ func (c *Config) syntax(err error, tokens token.Tokens) {
 	rest := string(row[min(len(row), at.Column):])
 	switch {
 	case strings.HasPrefix(strings.TrimLeft(string(row), " "), "\t"):
+		at.Column = 1 + strings.IndexByte(string(row), '\t')
 		message, allowed = "the line is indented with a tab", "indent with spaces"
 	case strings.Contains(message, "must be specified"):
 		if open, ok := unclosed(tokens, at); ok {
 			at = Pos{open.Position.Line, open.Position.Column}
 			message, allowed = fmt.Sprintf("this %s is not closed", open.Value), "close it on its line, or before the next key"
 		}
+	case strings.Contains(message, "unexpected key name"):
+		message, allowed = "this is neither a key with its colon nor a value", "write the name, a colon, and below it its fields"
+	case strings.Contains(message, "value is not allowed in this context") && !strings.Contains(message, "mapping value"):
+		message, allowed = "this does not go on what stands before it", "indent all keys of one map alike; a text with quotes in it needs other quotes around it"
 	case strings.Contains(message, "mapping value is not allowed"):
 		allowed = `a text that holds ": " or " :" needs quotes`
 		next := c.row(at.Line + 1)

@@ -41,7 +41,7 @@ func (f Finding) String() string {
 }
 
 // Findings are all mistakes of a config, by position. As an error they are one a line.
-type Findings []Finding
+type Findings []Finding //nolint:errname // a list that is also an error; it is named for what it holds
 
 // Error returns the findings, one a line.
 func (f Findings) Error() string {
@@ -76,6 +76,13 @@ func OneOf(words []string) string {
 // Nearest returns the candidate that differs least from word, or "" if none is
 // near enough to have been meant.
 func Nearest(word string, candidates []string) string {
+	if len(word) >= 4 {
+		for _, c := range candidates {
+			if len(c) > len(word) && strings.HasPrefix(c, word) {
+				return c
+			}
+		}
+	}
 	best, at := "", max(1, len([]rune(word))/3)+1
 	for _, c := range candidates {
 		if c == word {

@@ -10,7 +10,7 @@ import (
 )
 
 // ShortForms says that interfaces may be a list of names.
-func (Interfaces) ShortForms() []ShortForm {
+func (*Interfaces) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "array", Doc: "a list of names, `[eth1, eth2]`"}}
 }
 
@@ -59,7 +59,7 @@ func (i *Interfaces) decode(d *decoder, n ast.Node, p path) bool {
 }
 
 // ShortForms says that a feed may have one rule without a list around it.
-func (Rules) ShortForms() []ShortForm {
+func (*Rules) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "object", Doc: "one rule"}, {Type: "array", Doc: "a list of rules"}}
 }
 
@@ -121,7 +121,7 @@ func FormatNames() []string {
 }
 
 // ShortForms says that a format's name alone is enough.
-func (Format) ShortForms() []ShortForm {
+func (*Format) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Enum: FormatNames(), Doc: "the format's name, short for {name: {}}"}}
 }
 
@@ -186,7 +186,7 @@ func laterFormat(name string) string {
 }
 
 // ShortForms says that a column may be only its type.
-func (Column) ShortForms() []ShortForm { return ColumnType{}.ShortForms() }
+func (*Column) ShortForms() []ShortForm { return new(ColumnType).ShortForms() }
 
 func (c *Column) decode(d *decoder, n ast.Node, p path) bool {
 	if _, ok := scalarText(n); ok {
@@ -199,7 +199,7 @@ func (c *Column) decode(d *decoder, n ast.Node, p path) bool {
 type FieldPath []string
 
 // ShortForms says how a path is written.
-func (FieldPath) ShortForms() []ShortForm {
+func (*FieldPath) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Doc: "steps joined by points, `telemetry.speed`"}, {Type: "array", Doc: "a list of steps, for names that hold a point"}}
 }
 
@@ -255,7 +255,7 @@ func (t *Time) decode(d *decoder, n ast.Node, p path) bool {
 }
 
 // ShortForms says that a place may be the word channel.
-func (Place) ShortForms() []ShortForm {
+func (*Place) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Enum: []string{"channel"}, Doc: "`channel`, for sequenced formats"}}
 }
 
@@ -306,7 +306,7 @@ func (l *Place) checkTuple(d *decoder, p path) bool {
 type Span struct{ Offset, Length int }
 
 // ShortForms says how a span is written.
-func (Span) ShortForms() []ShortForm {
+func (*Span) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "array", Doc: "[offset, length]: offset 0 to 2047, length 1 to 64"}}
 }
 
@@ -336,7 +336,7 @@ type Until struct {
 }
 
 // ShortForms says how it is written.
-func (Until) ShortForms() []ShortForm {
+func (*Until) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "array", Doc: `[offset, delimiter]: offset 0 to 2047, delimiter one ASCII character in quotes`}}
 }
 
@@ -375,7 +375,7 @@ func (w *Window) decode(d *decoder, n ast.Node, p path) bool {
 	}
 	if w.Offset >= w.Tumbling {
 		return d.report(p.to("offset"), fmt.Sprintf("offset %s is not less than the width %s", w.Offset.D(), w.Tumbling.D()),
-			"write the offset within one window", (w.Offset % w.Tumbling).D().String())
+			"write the offset within one window", (w.Offset.D() % w.Tumbling.D()).String())
 	}
 	return true
 }
@@ -398,7 +398,7 @@ func (w *Watermark) decode(d *decoder, n ast.Node, p path) bool {
 }
 
 // ShortForms says that a value is written as its expression.
-func (Value) ShortForms() []ShortForm {
+func (*Value) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Doc: "an aggregate, such as count() or sum(price * size)"}}
 }
 

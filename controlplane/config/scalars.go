@@ -38,10 +38,10 @@ type ShortForm struct {
 type Duration time.Duration
 
 // D returns d as Go's type.
-func (d Duration) D() time.Duration { return time.Duration(d) }
+func (d *Duration) D() time.Duration { return time.Duration(*d) }
 
 // ShortForms says how a duration is written.
-func (Duration) ShortForms() []ShortForm {
+func (*Duration) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d))+$`, Doc: "a duration such as 500ms, 1m, 1h30m"}}
 }
 
@@ -52,7 +52,8 @@ var (
 	durationUnits = map[string]int64{
 		"ns": 1, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9, "d": 86400e9,
 	}
-	bareNumber = regexp.MustCompile(`^[0-9]+$`)
+	bareDecimal = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+	bareNumber  = regexp.MustCompile(`^[0-9]+$`)
 )
 
 func (d *Duration) parse(text string) *problem {
@@ -63,7 +64,7 @@ func (d *Duration) parse(text string) *problem {
 	if strings.HasPrefix(text, "-") {
 		return &problem{fmt.Sprintf("duration %q is negative", text), durationAllowed, ""}
 	}
-	if bareNumber.MatchString(text) {
+	if bareDecimal.MatchString(text) {
 		return &problem{fmt.Sprintf("duration %s has no unit", text), durationAllowed, text + "s"}
 	}
 	total, rest := int64(0), text
@@ -120,7 +121,7 @@ func scaled(whole, fraction string, unit int64) (int64, bool) {
 type Size int
 
 // ShortForms says how a size is written.
-func (Size) ShortForms() []ShortForm {
+func (*Size) ShortForms() []ShortForm {
 	return []ShortForm{
 		{Type: "string", Pattern: `^[0-9]+(B|KiB|MiB|GiB)$`, Doc: "a size such as 128KiB"},
 		{Type: "integer", Doc: "bytes"},
@@ -156,7 +157,7 @@ func (s *Size) parse(text string) *problem {
 type Ring int
 
 // ShortForms says how a ring size is written.
-func (Ring) ShortForms() []ShortForm {
+func (*Ring) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "integer", Doc: "a power of two from 64 to 4194304"}}
 }
 
@@ -181,7 +182,7 @@ func (r *Ring) parse(text string) *problem {
 type Queues int
 
 // ShortForms says how a number of queues is written.
-func (Queues) ShortForms() []ShortForm {
+func (*Queues) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Enum: []string{"all"}, Doc: "`all`"}, {Type: "integer", Doc: "1 to 64"}}
 }
 
@@ -203,7 +204,7 @@ func (q *Queues) parse(text string) *problem {
 type Prefix struct{ netip.Prefix }
 
 // ShortForms says how a prefix is written.
-func (Prefix) ShortForms() []ShortForm {
+func (*Prefix) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Doc: "an address such as 239.1.1.1, or a prefix such as 10.0.0.0/8 or ff05::/16"}}
 }
 
@@ -256,16 +257,16 @@ type ColumnType struct {
 	Scale uint8
 }
 
-// String returns the type as the config writes it.
-func (t ColumnType) String() string {
-	if t.Type == event.Decimal {
-		return fmt.Sprintf("decimal(%d)", t.Scale)
+// TypeName returns a type as the config writes it.
+func TypeName(t event.Type, scale uint8) string {
+	if t == event.Decimal {
+		return fmt.Sprintf("decimal(%d)", scale)
 	}
-	return t.Type.String()
+	return t.String()
 }
 
 // ShortForms says how a type is written.
-func (ColumnType) ShortForms() []ShortForm {
+func (*ColumnType) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Pattern: `^(int64|float64|text|decimal\((0|[1-9]|1[0-8])\))$`, Doc: "`int64`, `decimal(N)`, `float64` or `text`"}}
 }
 
@@ -311,7 +312,7 @@ func (t *ColumnType) parse(text string) *problem {
 type Delimiter byte
 
 // ShortForms says how a delimiter is written.
-func (Delimiter) ShortForms() []ShortForm {
+func (*Delimiter) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Doc: `one ASCII character, such as "," or "\t"`}}
 }
 
@@ -331,7 +332,7 @@ func (b *Delimiter) parse(text string) *problem {
 type Expression string
 
 // ShortForms says how an expression is written.
-func (Expression) ShortForms() []ShortForm {
+func (*Expression) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Doc: "an expression"}}
 }
 

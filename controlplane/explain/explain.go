@@ -214,7 +214,7 @@ func placement(p *plan.Placement) string {
 }
 
 func typeName(t event.Type, scale uint8) string {
-	return config.ColumnType{Type: t, Scale: scale}.String()
+	return config.TypeName(t, scale)
 }
 
 func columns(list []plan.Column) string {
@@ -438,11 +438,11 @@ func (e *explainer) memory() error {
 		return fmt.Errorf("explain: memory: %w", err)
 	}
 	e.line("\nmemory, taken at start")
-	sum, width := 0, 0
+	sum := 0
 	for _, l := range lines {
 		sum += l.Bytes
 	}
-	width = len(size(sum))
+	width := len(size(sum))
 	for _, l := range lines {
 		width = max(width, len(size(l.Bytes)))
 	}

@@ -42,6 +42,8 @@ type Stats struct {
 	Reopened  uint64 `json:"reopened"` // times that another file was found under the path
 	Cut       uint64 `json:"cut"`      // times that the file was found shorter than written
 	LastError string `json:"last_error,omitempty"`
+	// Latency is the pump's measure, not the sink's own.
+	Latency Latency `json:"row_latency"`
 }
 
 // Config says what a pump connects.
@@ -61,6 +63,9 @@ type Config struct {
 	BatchBytes int
 	// Log is told of outboxes that are not read any more. Nil: nobody is.
 	Log *slog.Logger
+	// Clock is what latencies are read from, in nanoseconds. Nil: CLOCK_MONOTONIC,
+	// which stamps the packets.
+	Clock func() uint64
 }
 
 const (
@@ -100,7 +105,9 @@ type outlet struct {
 	queue  chan *batch
 	acked  []uint64
 	lines  []byte
+	causes []uint64 // of the rows in hand
 	at     []uint64
+	took   latencies
 }
 
 // batch is rows in the order of their outboxes.
@@ -114,6 +121,7 @@ type batch struct {
 type item struct {
 	end      int // of the row in lines
 	position uint64
+	cause    uint64
 	query    uint16
 	worker   uint16
 }
@@ -129,6 +137,9 @@ func NewPump(c Config) (*Pump, error) {
 	}
 	if p.c.Log == nil {
 		p.c.Log = slog.New(slog.DiscardHandler)
+	}
+	if p.c.Clock == nil {
+		p.c.Clock = monotonic
 	}
 	if c.Sort {
 		p.sorter = rows.NewSorter(c.Plan)
@@ -208,6 +219,7 @@ func (p *Pump) Sinks() []Stats {
 	stats := make([]Stats, len(p.outlets))
 	for i, o := range p.outlets {
 		stats[i] = o.sink.Stats()
+		stats[i].Latency = o.took.read()
 	}
 	return stats
 }
@@ -365,7 +377,7 @@ func (p *Pump) record(w int, r *outbox.Reader) bool {
 			err = p.sorter.Add(&p.part, p.row)
 		}
 	} else if b.lines, err = p.former.Append(b.lines, &p.part); err == nil {
-		b.items = append(b.items, item{len(b.lines), r.Position(), p.part.Query, uint16(w)})
+		b.items = append(b.items, item{len(b.lines), r.Position(), p.part.Cause, p.part.Query, uint16(w)})
 	}
 	if err != nil {
 		r.Quarantine(outbox.FaultContent)
@@ -445,6 +457,7 @@ func (p *Pump) drain(ctx context.Context, o *outlet) error {
 		if err := o.sink.Write(ctx, lines, n, o.at); err != nil {
 			return fmt.Errorf("export: sink %s: %w", o.sink.Stats().Name, err)
 		}
+		p.measure(o)
 		p.ack(o)
 		if b.refs.Add(-1) == 0 {
 			b.lines, b.items = b.lines[:0], b.items[:0]
@@ -454,8 +467,22 @@ func (p *Pump) drain(ctx context.Context, o *outlet) error {
 	return nil
 }
 
+// measure notes how long the rows took that o has just committed.
+func (p *Pump) measure(o *outlet) {
+	if len(o.causes) == 0 {
+		return
+	}
+	now := p.c.Clock()
+	for _, cause := range o.causes {
+		if now >= cause { // a cause to come is a worker's mistake
+			o.took.add(now - cause)
+		}
+	}
+}
+
 // choose returns the rows of b that o wants and does not have yet, and sets o.at
-// to the positions that it will then have.
+// to the positions that it will then have and o.causes to what the rows are measured
+// from.
 func (o *outlet) choose(b *batch) ([]byte, int) {
 	copy(o.at, b.positions)
 	ahead := false
@@ -469,17 +496,23 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 		// in which a row can be known already.
 		defer func() { o.resume = nil }()
 	}
-	if o.all && o.resume == nil {
-		return b.lines, len(b.items)
-	}
-	o.lines = o.lines[:0]
+	whole := o.all && o.resume == nil
+	o.lines, o.causes = o.lines[:0], o.causes[:0]
 	from, n := 0, 0
 	for _, it := range b.items {
 		if o.want[it.query] && (o.resume == nil || it.position > o.resume[it.worker]) {
-			o.lines = append(o.lines, b.lines[from:it.end]...)
+			if !whole {
+				o.lines = append(o.lines, b.lines[from:it.end]...)
+			}
+			if it.cause != 0 {
+				o.causes = append(o.causes, it.cause)
+			}
 			n++
 		}
 		from = it.end
+	}
+	if whole {
+		return b.lines, n
 	}
 	return o.lines, n
 }

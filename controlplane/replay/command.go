@@ -21,7 +21,6 @@ import (
 	"github.com/headrace/headrace/dataplane/capture"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
-	"github.com/headrace/headrace/dataplane/segment"
 )
 
 // outSink is the name of the sink that --out makes.
@@ -93,7 +92,7 @@ func (f *flags) replay(cmd *cobra.Command, args []string, o compile.Options) err
 	show := newProgress(cmd.ErrOrStderr(), progress)
 	s, err := Run(cmd.Context(), Config{
 		Plan: p, Records: records, Log: log,
-		OpenSinks: func(seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(c, p, seg, log) },
+		OpenSinks: func() ([]export.Sink, error) { return f.openSinks(c, p, log) },
 	})
 	show.stop()
 	if err != nil && !errors.Is(err, context.Canceled) {
@@ -133,7 +132,7 @@ func (f *flags) open(cmd *cobra.Command, paths []string) (capture.Records, func(
 }
 
 // openSinks opens the one file of --out, or the config's JSON Lines files.
-func (f *flags) openSinks(c *config.Config, p *plan.Plan, seg *segment.Segment, log *slog.Logger) ([]export.Sink, error) {
+func (f *flags) openSinks(c *config.Config, p *plan.Plan, log *slog.Logger) ([]export.Sink, error) {
 	paths := map[string]string{}
 	if f.out != "" {
 		paths[outSink] = f.out
@@ -176,7 +175,7 @@ func (f *flags) print(w io.Writer, s *Summary) error {
 }
 
 // String is the summary in words, on one line.
-func (s Summary) String() string {
+func (s *Summary) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d packets, %d messages, %d events, %d rows", s.Packets, s.Messages, s.Events, s.Rows)
 	for _, n := range []struct {

@@ -31,10 +31,10 @@ type Config struct {
 	Plan *plan.Plan
 	// Records are the capture. Required.
 	Records capture.Records
-	// Sinks get the rows; the replay closes them. OpenSinks makes them, since they
-	// may want the segment.
-	OpenSinks func(*segment.Segment) ([]export.Sink, error)
-	Log       *slog.Logger
+	// OpenSinks makes the sinks that get the rows; the replay closes them. Required.
+	OpenSinks func() ([]export.Sink, error)
+	// Log is told of trouble with sinks. Nil: nobody is.
+	Log *slog.Logger
 }
 
 // Summary is what a replay did.
@@ -70,7 +70,7 @@ const regionBytes = 1 << 40
 
 // Run replays the capture to its end or until ctx is canceled, and returns what it
 // did. Rows are complete when it returns.
-func Run(ctx context.Context, c Config) (Summary, error) {
+func Run(ctx context.Context, c Config) (s Summary, err error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -78,7 +78,7 @@ func Run(ctx context.Context, c Config) (Summary, error) {
 	if err != nil {
 		return Summary{}, fmt.Errorf("replay: %w", err)
 	}
-	defer seg.Close()
+	defer func() { err = errors.Join(err, seg.Close()) }()
 	values, err := Values(c.Plan)
 	if err != nil {
 		return Summary{}, fmt.Errorf("replay: %w", err)
@@ -92,7 +92,7 @@ func Run(ctx context.Context, c Config) (Summary, error) {
 	if err := r.build(); err != nil {
 		return Summary{}, fmt.Errorf("replay: %w", err)
 	}
-	sinks, err := c.OpenSinks(seg)
+	sinks, err := c.OpenSinks()
 	if err != nil {
 		return Summary{}, fmt.Errorf("replay: %w", err)
 	}
@@ -245,7 +245,7 @@ func (r *run) summary(pump *export.Pump, took time.Duration) Summary {
 		c := w.Counters()
 		s.Counters = append(s.Counters, c)
 		for i := range c.Feeds {
-			s.addFeed(&c.Feeds[i])
+			s.add(&c.Feeds[i])
 		}
 		for i := range c.Queries {
 			q := &c.Queries[i]
@@ -265,7 +265,7 @@ func (r *run) summary(pump *export.Pump, took time.Duration) Summary {
 	return s
 }
 
-func (s *Summary) addFeed(f *segment.FeedCounters) {
+func (s *Summary) add(f *segment.FeedCounters) {
 	s.Truncated += f.Truncated
 	s.Messages += f.Messages
 	s.Events += f.Events

@@ -3,6 +3,7 @@ package replay
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -11,9 +12,7 @@ import (
 	"github.com/headrace/headrace/dataplane/capture"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
-	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/wire/iex"
-	"net/netip"
 )
 
 func deepPlan(t testing.TB, workers int) *plan.Plan {
@@ -56,7 +55,8 @@ func deepPlan(t testing.TB, workers int) *plan.Plan {
 			Channels: 16, HoldPackets: 64, HoldBytes: 128 << 10, HoldFor: 50 * time.Millisecond,
 		}},
 		Streams: []plan.Stream{{Feed: 0, Key: []int{ix["symbol"]}, Columns: []int{ix["price"], ix["size"]}, Queries: []int{0}, KeyWidth: 8}},
-		Queries: []plan.Query{{Name: "bars", Where: where, Width: time.Minute, Delay: 121 * time.Second, Keys: 65536, Panes: 12, Sinks: []string{"rows"},
+		Queries: []plan.Query{{
+			Name: "bars", Where: where, Width: time.Minute, Delay: 121 * time.Second, Keys: 65536, Panes: 12, Sinks: []string{"rows"},
 			Aggregates: []plan.Aggregate{
 				{Name: "open", Kind: plan.First, Args: []plan.Program{col("price")}},
 				{Name: "high", Kind: plan.Max, Args: []plan.Program{col("price")}},
@@ -66,7 +66,8 @@ func deepPlan(t testing.TB, workers int) *plan.Plan {
 				{Name: "trades", Kind: plan.Count},
 				{Name: "notional", Kind: plan.Sum, Args: []plan.Program{notional}},
 				{Name: "vwap", Kind: plan.VWAP, Args: []plan.Program{col("price"), col("size")}},
-			}}},
+			},
+		}},
 	}
 }
 
@@ -83,7 +84,7 @@ func TestDeep(t *testing.T) {
 			p.Batch = batch
 			out := t.TempDir() + "/rows.jsonl"
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-			s, err := Run(ctx, Config{Plan: p, Records: mem, OpenSinks: func(seg *segment.Segment) ([]export.Sink, error) {
+			s, err := Run(ctx, Config{Plan: p, Records: mem, OpenSinks: func() ([]export.Sink, error) {
 				k, err := export.OpenJSONL(export.JSONLConfig{Name: "rows", Path: out, Truncate: true})
 				return []export.Sink{k}, err
 			}})

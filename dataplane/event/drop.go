@@ -9,6 +9,7 @@ const (
 	Kept Drop = iota
 
 	// Frames: the frame or its payload as a whole could not be used.
+
 	DropShort        // the payload ends before the format's header does
 	DropVersion      // a protocol version or protocol id that the format does not know
 	DropLength       // lengths inside the payload contradict each other
@@ -20,6 +21,7 @@ const (
 	DropAncient      // belongs to an epoch before the channel's current one
 
 	// Messages.
+
 	DropDuplicate    // seen before, on this or another line
 	DropSkippedType  // a message type that the format does not know
 	DropBadMessage   // a message shorter than its type, or not valid
@@ -30,6 +32,7 @@ const (
 	DropOrderLimit   // the order table is full
 
 	// Events.
+
 	DropNoTime      // no event time, or not readable as one
 	DropBadValue    // a column's value cannot be read as its type
 	DropNotFinite   // NaN or infinity

@@ -42,6 +42,10 @@ type Partial struct {
 	Revision   uint32
 	Start, End event.Nanos
 	Missing    uint64
-	Key        []byte
-	State      []uint64
+	// Cause is when the packet came whose watermark closed the window, in nanoseconds
+	// of CLOCK_MONOTONIC; the worker's clock where no packet is known, 0 if nothing
+	// live caused it. It is for measuring only: no row may depend on it.
+	Cause uint64
+	Key   []byte
+	State []uint64
 }

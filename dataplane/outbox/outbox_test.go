@@ -27,6 +27,7 @@ func anyPartial(t *rapid.T) Partial {
 		Kind: Kind(rapid.IntRange(int(KindPartial), int(KindWatermark)).Draw(t, "kind")), Query: uint16(rapid.IntRange(0, 2).Draw(t, "query")),
 		Firing: Firing(rapid.IntRange(int(OnTime), int(Flush)).Draw(t, "firing")), Flags: uint8(rapid.IntRange(0, 3).Draw(t, "flags")),
 		Revision: rapid.Uint32().Draw(t, "revision"), Missing: rapid.Uint64().Draw(t, "missing"),
+		Cause: rapid.Uint64().Draw(t, "cause"),
 	}
 	a, b := event.Nanos(rapid.Int64().Draw(t, "a")), event.Nanos(rapid.Int64().Draw(t, "b"))
 	p.Start, p.End = min(a, b), max(a, b)
@@ -217,10 +218,10 @@ func TestPuttingAndTakingDoNotAllocate(t *testing.T) {
 func TestTheRecordHasTheseBytes(t *testing.T) {
 	p := Partial{
 		Kind: KindPartial, Firing: Flush, Flags: FlagSequenced, Query: 0x0102, Revision: 7, Start: -1, End: 0x1122334455667788,
-		Missing: 9, Key: []byte("ab"), State: []uint64{1, 1 << 63},
+		Missing: 9, Cause: 0x0a0b, Key: []byte("ab"), State: []uint64{1, 1 << 63},
 	}
-	const want = "48000000" + "01010202" + "0201" + "0200" + "02000000" + "07000000" + "00000000" +
-		"ffffffffffffffff" + "8877665544332211" + "0900000000000000" + "6162000000000000" + "0100000000000000" + "0000000000000080"
+	const want = "50000000" + "02010202" + "0201" + "0200" + "02000000" + "07000000" + "00000000" +
+		"ffffffffffffffff" + "8877665544332211" + "0900000000000000" + "0b0a000000000000" + "6162000000000000" + "0100000000000000" + "0000000000000080"
 	if got := hex.EncodeToString(AppendRecord(nil, &p)); got != want {
 		t.Errorf("AppendRecord = %s\nwant %s", got, want)
 	}
@@ -247,7 +248,7 @@ func TestEveryFaultIsFoundAndNamed(t *testing.T) {
 		{"a key longer than the query's", func(b []byte) { b[10] = 9 }, FaultKey},
 		{"one state word too many", func(b []byte) { b[12] = 1 }, FaultWords},
 		{"a number where zero belongs", func(b []byte) { b[20] = 1 }, FaultPadding},
-		{"padding after the key that is not zero", func(b []byte) { b[54] = 1 }, FaultPadding},
+		{"padding after the key that is not zero", func(b []byte) { b[62] = 1 }, FaultPadding},
 		{"a window that ends before it starts", func(b []byte) { b[24] = 7 }, FaultWindow},
 	} {
 		ring := newRing(1024)

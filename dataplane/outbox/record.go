@@ -9,7 +9,7 @@ import (
 )
 
 // Version is the version of the record layout, in the ring and between peers.
-const Version = 1
+const Version = 2
 
 // A record, every number little-endian, 8-byte aligned:
 //
@@ -17,14 +17,14 @@ const Version = 1
 //	 4  u8  version, u8 kind, u8 firing, u8 flags
 //	 8  u16 query, u16 key length, u32 number of state words
 //	16  u32 revision, u32 zero
-//	24  i64 start, i64 end, u64 missing
-//	48  the key, zero-padded to 8 bytes
+//	24  i64 start, i64 end, u64 missing, u64 cause
+//	56  the key, zero-padded to 8 bytes
 //	    the state words
 //
 // A pad record is 8 bytes of header with kind kindPad; its length is the rest of
 // the ring.
 const (
-	headerBytes = 48
+	headerBytes = 56
 	padBytes    = 8
 
 	kindPad Kind = 0xff
@@ -115,6 +115,7 @@ func encode(dst []byte, p *Partial) {
 	le.PutUint64(dst[24:], uint64(p.Start))
 	le.PutUint64(dst[32:], uint64(p.End))
 	le.PutUint64(dst[40:], p.Missing)
+	le.PutUint64(dst[48:], p.Cause)
 	at := headerBytes
 	if len(p.Key) > 0 {
 		at += (len(p.Key) + 7) &^ 7
@@ -173,7 +174,7 @@ func decode(p *Partial, src []byte, lim *Limits) (int, Fault) {
 	p.Kind, p.Firing, p.Flags = Kind(src[5]), Firing(src[6]), src[7]
 	p.Query, p.Revision = le.Uint16(src[8:]), le.Uint32(src[16:])
 	p.Start, p.End = event.Nanos(le.Uint64(src[24:])), event.Nanos(le.Uint64(src[32:]))
-	p.Missing = le.Uint64(src[40:])
+	p.Missing, p.Cause = le.Uint64(src[40:]), le.Uint64(src[48:])
 	keyLen, words := int(le.Uint16(src[10:])), int(le.Uint32(src[12:]))
 	if f := check(p, src[4], keyLen, words, lim); f != 0 {
 		return 0, f

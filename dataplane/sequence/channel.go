@@ -61,7 +61,10 @@ type channel struct {
 // admit finds the packet's channel and goes on with it.
 func (s *Sequencer) admit(h *Header) {
 	r := &s.rel
-	i := s.find(&h.Session)
+	i := s.st.last
+	if c := &s.channels[i]; c.session != h.Session || c.state == unused {
+		i = s.find(&h.Session)
+	}
 	if i < 0 {
 		if h.Kind == EndOfSession {
 			r.Drop = event.DropNoChannel

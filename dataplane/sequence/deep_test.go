@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -16,17 +15,16 @@ import (
 	"github.com/headrace/headrace/internal/testdata"
 )
 
-var deepOnce = sync.OnceValue(func() func(testing.TB) []record {
-	var records []record
-	return func(t testing.TB) []record {
-		if records == nil {
-			records = capture(t, testdata.Path(t, "iex", "DEEP10.pcap.gz"))
-		}
-		return records
-	}
-})
+var deepRecords []record
 
-func deep(t testing.TB) []record { t.Helper(); return deepOnce()(t) }
+// deep returns the packets of the DEEP capture, which is read once.
+func deep(tb testing.TB) []record {
+	tb.Helper()
+	if deepRecords == nil {
+		deepRecords = capture(tb, testdata.Path(tb, "iex", "DEEP10.pcap.gz"))
+	}
+	return deepRecords
+}
 
 func deepFeed() *plan.Feed {
 	f := feed(plan.IEXTP)
@@ -42,9 +40,9 @@ type passage struct {
 }
 
 // through pushes records and returns the ledger and, message by message, what came out.
-func through(t testing.TB, records []record) (*ledger, []passage, []Gap) {
-	t.Helper()
-	s := newSequencer(t, deepFeed())
+func through(tb testing.TB, records []record) (*ledger, []passage, []Gap) {
+	tb.Helper()
+	s := newSequencer(tb, deepFeed())
 	l := &ledger{}
 	var out []passage
 	var gaps []Gap
@@ -65,9 +63,9 @@ func through(t testing.TB, records []record) (*ledger, []passage, []Gap) {
 		}
 	}
 	for i, r := range records {
-		l.push(t, s, r.payload, uint8(i&1), r.at, r.truncated, see)
+		l.push(tb, s, r.payload, uint8(i&1), r.at, r.truncated, see)
 	}
-	l.finish(t, s, see)
+	l.finish(tb, s, see)
 	return l, out, gaps
 }
 

@@ -204,27 +204,27 @@ type record struct {
 
 // capture reads the UDP payloads of a little-endian pcap file: Ethernet, VLAN
 // tags, IPv4.
-func capture(t testing.TB, path string) []record {
-	t.Helper()
+func capture(tb testing.TB, path string) []record {
+	tb.Helper()
 	f, err := os.Open(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer f.Close()
 	var src io.Reader = f
 	if strings.HasSuffix(path, ".gz") {
 		if src, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	b, err := io.ReadAll(src)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	u16, u32 := binary.BigEndian.Uint16, binary.LittleEndian.Uint32
 	unit, known := map[uint32]event.Nanos{0xA1B2C3D4: 1e3, 0xA1B23C4D: 1}[u32(b)]
 	if !known {
-		t.Fatalf("%s begins with %x: not a little-endian pcap", path, b[:4])
+		tb.Fatalf("%s begins with %x: not a little-endian pcap", path, b[:4])
 	}
 	var records []record
 	for b = b[24:]; len(b) >= 16; {

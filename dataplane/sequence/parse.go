@@ -116,17 +116,8 @@ func (h *Header) parseIEX(payload []byte, truncated bool) event.Drop {
 	if h.Seq > math.MaxInt64 || h.Seq == 0 && h.Count > 0 {
 		return event.DropLength
 	}
-	body, n := payload[iexHeader:iexHeader+length], 0
-	end := 0
-	for ; n < h.Count && end+2 <= len(body); n++ {
-		to := end + 2 + int(binary.LittleEndian.Uint16(body[end:]))
-		if to > len(body) {
-			break
-		}
-		end = to
-	}
-	h.Whole, h.Body = n, body[:end]
-	if n < h.Count && !cut {
+	h.Whole, h.Body = walkLittle(payload[iexHeader:iexHeader+length], h.Count)
+	if h.Whole < h.Count && !cut {
 		return event.DropLength
 	}
 	return event.Kept
@@ -152,20 +143,39 @@ func (h *Header) parseMold(payload []byte, truncated bool) event.Drop {
 	if h.Seq > math.MaxUint64-uint64(h.Count) {
 		return event.DropLength
 	}
-	body, n := payload[moldHeader:], 0
-	end := 0
-	for ; n < h.Count && end+2 <= len(body); n++ {
-		to := end + 2 + int(binary.BigEndian.Uint16(body[end:]))
-		if to > len(body) {
+	h.Whole, h.Body = walkBig(payload[moldHeader:], h.Count)
+	if h.Whole < h.Count && !truncated {
+		return event.DropLength
+	}
+	return event.Kept
+}
+
+// walkLittle counts the whole blocks of body, at most count, and returns them. Each
+// length is needed to find the next, so the time is that of a chain of loads; bytes
+// are read by index because a slice of the rest would lengthen the chain.
+func walkLittle(body []byte, count int) (int, []byte) {
+	n, end, size := 0, uint(0), uint(len(body))
+	for ; n < count && end+1 < size; n++ {
+		to := end + 2 + (uint(body[end]) | uint(body[end+1])<<8)
+		if to > size {
 			break
 		}
 		end = to
 	}
-	h.Whole, h.Body = n, body[:end]
-	if n < h.Count && !truncated {
-		return event.DropLength
+	return n, body[:end]
+}
+
+// walkBig is walkLittle for lengths in network order.
+func walkBig(body []byte, count int) (int, []byte) {
+	n, end, size := 0, uint(0), uint(len(body))
+	for ; n < count && end+1 < size; n++ {
+		to := end + 2 + (uint(body[end])<<8 | uint(body[end+1]))
+		if to > size {
+			break
+		}
+		end = to
 	}
-	return event.Kept
+	return n, body[:end]
 }
 
 func short(truncated bool) event.Drop {

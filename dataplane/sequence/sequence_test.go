@@ -185,6 +185,42 @@ func TestTheLargestReleaseFits(t *testing.T) {
 	}
 }
 
+func TestBelowTheLowestRunThatIsRememberedNothingIsAccepted(t *testing.T) {
+	s, l := newSequencer(t, feed(plan.MoldUDP64)), &ledger{}
+	l.push(t, s, mold("s", 1000, "join"), 0, 0, false, nil)
+	// One run too many: the lowest is forgotten, and must not come again.
+	for k := range uint64(lowerMax + 1) {
+		l.push(t, s, mold("s", 960+2*k, "early"), 0, 0, false, nil)
+	}
+	l.push(t, s, mold("s", 999-2*lowerMax-20, "below"), 0, 0, false, nil)
+	for k := range uint64(lowerMax + 1) {
+		l.push(t, s, mold("s", 960+2*k, "early"), 1, 0, false, nil)
+	}
+	if l.fresh != lowerMax+2 || l.ancient != 2 || l.duplicate != lowerMax {
+		t.Errorf("joined, %d early, 2 at or below the one forgotten, the others again: %+v", lowerMax+1, *l)
+	}
+}
+
+func TestALateMessageOfAGapIsAncientWhileTheGapIsRemembered(t *testing.T) {
+	f := feed(plan.MoldUDP64)
+	f.HoldPackets = 0
+	s, l := newSequencer(t, f), &ledger{}
+	for k := range uint64(40) {
+		l.push(t, s, mold("s", 1+2*k, "odd"), 0, 0, false, nil)
+		for g := range k { // all gaps so far: the last ones are remembered
+			want := uint64(0)
+			if g+lapsedMax >= k {
+				want = 1
+			}
+			l.push(t, s, mold("s", 2+2*g, "even"), 0, 0, false, func(r *Release) {
+				if r.Ancient != want || r.Duplicate != 1-want {
+					t.Fatalf("gap %d of %d: %d ancient, %d duplicate, want %d ancient", g, k, r.Ancient, r.Duplicate, want)
+				}
+			})
+		}
+	}
+}
+
 func TestMoreChannelsThanTheLimitAreDroppedUntilOneEnds(t *testing.T) {
 	f := feed(plan.MoldUDP64)
 	f.Channels = 2

@@ -149,7 +149,7 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 	s.account(h)
 	c := &s.channels[s.st.last]
 	// In order, on the channel of the last packet, nothing outstanding.
-	if c.next == h.Seq && c.high == h.Seq && c.count == 0 && c.session == h.Session && c.state == live &&
+	if c.next == h.Seq && c.high == h.Seq && c.session == h.Session && c.state == live &&
 		h.Whole > 0 && h.Sent >= c.bornSent {
 		s.inOrder(c, h)
 		return &s.rel
@@ -162,7 +162,13 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 func (s *Sequencer) inOrder(c *channel, h *Header) {
 	r := &s.rel
 	r.Channel, r.Session, r.Epoch, r.Fresh = int(s.st.last), c.session, c.epoch, uint64(h.Whole)
-	s.emit(c, h.Body, 0, h.Whole, h.Seq, s.receive, false)
+	r.Items = s.items[:1]
+	it := &r.Items[0]
+	it.Gap.Count = 0
+	sp := &it.Span
+	sp.Body, sp.Skip, sp.Count, sp.Seq = h.Body, 0, h.Whole, h.Seq
+	sp.Epoch, sp.NewEpoch, sp.Receive, sp.Held = c.epoch, c.silent, s.receive, false
+	c.silent = false
 	c.next += uint64(h.Whole)
 	c.high = c.next
 	c.highSent = max(c.highSent, h.Sent)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/datadriven"
+
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
 )
@@ -24,10 +25,12 @@ import (
 // and what comes out is one line for each step of its release.
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata/stories", func(t *testing.T, path string) {
+		t.Helper()
 		var s *Sequencer
 		var f *plan.Feed
 		l := &ledger{}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			var b strings.Builder
 			switch d.Cmd {
 			case "feed":
@@ -56,10 +59,10 @@ func TestStories(t *testing.T) {
 				at, _ := time.ParseDuration(d.CmdArgs[0].Key)
 				for r := s.Expire(event.Nanos(at)); r != nil; r = s.Expire(event.Nanos(at)) {
 					l.add(t, r)
-					print(&b, f.Sequence, r)
+					describe(&b, f.Sequence, r)
 				}
 			case "finish":
-				l.finish(t, s, func(r *Release) { print(&b, f.Sequence, r) })
+				l.finish(t, s, func(r *Release) { describe(&b, f.Sequence, r) })
 			default:
 				t.Fatalf("unknown command %s", d.Cmd)
 			}
@@ -114,10 +117,10 @@ func tell(t *testing.T, b *strings.Builder, s *Sequencer, l *ledger, p plan.Sequ
 	}
 	payload = payload[:len(payload)-3*values["cut"]]
 	fmt.Fprintln(b, line)
-	l.push(t, s, payload, words[0][0]-'A', event.Nanos(at), values["cut"] > 0, func(r *Release) { print(b, p, r) })
+	l.push(t, s, payload, words[0][0]-'A', event.Nanos(at), values["cut"] > 0, func(r *Release) { describe(b, p, r) })
 }
 
-func print(b *strings.Builder, p plan.Sequence, r *Release) {
+func describe(b *strings.Builder, p plan.Sequence, r *Release) {
 	say := func(format string, a ...any) { fmt.Fprintf(b, "    "+format+"\n", a...) }
 	if r.Drop != event.Kept {
 		say("dropped: %v", r.Drop)

@@ -9,9 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
-	"pgregory.net/rapid"
 )
 
 // The twin keeps a map entry for every message and remembers everything. It is

@@ -74,16 +74,25 @@ func placeTuple(p *plan.Placement, t *Tuple, dst []byte) []byte {
 			sourcePort, destinationPort = destinationPort, sourcePort
 		}
 	}
-	if p.Fields&plan.FieldSource != 0 {
+	// The usual pairs are one store each: the hash reads words, and a word that was
+	// written in parts has to wait for them to reach the cache.
+	const addresses, ports = plan.FieldSource | plan.FieldDestination, plan.FieldSourcePort | plan.FieldDestinationPort
+	switch {
+	case p.Fields&addresses == addresses && len(source) == 4:
+		dst = binary.BigEndian.AppendUint64(dst, uint64(binary.BigEndian.Uint32(source))<<32|uint64(binary.BigEndian.Uint32(destination)))
+	case p.Fields&addresses == addresses:
+		dst = append(append(dst, source...), destination...)
+	case p.Fields&plan.FieldSource != 0:
 		dst = append(dst, source...)
-	}
-	if p.Fields&plan.FieldDestination != 0 {
+	case p.Fields&plan.FieldDestination != 0:
 		dst = append(dst, destination...)
 	}
-	if p.Fields&plan.FieldSourcePort != 0 {
+	switch p.Fields & ports {
+	case ports:
+		dst = binary.BigEndian.AppendUint32(dst, uint32(sourcePort)<<16|uint32(destinationPort))
+	case plan.FieldSourcePort:
 		dst = binary.BigEndian.AppendUint16(dst, sourcePort)
-	}
-	if p.Fields&plan.FieldDestinationPort != 0 {
+	case plan.FieldDestinationPort:
 		dst = binary.BigEndian.AppendUint16(dst, destinationPort)
 	}
 	if p.Fields&plan.FieldProtocol != 0 {

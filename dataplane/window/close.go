@@ -43,7 +43,7 @@ func (s *State) closePane(out *outbox.Writer, q *query, slot, n int) (put int, d
 	p := &q.panes[slot]
 	partial := outbox.Partial{
 		Kind: outbox.KindPartial, Firing: outbox.Firing(p.Firing), Flags: uint8(p.Flags), Query: uint16(q.number),
-		Revision: p.Revision, Start: q.windowStart(p.Index), End: q.windowStart(p.Index + 1), Missing: p.Missing,
+		Revision: p.Revision, Start: q.windowStart(p.Index), End: q.windowStart(p.Index + 1), Missing: p.Missing, Cause: p.Cause,
 	}
 	for ; p.Group < event.GroupCount; p.Group, p.Slot = p.Group+1, 0 {
 		if q.groups[slot*event.GroupCount+int(p.Group)] == 0 {

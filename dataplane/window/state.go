@@ -51,6 +51,7 @@ type State struct {
 	streams []stream
 	// closing is the number of panes in state paneClosing.
 	closing int
+	cause   uint64
 	log     setAside
 }
 
@@ -242,6 +243,11 @@ func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *aren
 
 // Watermark returns the watermark of query number q.
 func (s *State) Watermark(q int) event.Nanos { return s.queries[q].mark[0].Time }
+
+// SetCause says when the packet came whose events and marks are applied from here
+// on, in nanoseconds of CLOCK_MONOTONIC: windows that its watermark closes carry it
+// to the outbox. Never called, as in replay, it is 0: nothing is measured.
+func (s *State) SetCause(nanos uint64) { s.cause = nanos }
 
 // Closing reports that partials wait for [State.Close].
 func (s *State) Closing() bool { return s.closing > 0 }

@@ -63,6 +63,7 @@ type pane struct {
 	Flags    uint32 // outbox flags that the pane has earned
 	Count    uint64 // entries
 	Missing  uint64
+	Cause    uint64 // what was known of [State.SetCause] when it began to close
 	Firing   uint32
 	Revision uint32
 	Group    uint32 // where closing goes on

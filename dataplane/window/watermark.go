@@ -140,6 +140,9 @@ func (s *State) pass(f *feed, q *query, to int64) {
 
 func (s *State) beginClose(f *feed, q *query, p *pane, firing outbox.Firing) {
 	p.State, p.Firing, p.Group, p.Slot = paneClosing, uint32(firing), 0, 0
+	if firing == outbox.OnTime {
+		p.Cause = s.cause // an end of input or a stop is no packet's doing
+	}
 	start := q.windowStart(p.Index)
 	end := q.windowStart(p.Index + 1)
 	hit := false

@@ -57,22 +57,20 @@ func TestMetadataThatDoesNotFitTheFrameIsCounted(t *testing.T) {
 	}
 	f := netns.Frame(r.pairs[0].A, r.pairs[0].B, 1, xdptest.Port, make([]byte, 32))
 	binary.BigEndian.PutUint16(f[38:], 1000) // the UDP header's length
-	for range 10 {
-		if _, err := unix.Write(raw, f); err != nil {
-			t.Fatal(err)
-		}
-	}
 	p := r.mesh.Ports[0]
 	var frames [16]Frame
 	eventually(t, "ten frames counted", func() bool {
+		// One at a time, until enough have come: a driver that has just been given a
+		// program may lose the first.
+		if _, err := unix.Write(raw, f); err != nil {
+			t.Fatal(err)
+		}
 		if n := p.Receive(frames[:]); n != 0 {
 			t.Fatalf("%d frames were handed out", n)
 		}
-		return p.BadMeta == 10
+		return p.BadMeta >= 10
 	})
-	if p.InRing() != 0 {
-		t.Errorf("%d entries stay in the ring though nothing was handed out", p.InRing())
-	}
+	eventually(t, "the ring emptied", func() bool { return p.Receive(frames[:]) == 0 && p.InRing() == 0 })
 }
 
 // Packets of several frames are dropped and counted one each; others get through

@@ -35,7 +35,7 @@ func comments(dir string) (func(t reflect.Type, field string) string, error) {
 type shortForms interface{ ShortForms() []config.ShortForm }
 
 func forms(t reflect.Type) []config.ShortForm {
-	if f, ok := reflect.Zero(t).Interface().(shortForms); ok {
+	if f, ok := reflect.New(t).Interface().(shortForms); ok {
 		return f.ShortForms()
 	}
 	return nil

@@ -20,9 +20,9 @@ var update = flag.Bool("update", false, "write docs/config.schema.json and docs/
 
 const source = ".."
 
-func current(t *testing.T, path string, make func(dir string) ([]byte, error)) {
+func current(t *testing.T, path string, written func(dir string) ([]byte, error)) {
 	t.Helper()
-	got, err := make(source)
+	got, err := written(source)
 	if err != nil {
 		t.Fatal(err)
 	}

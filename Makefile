@@ -1,0 +1,116 @@
+# headrace. `make help` lists the targets; README.md has the two that matter.
+
+SHELL := /bin/bash
+GO    ?= go
+BIN   := bin
+TOOLS := $(CURDIR)/$(BIN)/tools
+
+# Tools, exact versions.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOFUMPT  := mvdan.cc/gofumpt@v0.12.0
+GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-ad3fae17affe
+
+# Debian packages by what needs them.
+APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procps
+APT_BPF   := clang llvm libbpf-dev linux-libc-dev
+
+FUZZTIME  ?= 5s
+DURATION  ?=
+BENCH     ?=
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install what the tests use and a bare Debian 12 with Go lacks
+	@$(call apt,$(APT_TEST))
+
+.PHONY: deps-bpf
+deps-bpf: ## install what `make generate` uses
+	@$(call apt,$(APT_BPF))
+
+# apt installs those of the packages $(1) that are missing, if it may.
+define apt
+missing=(); for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing+=($$p); done; \
+if (( $${#missing[@]} )); then \
+	if (( EUID )); then echo "make deps: as root, install: $${missing[*]}" >&2; \
+	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; fi; \
+fi
+endef
+
+.PHONY: build
+build: ## build bin/headrace
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -o $(BIN)/headrace ./cmd/headrace
+
+.PHONY: generate
+generate: deps-bpf ## rebuild what is generated: BPF objects, config schema and reference
+	$(GO) generate ./...
+
+.PHONY: generated
+generated: generate ## fail if something generated is not current
+	@git diff --exit-code --stat -- bpf docs || { echo "generated files are not current: commit what 'make generate' made" >&2; exit 1; }
+
+.PHONY: run
+run: build ## watch bars come out of multicast packets (DURATION=20s, CAPTURE=file.pcap.gz)
+	@$(GO) build -trimpath -o $(BIN)/demo ./internal/demo
+	@DURATION="$(DURATION)" CAPTURE="$(CAPTURE)" CONFIG="$(CONFIG)" $(BIN)/demo
+
+.PHONY: test
+test: deps build ## all tests; those that need root are skipped without it, saying so
+	$(GO) test -timeout 20m ./...
+
+.PHONY: test-root
+test-root: deps build ## the tests that need root, alone
+	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./internal/...
+
+.PHONY: race
+race: ## the tests under the race detector, where it can see the memory
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 2 $$p; \
+		done; \
+	done
+
+$(TOOLS)/golangci-lint:
+	GOBIN=$(TOOLS) $(GO) install $(GOLANGCI)
+$(TOOLS)/gofumpt:
+	GOBIN=$(TOOLS) $(GO) install $(GOFUMPT)
+$(TOOLS)/gcassert:
+	GOBIN=$(TOOLS) $(GO) install $(GCASSERT)
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## golangci-lint: the import diagram, errors, style
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: fmt
+fmt: $(TOOLS)/gofumpt ## format
+	$(TOOLS)/gofumpt -w .
+
+.PHONY: fmt-check
+fmt-check: $(TOOLS)/gofumpt
+	@bad=$$($(TOOLS)/gofumpt -l .); [ -z "$$bad" ] || { echo "not formatted (make fmt): $$bad" >&2; exit 1; }
+
+.PHONY: gcassert
+gcassert: $(TOOLS)/gcassert ## what the compiler promised about inner loops still holds
+	$(TOOLS)/gcassert ./dataplane/...
+
+.PHONY: check
+check: fmt-check ## everything: format, vet, lint, generated files, tests, race, short fuzz
+	$(GO) vet ./...
+	$(MAKE) lint gcassert generated test race fuzz FUZZTIME=2s
+
+.PHONY: bench
+bench: deps build ## the benchmarks, beside C and C++ programs that do the same; a Markdown table
+	CGO_ENABLED=0 $(GO) run ./perf/table $(BENCH)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN)
