@@ -236,3 +236,61 @@ func TestLateEventsAreTheSameForAnyWorkersAndBatches(t *testing.T) {
 		}
 	}
 }
+
+// What waits behind a hole when the input ends comes out then, the hole is told, and it
+// is the same however many workers there are and whichever of them ends first.
+func TestWhatIsHeldAtTheEndIsNotLost(t *testing.T) {
+	const delay = 3 * second
+	for seed := range uint64(4) {
+		records, bursts := skewed(30+seed, second/4, 400, false)
+		var rest []record
+		var left []burst
+		gaps := []gap{}
+		lost := uint64(0)
+		last := len(records) - 5
+		newest := [2]int64{-1 << 63, -1 << 63}
+		after := -1
+		for i, b := range bursts {
+			if i == last {
+				lost = uint64(len(b.times))
+				gaps = append(gaps, gap{count: lost, before: newest[b.source], after: 1<<63 - 1})
+				after = b.source
+				continue
+			}
+			for _, at := range b.times {
+				newest[b.source] = max(newest[b.source], at)
+				if b.source == after {
+					gaps[0].after = newest[after]
+				}
+			}
+			rest, left = append(rest, records[i]), append(left, b)
+		}
+		if gaps[0].after == 1<<63-1 {
+			gaps = nil // the last of its channel: nobody knows that it was sent
+			lost = 0
+		}
+		if rest[len(rest)-1].stamp-rest[last].stamp >= holdFor {
+			t.Fatalf("seed %d: the hole is given up before the end", seed)
+		}
+		j := judge(left, second, delay, 20)
+		lines := bars(j.kept, second, "true", func(start int64) (n uint64) {
+			for _, g := range gaps {
+				if g.touches(start, start+second, delay) {
+					n += g.count
+				}
+			}
+			return n
+		})
+		want := text(flushed(lines, j.mark))
+		path := writePcap(t, "held.pcap", rest)
+		config := fmt.Sprintf(skewConfig, "3s", 20)
+		for range 5 {
+			for _, n := range workers(t) {
+				r := replay(t, config, append(flag("workers", n), path)...)
+				same(t, fmt.Sprintf("seed %d, %d workers", seed, n), r.rows, want)
+				r.counts(t, map[string]uint64{"missing": lost, "applied": uint64(len(j.kept))})
+				r.balance(t, "held at the end")
+			}
+		}
+	}
+}
