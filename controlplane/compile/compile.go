@@ -133,6 +133,7 @@ func (b *builder) interfaces() {
 		}
 	}
 	for _, i := range list {
+		b.rings(&i)
 		if i.FillRing < i.RxRing {
 			b.c.Report(b.c.Pos("interfaces", i.Name, "fill_ring"), fmt.Sprintf("interface %s: fill_ring %d is less than rx_ring %d", i.Name, i.FillRing, i.RxRing),
 				"the fill ring must hold what the RX ring gives back", fmt.Sprint(int(i.RxRing)))
@@ -150,6 +151,26 @@ func (b *builder) interfaces() {
 			Name: i.Name, Mode: plan.Mode(i.Mode), Queues: int(i.Queues), Idle: plan.Idle(i.Idle),
 			RxRing: int(i.RxRing), TxRing: int(i.TxRing), FillRing: int(i.FillRing), Frames: frames,
 		})
+	}
+}
+
+// The greatest and the least RX ring that is chosen without the config's word, and
+// the descriptors that a queue's RX rings have together.
+const (
+	rxRingMost, rxRingLeast = 8192, 2048
+	rxRingTogether          = 16384
+)
+
+// rings gives the rings their sizes where the config gives none.
+func (b *builder) rings(i *config.Interface) {
+	if i.RxRing == 0 {
+		i.RxRing = rxRingMost
+		for i.RxRing > rxRingLeast && int(i.RxRing)*b.plan.WorkersMax > rxRingTogether {
+			i.RxRing /= 2
+		}
+	}
+	if i.FillRing == 0 {
+		i.FillRing = i.RxRing
 	}
 }
 

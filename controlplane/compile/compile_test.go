@@ -220,7 +220,7 @@ func TestOptionsWinOverTheConfig(t *testing.T) {
 	text := "workers: 2\nworkers_max: 3\ninterfaces: {eth1: {mode: native, queues: 2}}\n" + deep + query("a", "select: {n: count()}") + sinks
 	o := options()
 	p := mustCompile(t, text, o)
-	if p.Workers != 2 || p.WorkersMax != 3 || len(p.Interfaces) != 1 || p.Interfaces[0].Frames != 16384 {
+	if p.Workers != 2 || p.WorkersMax != 3 || len(p.Interfaces) != 1 || p.Interfaces[0].Frames != 32768 {
 		t.Errorf("workers %d of %d, interfaces %+v", p.Workers, p.WorkersMax, p.Interfaces)
 	}
 	o.Workers, o.Interfaces, o.Name, o.Batch = 5, []string{"eth2", "eth1"}, "x", 7

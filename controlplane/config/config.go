@@ -65,14 +65,16 @@ type Interface struct {
 	Idle string `yaml:"idle" jsonschema:"enum=adaptive,enum=spin,default=adaptive"`
 
 	// RxRing is the RX ring of each worker's socket, in descriptors; a power of two.
-	RxRing Ring `yaml:"rx_ring" jsonschema:"default=2048"`
+	// Without it: 16384 over workers_max, but 2048 to 8192; the longer it is, the longer
+	// a worker may be kept from its core without loss.
+	RxRing Ring `yaml:"rx_ring"`
 
 	// TxRing is the TX ring of each queue, in descriptors; a power of two.
 	TxRing Ring `yaml:"tx_ring" jsonschema:"default=512"`
 
 	// FillRing is the fill ring of each queue, in descriptors; a power of two, at
-	// least rx_ring.
-	FillRing Ring `yaml:"fill_ring" jsonschema:"default=2048"`
+	// least rx_ring, which is the default.
+	FillRing Ring `yaml:"fill_ring"`
 
 	// Frames is the number of 2 KiB frames of each queue. Without it:
 	// workers_max × rx_ring + fill_ring + tx_ring, so that a worker that stands still
