@@ -59,9 +59,7 @@ func (w *Worker) Live(l Live) {
 		w.utcOffset = event.Nanos(l.Mailbox.UTCOffset())
 		now := l.Clock()
 		w.bookPort(l.Counters)
-		if lost := l.Lost.Load(); lost != w.lost && w.hit() {
-			w.lost = lost
-		}
+		w.markLost(l.Lost.Load(), l.Port)
 		n := w.cycle(now)
 		if n == 0 && (command != segment.Go || l.Stop.Load()) {
 			w.discard = command == segment.Discard
@@ -98,6 +96,22 @@ func (w *Worker) bookPort(c *xsk.Counters) {
 		w.counters.Worker.Frames += bad - w.bad
 		w.counters.Worker.UnknownFeed += bad - w.bad
 		w.bad = bad
+	}
+}
+
+// markLost marks windows when lost has grown. What lies in the rings then is older than
+// the frames that found them full, so windows are marked once more when that has been
+// received: the lost frames were between there and the next one.
+func (w *Worker) markLost(lost uint64, port Port) {
+	if lost != w.lost {
+		if w.hit() {
+			w.lost = lost
+			w.again = w.counters.Worker.Frames + uint64(port.InRing())
+		}
+		return
+	}
+	if w.again != 0 && (w.counters.Worker.Frames >= w.again || port.InRing() == 0) && w.hit() {
+		w.again = 0
 	}
 }
 

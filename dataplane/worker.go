@@ -81,6 +81,7 @@ type Worker struct {
 
 	// Live.
 	lost    uint64 // frames lost before the rings, as far as windows were told
+	again   uint64 // frames received when they are to be told once more; 0: not
 	bad     uint64 // frames that the port could not give, as far as they were counted
 	discard bool   // the end drops what is open
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -63,6 +64,7 @@ func (r *control) startProcess(g *generation, resume [][]event.Nanos) (err error
 	if g.layout, err = layout(r.Plan); err != nil {
 		return err
 	}
+	g.layout.Bind.Copy = g.layout.Bind.Copy || r.network.copies
 	if g.segment, err = segment.Create(r.Plan); err != nil {
 		return err
 	}
@@ -145,10 +147,9 @@ func (r *control) meshSockets(g *generation) error {
 		return err
 	}
 	g.zeroCopy = body.ZeroCopy
-	for i, why := range body.Fallback {
-		if i == 0 && why != "" {
-			r.Log.Info("frames are copied: the driver grants no zero-copy", "reason", why)
-		}
+	if !r.network.copies && !slices.Contains(body.ZeroCopy, true) {
+		r.network.copies = true
+		r.Log.Info("frames are copied: the driver grants no zero-copy", "reason", body.Fallback[0])
 	}
 	return g.conn.Send(handover.Members, nil, members)
 }

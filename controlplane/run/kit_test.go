@@ -77,8 +77,13 @@ func (l *tail) String() string {
 	return l.buf.String()
 }
 
-func newAppliance(t *testing.T, end *netns.End, config string, args ...string) *appliance {
+// patient is an interface's setting with rings for half a second of 30,000 packets/s:
+// tests share their cores with others.
+const patient = "rx_ring: 16384, fill_ring: 16384"
+
+func newAppliance(t *testing.T, end *netns.End, config, ring string, args ...string) *appliance {
 	t.Helper()
+	config += fmt.Sprintf("\ninterfaces: {%s: {%s}}\n", end.Interface, ring)
 	dir := t.TempDir()
 	a := &appliance{t: t, end: end, config: filepath.Join(dir, "config.yaml"), out: filepath.Join(dir, "rows.jsonl"), args: args}
 	var b [4]byte

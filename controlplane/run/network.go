@@ -29,6 +29,7 @@ type network struct {
 	tables    *bpf.Tables
 	instances []*bpf.Instance // in the order of the plan's interfaces
 	joins     []*join
+	copies    bool // no queue was granted zero-copy: it need not be tried again
 }
 
 // description says what the descriptors of a handover are.

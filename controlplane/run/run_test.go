@@ -3,11 +3,15 @@ package run
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/headrace/headrace/controlplane/send"
 	"github.com/headrace/headrace/internal/netns"
@@ -68,11 +72,11 @@ func replayed(t *testing.T, end *netns.End, config string, captures ...string) [
 func TestRootRunGivesReplaysRows(t *testing.T) {
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
-	for _, c := range []struct{ workers, queues int }{{1, 1}, {2, 2}} {
+	for _, c := range []struct{ workers, queues int }{{1, 1}, {2, 1}, {1, 2}, {2, 2}} {
 		t.Run(fmt.Sprintf("workers=%d/queues=%d", c.workers, c.queues), func(t *testing.T) {
 			p := netns.NewPair(t, netns.Options{Queues: c.queues})
 			want := replayed(t, p.B, deepConfig, capture)
-			a := newAppliance(t, p.B, deepConfig, "--workers", fmt.Sprint(c.workers))
+			a := newAppliance(t, p.B, deepConfig, patient, "--workers", fmt.Sprint(c.workers))
 			a.start()
 			s := sendCapture(t, p.A, "--pps", "30000", capture)
 			r := a.settle(s.Sent)
@@ -89,5 +93,394 @@ func TestRootRunGivesReplaysRows(t *testing.T) {
 				t.Error("the ledger does not balance")
 			}
 		})
+	}
+}
+
+func TestRootEveryFrameSentIsReceivedOrCountedAsLost(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{Queues: 2})
+	a := newAppliance(t, p.B, deepConfig, "rx_ring: 64", "--workers", "2")
+	a.start()
+	s := sendCapture(t, p.A, "--flat-out", capture)
+	a.settle(s.Sent)
+	time.Sleep(100 * time.Millisecond)
+	l := line(t, a.report(), "xdp")
+	lost := uint64(0)
+	for _, d := range l.Dropped {
+		lost += d.Count
+	}
+	if l.Received != s.Sent || l.Applied+lost != s.Sent || l.InFlight != 0 || l.Difference != 0 {
+		t.Errorf("sent %d: steered %d, received %d, lost %v, in ring %d", s.Sent, l.Received, l.Applied, l.Dropped, l.InFlight)
+	}
+	t.Logf("sent %d in %.2f s, refused %d, received %d, lost %d", s.Sent, s.Seconds, s.Refused, l.Applied, lost)
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	if strings.Contains(a.log.String(), "do not balance") {
+		t.Errorf("the ledger does not balance:\n%s", a.log)
+	}
+}
+
+func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	want := replayed(t, p.B, deepConfig, capture)
+	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "1")
+	a.start()
+	data := a.dataPID()
+	sent := make(chan send.Summary, 1)
+	go func() { sent <- sendCapture(t, p.A, "--pps", "20000", capture) }()
+	const kills = 10
+	for i := range kills {
+		time.Sleep(400 * time.Millisecond)
+		_ = a.cmd.Process.Kill()
+		a.exit()
+		a.launch()
+		a.awaitCount("took over the running data plane", i+1)
+		a.awaitCount("receiving", i+2)
+	}
+	s := <-sent
+	r := a.settle(s.Sent)
+	if got := a.dataPID(); got != data {
+		t.Errorf("the data plane is process %d, it was %d", got, data)
+	}
+	if l := line(t, r, "xdp"); l.Applied != s.Sent {
+		t.Errorf("sent %d, received %d, dropped %v", s.Sent, l.Applied, l.Dropped)
+	}
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	got := a.rows()
+	if id := twice(t, got); id != "" {
+		t.Errorf("row %s is there twice", id)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%d rows, replay has %d", len(got), len(want))
+	}
+}
+
+func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2")
+	a.start()
+	sent := make(chan send.Summary, 1)
+	go func() { sent <- sendCapture(t, p.A, "--pps", "30000", capture) }()
+	ping := startPing(t, p)
+	for i := range 2 {
+		time.Sleep(1300 * time.Millisecond)
+		pid := a.dataPID()
+		killed := time.Now()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		a.awaitCount("started the data plane again", i+1)
+		took := time.Since(killed)
+		t.Logf("back after %v", took)
+		if took > time.Second {
+			t.Errorf("the data plane was back after %v", took)
+		}
+	}
+	s := <-sent
+	time.Sleep(200 * time.Millisecond)
+	r := a.settle(s.Sent)
+	if r.Snapshot.Restarts != 2 {
+		t.Errorf("status tells of %d restarts", r.Snapshot.Restarts)
+	}
+	l := line(t, r, "xdp")
+	if l.Difference != 0 || l.Received == 0 || l.Applied == 0 || l.Applied >= s.Sent {
+		t.Errorf("sent %d; the ledger has %+v", s.Sent, l)
+	}
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	if strings.Contains(a.log.String(), "do not balance") {
+		t.Errorf("the ledger does not balance")
+	}
+	got := a.rows()
+	if id := twice(t, got); id != "" {
+		t.Errorf("row %s is there twice", id)
+	}
+	incomplete := 0
+	for _, row := range got {
+		if strings.Contains(row, `"complete":false`) {
+			incomplete++
+		}
+	}
+	if len(got) == 0 || incomplete == 0 {
+		t.Errorf("%d rows, %d of them incomplete", len(got), incomplete)
+	}
+	ping.ok()
+	t.Logf("%d rows, %d of them incomplete", len(got), incomplete)
+}
+
+func TestRootBothKilledLeaveTheInterfaceToTheNetworkStack(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, "", "--workers", "1")
+	a.start()
+	if out, err := p.B.Output(t, "ip", "-d", "link", "show", p.B.Interface); err != nil || !strings.Contains(out, "xdp") {
+		t.Fatalf("no XDP program is attached: %v\n%s", err, out)
+	}
+	_ = syscall.Kill(a.dataPID(), syscall.SIGKILL)
+	_ = a.cmd.Process.Kill()
+	a.exit()
+	startPing(t, p).ok()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		out, err := p.B.Output(t, "ip", "-d", "link", "show", p.B.Interface)
+		if err == nil && !strings.Contains(out, "prog/xdp") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the XDP program is still attached: %v\n%s", err, out)
+		}
+	}
+	a.log = nil
+	a.start()
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
+func TestRootADeletedInterfaceEndsTheRunWithAnError(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, "", "--workers", "2")
+	a.start()
+	p.Delete(t)
+	if code := a.exit(); code != 1 || !strings.Contains(a.log.String(), "interface \\\""+p.B.Interface) && !strings.Contains(a.log.String(), "went away") {
+		t.Fatalf("exit code %d:\n%s", code, a.log)
+	}
+}
+
+func TestRootASecondControlOfTheSameNameIsRefused(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, "", "--workers", "1")
+	a.start()
+	path, _ := binary()
+	out, err := p.B.Output(t, path, "run", "-c", a.config, "--interface", p.B.Interface, "--name", a.name, "--out", a.out)
+	if err == nil || !strings.Contains(out, "a run of this name is there already") {
+		t.Errorf("a second start: %v\n%s", err, out)
+	}
+	// Another name does not get the queue either, and leaves the first alone.
+	out, err = p.B.Output(t, path, "run", "-c", a.config, "--interface", p.B.Interface, "--name", a.name+"-2", "--out", a.out+"2")
+	if err == nil || !strings.Contains(out, "busy") {
+		t.Errorf("a start under another name: %v\n%s", err, out)
+	}
+	if s, r := sendCapture(t, p.A, "--pps", "60000", testdata.Path(t, "iex", "DEEP10.pcap.gz")), a.report(); line(t, r, "xdp").Received != s.Sent {
+		t.Errorf("sent %d, steered %d", s.Sent, line(t, r, "xdp").Received)
+	}
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
+func TestRootAnotherConfigCannotTakeOver(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig+"\norphan_timeout: 2s\n", "", "--workers", "1")
+	a.start()
+	data := a.dataPID()
+	_ = a.cmd.Process.Kill()
+	a.exit()
+	other := filepath.Join(t.TempDir(), "other.yaml")
+	config, _ := os.ReadFile(a.config)
+	if err := os.WriteFile(other, []byte(strings.Replace(string(config), "tumbling: 1m", "tumbling: 2m", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path, _ := binary()
+	out, err := p.B.Output(t, path, "run", "-c", other, "--interface", p.B.Interface, "--name", a.name, "--out", a.out, "--workers", "1")
+	if err == nil || !strings.Contains(out, "orphan_timeout") || !strings.Contains(out, "plan") {
+		t.Errorf("a start with another config: %v\n%s", err, out)
+	}
+	if syscall.Kill(data, 0) != nil {
+		t.Error("the refused control ended the data plane")
+	}
+	for end := time.Now().Add(5 * time.Second); alive(data); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the data plane is still there after its orphan_timeout")
+		}
+	}
+	// And now the other config can start.
+	a.config, a.log = other, nil
+	a.start()
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
+func TestRootAStopFiresOrDiscardsWhatIsOpen(t *testing.T) {
+	netns.Need(t)
+	for _, c := range []struct {
+		stop string
+		rows int
+	}{{"flush", 278}, {"discard", 0}} {
+		t.Run(c.stop, func(t *testing.T) {
+			capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+			p := netns.NewPair(t, netns.Options{})
+			// With such a delay nothing closes before the stop.
+			config := strings.Replace(deepConfig, "{delay: 121s}", "{delay: 10h}\n    keys: 100", 1) + "\non_stop: " + c.stop + "\n"
+			a := newAppliance(t, p.B, config, patient, "--workers", "2")
+			a.start()
+			s := sendCapture(t, p.A, "--pps", "60000", capture)
+			a.settle(s.Sent)
+			if code := a.stop(); code != 0 {
+				t.Fatalf("exit code %d", code)
+			}
+			got := a.rows()
+			if len(got) != c.rows {
+				t.Errorf("%d rows, want %d", len(got), c.rows)
+			}
+			for _, row := range got {
+				if !strings.Contains(row, `"firing":"flush"`) {
+					t.Fatalf("row %s", row)
+				}
+			}
+		})
+	}
+}
+
+func TestRootASecondSignalStopsAtOnce(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, "", "--workers", "1")
+	// A sink that nobody reads: the drain would wait for it for ever.
+	fifo := filepath.Join(t.TempDir(), "rows")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	a.out = fifo
+	a.start()
+	data := a.dataPID()
+	_ = syscall.Kill(data, syscall.SIGSTOP) // the drain cannot end
+	_ = a.cmd.Process.Signal(syscall.SIGTERM)
+	a.await("stopping")
+	_ = a.cmd.Process.Signal(syscall.SIGTERM)
+	if code := a.exit(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	if alive(data) {
+		t.Error("the data plane lives on")
+	}
+}
+
+func TestRootTheDataPlaneHasNoPrivilegesListenerOrGarbageCollection(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2")
+	// The control process collects no garbage in this test, so every collection after
+	// the start is the data plane's.
+	a.env = []string{"GODEBUG=gctrace=1", "GOGC=off"}
+	a.start()
+	data := a.dataPID()
+	before := strings.Count(a.log.String(), "\ngc ")
+	sendCapture(t, p.A, "--pps", "30000", capture)
+	time.Sleep(2 * time.Second)
+	if n := strings.Count(a.log.String(), "\ngc ") - before; n != 0 || before == 0 {
+		t.Errorf("%d garbage collections after the start, %d before", n, before)
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", data))
+	if err != nil || len(tasks) < 3 {
+		t.Fatalf("threads of the data plane: %v, %v", tasks, err)
+	}
+	for _, path := range tasks {
+		status, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"} {
+			if !strings.Contains(string(status), want) {
+				t.Errorf("%s has not %q", path, want)
+			}
+		}
+	}
+	// Its sockets are AF_XDP, the joins and the one to control: none listens.
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", data))
+	if err != nil || len(links) == 0 {
+		t.Fatal(err)
+	}
+	listening, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		target, _ := os.Readlink(l)
+		inode, ok := strings.CutPrefix(target, "socket:[")
+		if !ok {
+			continue
+		}
+		inode = strings.TrimSuffix(inode, "]")
+		for _, entry := range strings.Split(string(listening), "\n") {
+			f := strings.Fields(entry)
+			if len(f) >= 7 && f[6] == inode && f[3] == "00010000" {
+				t.Errorf("the data plane listens: %s", entry)
+			}
+		}
+	}
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
+// alive reports whether a process runs; a zombie does not.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// pings is traffic of another protocol through the interface: TCP and ICMP.
+type pings struct {
+	t    *testing.T
+	pair *netns.Pair
+}
+
+func startPing(t *testing.T, p *netns.Pair) *pings {
+	t.Helper()
+	x := &pings{t, p}
+	x.ok()
+	return x
+}
+
+// ok checks that a TCP connection carries bytes both ways, now.
+func (x *pings) ok() {
+	x.t.Helper()
+	var listener net.Listener
+	var err error
+	x.pair.B.Do(x.t, func() { listener, err = net.Listen("tcp", net.JoinHostPort(x.pair.B.IPv4.String(), "22")) })
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		if c, err := listener.Accept(); err == nil {
+			_, _ = c.Write([]byte("SSH-2.0-test\r\n"))
+			c.Close()
+		}
+	}()
+	var got [14]byte
+	<-x.pair.A.Go(func() {
+		var c net.Conn
+		if c, err = net.DialTimeout("tcp", net.JoinHostPort(x.pair.B.IPv4.String(), "22"), 2*time.Second); err == nil {
+			_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+			_, err = io.ReadFull(c, got[:])
+			c.Close()
+		}
+	})
+	if err != nil {
+		x.t.Errorf("a TCP connection through the interface: %v", err)
 	}
 }

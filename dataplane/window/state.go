@@ -72,6 +72,7 @@ type query struct {
 	// hit is the last window that something was dropped beside: windows up to it that
 	// close from now on are incomplete.
 	hit      int64
+	resuming bool // hit grows with each source's first release
 	set      *aggregate.Set
 	counters *segment.QueryCounters
 	geometry Geometry
@@ -248,14 +249,15 @@ func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *aren
 	return nil
 }
 
-// openEnded is a query's hit that ends with the first watermark.
-const openEnded = math.MaxInt64
-
 // resume begins at watermark t.
+//
+// What was lost lies, for each source, between the last that the State before this one
+// had and the first that this one gets: in windows up to the panes that may have been
+// open, and in those up to each source's first release, which may be much later.
 func (q *query) resume(t event.Nanos) {
+	q.resuming = true
 	if t == event.MinNanos {
-		q.hit = openEnded
-		return
+		return // there was no event yet
 	}
 	q.mark[0] = level{Time: t, Index: q.index(t)}
 	q.told = q.mark[0].Index

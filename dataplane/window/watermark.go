@@ -33,6 +33,7 @@ func (s *State) Mark(feed int, m *event.Mark) bool {
 	case event.MarkRelease:
 		if src.Active == 0 {
 			src.Active, src.Max = 1, m.Time
+			s.joined(f, m.Time)
 			f.active[f.counts[0].Active] = n
 			f.counts[0].Active++
 		}
@@ -65,6 +66,16 @@ func (s *State) Mark(feed int, m *event.Mark) bool {
 		src.Idle = m.Count
 	}
 	return s.advance(f)
+}
+
+// joined notes that a source of f shows up with an event at t. After a restart what it
+// had before is lost.
+func (s *State) joined(f *feed, t event.Nanos) {
+	for _, n := range f.queries {
+		if q := &s.queries[n]; q.resuming {
+			q.hit = max(q.hit, q.index(t))
+		}
+	}
 }
 
 func b2u(b bool) uint32 {
@@ -135,9 +146,7 @@ func (s *State) pass(f *feed, q *query, to int64) {
 			s.beginClose(f, q, p, outbox.OnTime)
 		}
 	}
-	if q.hit == openEnded {
-		q.hit = to + int64(q.plan.Panes)
-	}
+	q.resuming = q.resuming && to <= q.hit
 	q.start, q.end = 1, 0
 }
 
