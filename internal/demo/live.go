@@ -72,9 +72,9 @@ func (st *stage) announce(n *network) error {
 	}
 	st.view.title = []string{
 		from,
-		fmt.Sprintf("%s in %s  ->  %s in %s: headrace run -c %s", n.pair.A.Interface, n.from.Name, n.pair.B.Interface, n.to.Name, st.short(st.config)),
+		fmt.Sprintf("%s in %s -> %s in %s, %s", n.pair.A.Interface, n.from.Name, n.pair.B.Interface, n.to.Name, st.short(st.config)),
 	}
-	st.view.phase = "starting"
+	st.view.name, st.view.phase = "headrace run --name "+st.name, "starting"
 	return st.screen.first(st.view)
 }
 
@@ -182,6 +182,9 @@ func (st *stage) sample() *status.Report {
 // end shows the last picture and prints the account.
 func (st *stage) end(receiver, sender *child, last *status.Report) error {
 	st.view.elapsed, st.view.phase = time.Since(st.begin), "done"
+	if err := st.view.countRows(); err != nil {
+		return err
+	}
 	if err := st.screen.last(st.view); err != nil {
 		return err
 	}
@@ -192,7 +195,7 @@ func (st *stage) end(receiver, sender *child, last *status.Report) error {
 	if err != nil {
 		return err
 	}
-	st.screen.printf("\n%s\n", table)
+	st.ledger(table)
 	if st.capture != "" {
 		var sum send.Summary
 		if json.Unmarshal(sender.lastLine(), &sum) == nil {

@@ -107,6 +107,26 @@ func (t *tail) last(n int) [][]byte {
 	return lines
 }
 
+// count returns the number of lines of the file.
+func (t *tail) count() (n uint64, err error) {
+	f, err := os.Open(t.path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	b := make([]byte, tailBytes)
+	for {
+		k, err := f.Read(b)
+		n += uint64(bytes.Count(b[:k], []byte("\n")))
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
 // table returns the newest rows under a head, at most height lines of at most width
 // characters. Columns that do not fit are left out.
 func (t *tail) table(width, height int) []string {
