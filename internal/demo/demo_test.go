@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,7 +81,7 @@ func testSettings(t *testing.T, out io.Writer) *settings {
 	}
 	// Everything is made below the temporary folder: what is left is seen.
 	t.Setenv("TMPDIR", t.TempDir())
-	return &settings{root: root, binary: path, rate: 10_000, pps: 30_000, out: out}
+	return &settings{root: root, binary: path, rate: 10_000, pps: 60_000, out: out}
 }
 
 // demand checks what every show must have printed and that it left nothing.
@@ -201,7 +203,7 @@ func TestRootAGeneratedFeedBecomesRows(t *testing.T) {
 	needRoot(t)
 	var out bytes.Buffer
 	s := testSettings(t, &out)
-	s.duration = 5 * time.Second
+	s.duration = 4 * time.Second
 	begin := time.Now()
 	if err := show(t.Context(), t.Context(), s); err != nil {
 		t.Fatal(err, out.String())
@@ -263,4 +265,50 @@ func TestRootAFailureSaysWhyAndLeavesNothing(t *testing.T) {
 		t.Errorf("show = %v, want what headrace run said", err)
 	}
 	nothingLeft(t, out.String())
+}
+
+// A data plane outlives its control plane; not this one's.
+func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	out := &told{want: `{"query":"bars"`, came: make(chan struct{})}
+	s := testSettings(t, out)
+	failed := make(chan error)
+	go func() { failed <- show(t.Context(), t.Context(), s) }()
+	<-out.came
+	killed := 0
+	for _, id := range processesOf(t, s.binary) {
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id)); bytes.Contains(line, []byte("\x00run\x00")) {
+			killed++
+			if err := syscall.Kill(id, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := <-failed; killed != 1 || err == nil || !strings.Contains(err.Error(), "ended early") {
+		t.Errorf("show = %v after %d kills", err, killed)
+	}
+	nothingLeft(t, out.String())
+	if left := processesOf(t, s.binary); len(left) > 0 {
+		t.Errorf("processes left: %d", left)
+	}
+}
+
+// processesOf returns the ids of the processes whose executable is at path.
+func processesOf(t *testing.T, path string) []int {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []int
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == path {
+			id, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

@@ -18,7 +18,7 @@ func (st *stage) lastRows() error {
 	lines := st.view.rows.last(lastShown)
 	if len(lines) == 0 {
 		if st.stop.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // a stop is no failure
 		}
 		return errNoRows
 	}

@@ -108,15 +108,15 @@ func (st *stage) attend(c *child) error {
 	for {
 		select {
 		case <-st.stop.Done():
-			return c.stop(st.hurry.Done(), patience)
+			return c.stop(st.hurry.Done())
 		case <-up.C:
-			return errors.Join(c.stop(st.hurry.Done(), patience), fmt.Errorf("headrace %s was not through after %s: give a longer DURATION or a smaller RATE", c.what, st.duration))
+			return errors.Join(c.stop(st.hurry.Done()), fmt.Errorf("headrace %s was not through after %s: give a longer DURATION or a smaller RATE", c.what, st.duration))
 		case <-c.done:
 			return c.failure()
 		case <-tick.C:
 			st.view.elapsed = time.Since(st.begin)
 			if err := st.screen.draw(st.view); err != nil {
-				return errors.Join(err, c.stop(st.hurry.Done(), patience))
+				return errors.Join(err, c.stop(st.hurry.Done()))
 			}
 		}
 	}

@@ -90,11 +90,11 @@ func (t *tail) last(n int) [][]byte {
 	}
 	from := max(st.Size()-tailBytes, 0)
 	b := make([]byte, st.Size()-from)
-	if k, err := f.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
+	k, err := f.ReadAt(b, from)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil
-	} else {
-		b = b[:k]
 	}
+	b = b[:k]
 	b = b[:bytes.LastIndexByte(b, '\n')+1]
 	if from > 0 {
 		b = b[bytes.IndexByte(b, '\n')+1:]

@@ -20,20 +20,21 @@ const oneRow = `{"query":"bars","key":{"symbol":"%s"},"window_start":"2026-03-02
 	`"firing":"on_time","revision":0,"values":{"open":1.50,"volume":null,"text":"x"},"errors":{"volume":"overflow"},` +
 	`"completeness":{"complete":false,"missing":%d},"row_id":"00"}` + "\n"
 
-func rowsFile(t testing.TB, content string) *tail {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "rows.jsonl")
+func rowsFile(tb testing.TB, content string) *tail {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "rows.jsonl")
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return newTail(path)
 }
 
-func someView(t testing.TB) *view {
+func someView(tb testing.TB) *view {
+	tb.Helper()
 	v := &view{
 		title: []string{"a title longer than many a screen is wide, so that it must be cut off somewhere", "second"}, phase: "sending",
 		elapsed: 3 * time.Second, bound: 20 * time.Second, latency: export.Latency{Rows: 3, P50: 1_500_000, P99: 2e9, P999: 3e9, Max: 90_000}, watermark: 1772461803e9,
-		rows: rowsFile(t, fmt.Sprintf(oneRow, "AAPL", 0)+fmt.Sprintf(oneRow, "MSFT\\u001b[2J", 12)),
+		rows: rowsFile(tb, fmt.Sprintf(oneRow, "AAPL", 0)+fmt.Sprintf(oneRow, "MSFT\\u001b[2J", 12)),
 	}
 	at := time.Unix(100, 0)
 	v.samples = []figures{{at: at, packets: 100}, {at: at.Add(2 * time.Second), packets: 2100, messages: 20_000, rows: 7, missing: 3, lines: []lineFigures{{"A", 1000, 10}, {"B", 990, 20}}}}
