@@ -91,7 +91,7 @@ func (c *child) failure() error {
 
 // stop asks the child to end in good order, presses it after a while, and returns
 // when it has ended.
-func (c *child) stop(hurry <-chan struct{}, patience time.Duration) error {
+func (c *child) stop(hurry <-chan struct{}) error {
 	steps := []struct {
 		tell func() error
 		wait time.Duration

@@ -34,7 +34,9 @@ func (st *stage) live(n *network) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, receiver.stop(st.hurry.Done(), patience), st.forget()) }()
+	defer func() {
+		err = errors.Join(err, receiver.stop(st.hurry.Done()), n.clear(st.binary), st.forget())
+	}()
 	if err := st.ready(receiver); err != nil || st.stop.Err() != nil {
 		return err
 	}
@@ -42,12 +44,12 @@ func (st *stage) live(n *network) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sender.stop(st.hurry.Done(), patience)) }()
+	defer func() { err = errors.Join(err, sender.stop(st.hurry.Done())) }()
 	if err := st.watch(receiver, sender); err != nil {
 		return err
 	}
 	st.view.phase = "stopping"
-	if err := sender.stop(st.hurry.Done(), patience); err != nil {
+	if err := sender.stop(st.hurry.Done()); err != nil {
 		return err
 	}
 	if err := sender.failure(); err != nil {
@@ -55,7 +57,7 @@ func (st *stage) live(n *network) (err error) {
 	}
 	pause(st.hurry, settle)
 	last := st.sample()
-	if err := receiver.stop(st.hurry.Done(), patience); err != nil {
+	if err := receiver.stop(st.hurry.Done()); err != nil {
 		return err
 	}
 	if err := receiver.failure(); err != nil {
@@ -72,20 +74,20 @@ func (st *stage) announce(n *network) error {
 	}
 	st.view.title = []string{
 		from,
-		fmt.Sprintf("%s in %s  ->  %s in %s: headrace run -c %s", n.pair.A.Interface, n.from.Name, n.pair.B.Interface, n.to.Name, st.short(st.config)),
+		fmt.Sprintf("%s in %s -> %s in %s, %s", n.pair.A.Interface, n.from.Name, n.pair.B.Interface, n.to.Name, st.short(st.config)),
 	}
-	st.view.phase = "starting"
+	st.view.name, st.view.phase = "headrace run --name "+st.name, "starting"
 	return st.screen.first(st.view)
 }
 
-// forget removes the folder that a run leaves under its name, for a start after a
-// crash: the name is used only once.
+// forget removes what a run leaves under its name for a start after a crash: the name
+// is used only once.
 func (st *stage) forget() error {
 	dir, err := status.Dir(st.name)
 	if err != nil {
 		return err
 	}
-	return os.RemoveAll(filepath.Join(dir, st.name+".run"))
+	return errors.Join(os.RemoveAll(filepath.Join(dir, st.name+".run")), os.RemoveAll(filepath.Join(dir, st.name+".sock")))
 }
 
 // ready waits until every worker receives.
@@ -104,7 +106,7 @@ func (st *stage) ready(receiver *child) error {
 		}
 		switch {
 		case running, st.stop.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // a stop is no failure
 		case time.Since(begin) > startMost:
 			return fmt.Errorf("headrace run does not receive after %s: %w", startMost, err)
 		}
@@ -182,6 +184,9 @@ func (st *stage) sample() *status.Report {
 // end shows the last picture and prints the account.
 func (st *stage) end(receiver, sender *child, last *status.Report) error {
 	st.view.elapsed, st.view.phase = time.Since(st.begin), "done"
+	if err := st.view.countRows(); err != nil {
+		return err
+	}
 	if err := st.screen.last(st.view); err != nil {
 		return err
 	}
@@ -192,7 +197,7 @@ func (st *stage) end(receiver, sender *child, last *status.Report) error {
 	if err != nil {
 		return err
 	}
-	st.screen.printf("\n%s\n", table)
+	st.ledger(table)
 	if st.capture != "" {
 		var sum send.Summary
 		if json.Unmarshal(sender.lastLine(), &sum) == nil {

@@ -2,6 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
 
 	"github.com/headrace/headrace/internal/veth"
 )
@@ -29,6 +33,40 @@ func newNetwork() (n *network, err error) {
 	n.pair, err = veth.Join(n.from, n.to, veth.Options{})
 	return n, err
 }
+
+// clear ends the processes of binary that are still in the network: a data plane
+// outlives a control plane that was killed, and waits for another one.
+func (n *network) clear(binary string) error {
+	for end := time.Now().Add(clearMost); ; time.Sleep(clearPause) {
+		left := 0
+		for _, space := range []*veth.Namespace{n.from, n.to} {
+			ids, err := space.Processes()
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", id)); err != nil || path != binary {
+					continue // somebody else's, who looks at our network
+				}
+				left++
+				if err := syscall.Kill(id, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return fmt.Errorf("process %d: %w", id, err)
+				}
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d processes of %s do not end", left, binary)
+		}
+	}
+}
+
+const (
+	clearMost  = 2 * time.Second
+	clearPause = 10 * time.Millisecond
+)
 
 // close removes the network. Nothing may run in it any more.
 func (n *network) close() error {

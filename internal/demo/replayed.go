@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/headrace/headrace/controlplane/generate"
@@ -49,11 +50,11 @@ func (st *stage) replayed(why string) error {
 	if err := st.lastRows(); err != nil {
 		return err
 	}
-	st.screen.printf("\n")
-	if err := sum.Ledger.Write(st.out); err != nil {
+	var table strings.Builder
+	if err := sum.Ledger.Write(&table); err != nil {
 		return err
 	}
-	st.screen.printf("\n")
+	st.ledger(table.String())
 	var differences []string
 	for _, l := range sum.Ledger {
 		if l.Difference != 0 {
@@ -75,7 +76,7 @@ func (st *stage) write(made *generate.Report) (string, error) {
 	}
 	st.view.title = []string{
 		fmt.Sprintf("itch: %d symbols, %s messages/s, lines A and B, %g %% of each lost", keys, group(uint64(st.rate)), loss*100),
-		fmt.Sprintf("%d s into a file  ->  headrace replay -c %s", seconds, st.short(st.config)),
+		fmt.Sprintf("%d s of it into a file -> headrace replay -c %s", seconds, st.short(st.config)),
 	}
 	st.view.phase = "generating"
 	if err := st.screen.first(st.view); err != nil {
@@ -107,15 +108,15 @@ func (st *stage) attend(c *child) error {
 	for {
 		select {
 		case <-st.stop.Done():
-			return c.stop(st.hurry.Done(), patience)
+			return c.stop(st.hurry.Done())
 		case <-up.C:
-			return errors.Join(c.stop(st.hurry.Done(), patience), fmt.Errorf("headrace %s was not through after %s: give a longer DURATION or a smaller RATE", c.what, st.duration))
+			return errors.Join(c.stop(st.hurry.Done()), fmt.Errorf("headrace %s was not through after %s: give a longer DURATION or a smaller RATE", c.what, st.duration))
 		case <-c.done:
 			return c.failure()
 		case <-tick.C:
 			st.view.elapsed = time.Since(st.begin)
 			if err := st.screen.draw(st.view); err != nil {
-				return errors.Join(err, c.stop(st.hurry.Done(), patience))
+				return errors.Join(err, c.stop(st.hurry.Done()))
 			}
 		}
 	}

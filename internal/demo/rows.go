@@ -90,11 +90,11 @@ func (t *tail) last(n int) [][]byte {
 	}
 	from := max(st.Size()-tailBytes, 0)
 	b := make([]byte, st.Size()-from)
-	if k, err := f.ReadAt(b, from); err != nil && !errors.Is(err, io.EOF) {
+	k, err := f.ReadAt(b, from)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil
-	} else {
-		b = b[:k]
 	}
+	b = b[:k]
 	b = b[:bytes.LastIndexByte(b, '\n')+1]
 	if from > 0 {
 		b = b[bytes.IndexByte(b, '\n')+1:]
@@ -105,6 +105,26 @@ func (t *tail) last(n int) [][]byte {
 		return nil
 	}
 	return lines
+}
+
+// count returns the number of lines of the file.
+func (t *tail) count() (n uint64, err error) {
+	f, err := os.Open(t.path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	b := make([]byte, tailBytes)
+	for {
+		k, err := f.Read(b)
+		n += uint64(bytes.Count(b[:k], []byte("\n")))
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 // table returns the newest rows under a head, at most height lines of at most width

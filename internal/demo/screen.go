@@ -51,7 +51,11 @@ func (s *screen) first(v *view) error {
 	if s.size != nil {
 		return s.draw(v)
 	}
-	_, err := fmt.Fprintf(s.w, "%s\n\n", strings.Join(v.title, "\n"))
+	title := v.title
+	if v.name != "" {
+		title = append([]string{v.name}, title...)
+	}
+	_, err := fmt.Fprintf(s.w, "%s\n\n", strings.Join(title, "\n"))
 	return err
 }
 

@@ -82,6 +82,9 @@ func fromEnvironment(get func(string) string) (settings, error) {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return s, err
 		}
+		if *path, err = filepath.EvalSymlinks(*path); err != nil { // processes are known by it
+			return s, err
+		}
 	}
 	return s, nil
 }

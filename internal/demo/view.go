@@ -28,6 +28,7 @@ type lineFigures struct {
 
 // view is what is to be seen, as plain values.
 type view struct {
+	name      string // of the run; "": none runs
 	title     []string
 	phase     string
 	elapsed   time.Duration
@@ -98,6 +99,17 @@ func (v *view) takeSummary(s *replay.Summary) {
 	v.replayed = s.MessagesPerSecond
 }
 
+// countRows puts the number of rows in the file in the newest sample: a stop has
+// fired what was open, and the last snapshot was before it.
+func (v *view) countRows() error {
+	if len(v.samples) == 0 {
+		return nil
+	}
+	n, err := v.rows.count()
+	v.samples[len(v.samples)-1].rows = n
+	return err
+}
+
 // newest is the last sample; zero if there is none.
 func (v *view) newest() figures {
 	if len(v.samples) == 0 {
@@ -135,7 +147,11 @@ func (v *view) picture(width, height int) []string {
 	if v.bound > 0 {
 		clock += " of " + v.bound.String()
 	}
-	lines := []string{fmt.Sprintf("%-*s%s", max(width-len(clock), 10), "headrace: "+v.phase, clock)}
+	head := "headrace: " + v.phase
+	if v.name != "" {
+		head = v.name + ": " + v.phase
+	}
+	lines := []string{fmt.Sprintf("%-*s%s", max(width-len(clock), 10), head, clock)}
 	lines = append(lines, v.title...)
 	lines = append(lines, "", "                  a second            total"+v.lineTable(0))
 	now := v.newest()
@@ -212,12 +228,15 @@ func (v *view) plain() string {
 	fmt.Fprintf(&b, "%4s  %s", v.elapsed.Truncate(time.Second), v.phase)
 	if len(v.samples) > 0 && v.replayed == 0 {
 		for i, f := range figureNames[:3] {
-			fmt.Fprintf(&b, "  %s %s/s", v.second(i), f.name)
+			if rate := v.second(i); rate != "" {
+				fmt.Fprintf(&b, "  %s %s/s", rate, f.name)
+			}
 		}
 		for i := range now.lines {
 			fmt.Fprintf(&b, "  %s lost %s", now.lines[i].name, now.lines[i].share())
 		}
-		fmt.Fprintf(&b, "  missing %s  lost in the kernel %s  row latency %s  watermark %s", group(now.missing), group(now.kernel), v.latencyText(), v.watermarkText())
+		fmt.Fprintf(&b, "  missing %s  lost in the kernel %s  row latency %s  watermark %s",
+			group(now.missing), group(now.kernel), strings.ReplaceAll(v.latencyText(), "   ", ", "), v.watermarkText())
 	}
 	if v.phase == "done" || v.replayed > 0 {
 		fmt.Fprintf(&b, "  in all: %s packets, %s messages, %s rows, %s missing", group(now.packets), group(now.messages), group(now.rows), group(now.missing))

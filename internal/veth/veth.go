@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
@@ -172,6 +173,32 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 		return err
 	}
 	return started
+}
+
+// Processes returns the ids of the processes in n, those whose threads are spread
+// over several namespaces by their first.
+func (n *Namespace) Processes() ([]int, error) {
+	var own unix.Stat_t
+	if err := unix.Fstat(int(n.handle), &own); err != nil {
+		return nil, fmt.Errorf("veth: namespace %s: %w", n.Name, os.NewSyscallError("fstat", err))
+	}
+	list, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("veth: %w", err)
+	}
+	var ids []int
+	for _, f := range list {
+		id, err := strconv.Atoi(f.Name())
+		if err != nil {
+			continue // not a process
+		}
+		var st unix.Stat_t
+		// A process that has ended meanwhile has no namespace.
+		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", id), &st) == nil && st.Ino == own.Ino && st.Dev == own.Dev {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 // Options say how a veth pair is made. The zero value is one queue, the kernel's

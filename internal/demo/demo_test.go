@@ -1,0 +1,314 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/headrace/headrace/internal/testdata"
+	"github.com/headrace/headrace/internal/veth"
+)
+
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "headrace-binary-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "headrace")
+	build := exec.Command("go", "build", "-o", path, "github.com/headrace/headrace/cmd/headrace")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := binary(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// told is an output that says when a text has come.
+type told struct {
+	mu   sync.Mutex
+	b    bytes.Buffer
+	want string
+	came chan struct{}
+}
+
+func (o *told) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.b.Write(p)
+	if o.want != "" && strings.Contains(o.b.String(), o.want) {
+		o.want = ""
+		close(o.came)
+	}
+	return len(p), nil
+}
+
+func (o *told) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func testSettings(t *testing.T, out io.Writer) *settings {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Everything is made below the temporary folder: what is left is seen.
+	t.Setenv("TMPDIR", t.TempDir())
+	return &settings{root: root, binary: path, rate: 10_000, pps: 60_000, out: out}
+}
+
+// demand checks what every show must have printed and that it left nothing.
+func demand(t *testing.T, out string, leaves ...string) {
+	t.Helper()
+	if !strings.Contains(out, "The ledger balances") {
+		t.Error("it does not say that the ledger balances")
+	}
+	rows := regexp.MustCompile(`(?m)^\{"query":"bars".*\}$`).FindAllString(out, -1)
+	if len(rows) == 0 {
+		t.Error("no row was printed")
+	}
+	for _, r := range rows {
+		if !json.Valid([]byte(r)) {
+			t.Errorf("not a row: %s", r)
+		}
+	}
+	nothingLeft(t, out, leaves...)
+	if t.Failed() {
+		t.Log(out)
+	}
+}
+
+func nothingLeft(t *testing.T, out string, leaves ...string) {
+	t.Helper()
+	for _, name := range regexp.MustCompile(`hr-[0-9a-f]{8}`).FindAllString(out, -1) {
+		if _, err := os.Stat("/run/netns/" + name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("namespace %s is left: %v", name, err)
+		}
+	}
+	found, _ := filepath.Glob(filepath.Join(os.TempDir(), "headrace-demo-*", "*"))
+	if len(found) != len(leaves) {
+		t.Errorf("files left: %v, want %v", found, leaves)
+	}
+	for i := range min(len(found), len(leaves)) {
+		if filepath.Base(found[i]) != leaves[i] {
+			t.Errorf("%s is left, want %s", found[i], leaves[i])
+		}
+	}
+	for _, name := range regexp.MustCompile(`demo-[0-9a-f]{8}`).FindAllString(out, -1) {
+		if found, _ := filepath.Glob(filepath.Join("/run/headrace", name+"*")); len(found) > 0 {
+			t.Errorf("left: %v", found)
+		}
+	}
+}
+
+func TestWithoutRootTheSameRowsComeByReplay(t *testing.T) {
+	var out bytes.Buffer
+	s := testSettings(t, &out)
+	s.replay, s.duration = true, 3*time.Second
+	if err := show(t.Context(), t.Context(), s); err != nil {
+		t.Fatal(err, out.String())
+	}
+	if !strings.HasPrefix(out.String(), "No network is made, since REPLAY is set.\n") {
+		t.Errorf("it does not begin by saying why there is no network:\n%s", out.String())
+	}
+	if !strings.Contains(out.String(), "30,000 messages were generated") {
+		t.Errorf("not 3 s at 10,000 messages/s:\n%s", out.String())
+	}
+	demand(t, out.String())
+}
+
+func TestACaptureIsReplayedWithTheExampleThatFits(t *testing.T) {
+	var out bytes.Buffer
+	s := testSettings(t, &out)
+	s.replay, s.keep, s.capture = true, true, testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	if err := show(t.Context(), t.Context(), s); err != nil {
+		t.Fatal(err, out.String())
+	}
+	if !strings.Contains(out.String(), "examples/iex-bars.yaml") || !strings.Contains(out.String(), "392,010 messages, 278 rows, 0 missing") {
+		t.Errorf("want DEEP10's 278 rows by examples/iex-bars.yaml:\n%s", out.String())
+	}
+	demand(t, out.String(), "rows.jsonl")
+}
+
+func TestACaptureThatFitsNoExampleIsRefused(t *testing.T) {
+	var out bytes.Buffer
+	s := testSettings(t, &out)
+	s.replay, s.capture = true, filepath.Join(t.TempDir(), "cars.pcap")
+	made := exec.Command(s.binary, "generate", "csv", "--count", "100", "--out", s.capture)
+	if b, err := made.CombinedOutput(); err != nil {
+		t.Fatal(err, string(b))
+	}
+	err := show(t.Context(), t.Context(), s)
+	if err == nil || !strings.Contains(err.Error(), "CONFIG=FILE") {
+		t.Errorf("show = %v, want the advice to give CONFIG", err)
+	}
+	s.config = s.example("cars-csv.yaml")
+	if err := show(t.Context(), t.Context(), s); err != nil {
+		t.Error(err, out.String())
+	}
+	nothingLeft(t, out.String())
+}
+
+func TestAStopDuringAReplayLeavesNothing(t *testing.T) {
+	out := &told{want: "of it into a file", came: make(chan struct{})}
+	s := testSettings(t, out)
+	s.replay, s.rate = true, 500_000 // the file is still being written
+	stop, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-out.came
+		cancel()
+	}()
+	if err := show(stop, t.Context(), s); err != nil {
+		t.Errorf("show = %v", err)
+	}
+	nothingLeft(t, out.String())
+}
+
+// needRoot skips a test that cannot make a network.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if missing, err := veth.Missing(); err != nil || missing != "" {
+		t.Skipf("needs a network of its own: %s is missing (run as root): %v", missing, err)
+	}
+}
+
+func TestRootAGeneratedFeedBecomesRows(t *testing.T) {
+	needRoot(t)
+	var out bytes.Buffer
+	s := testSettings(t, &out)
+	s.duration = 4 * time.Second
+	begin := time.Now()
+	if err := show(t.Context(), t.Context(), s); err != nil {
+		t.Fatal(err, out.String())
+	}
+	if took := time.Since(begin); took > s.duration+time.Second {
+		t.Errorf("it took %s of %s", took, s.duration)
+	}
+	for _, want := range []string{`missing \d`, `A lost \d\.\d\d %`, `row latency p50 [0-9.]+ [mµ]?s, p99 `, `watermark 2026-03-02 14:30:`, `(?m)^xdp `} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("nothing matches %s", want)
+		}
+	}
+	m := regexp.MustCompile(`of them on neither line; headrace counted`).FindString(out.String())
+	if m == "" {
+		t.Error("what is missing is not compared with what was held back")
+	}
+	demand(t, out.String())
+}
+
+func TestRootACaptureIsSentOnce(t *testing.T) {
+	needRoot(t)
+	var out bytes.Buffer
+	s := testSettings(t, &out)
+	s.capture = testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	if err := show(t.Context(), t.Context(), s); err != nil {
+		t.Fatal(err, out.String())
+	}
+	if !strings.Contains(out.String(), "121,314 frames were sent") {
+		t.Error("not all whole frames of DEEP10 were sent")
+	}
+	demand(t, out.String())
+}
+
+func TestRootAStopEndsItInGoodOrder(t *testing.T) {
+	needRoot(t)
+	out := &told{want: `{"query":"bars"`, came: make(chan struct{})}
+	s := testSettings(t, out)
+	stop, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-out.came
+		cancel()
+	}()
+	if err := show(stop, t.Context(), s); err != nil {
+		t.Errorf("show = %v", err)
+	}
+	demand(t, out.String())
+}
+
+func TestRootAFailureSaysWhyAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	var out bytes.Buffer
+	s := testSettings(t, &out)
+	s.config = filepath.Join(t.TempDir(), "broken.yaml")
+	if err := os.WriteFile(s.config, []byte("feed: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := show(t.Context(), t.Context(), s)
+	if err == nil || !strings.Contains(err.Error(), "broken.yaml:1:1") {
+		t.Errorf("show = %v, want what headrace run said", err)
+	}
+	nothingLeft(t, out.String())
+}
+
+// A data plane outlives its control plane; not this one's.
+func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	out := &told{want: `{"query":"bars"`, came: make(chan struct{})}
+	s := testSettings(t, out)
+	failed := make(chan error)
+	go func() { failed <- show(t.Context(), t.Context(), s) }()
+	<-out.came
+	killed := 0
+	for _, id := range processesOf(t, s.binary) {
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id)); bytes.Contains(line, []byte("\x00run\x00")) {
+			killed++
+			if err := syscall.Kill(id, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := <-failed; killed != 1 || err == nil || !strings.Contains(err.Error(), "ended early") {
+		t.Errorf("show = %v after %d kills", err, killed)
+	}
+	nothingLeft(t, out.String())
+	if left := processesOf(t, s.binary); len(left) > 0 {
+		t.Errorf("processes left: %d", left)
+	}
+}
+
+// processesOf returns the ids of the processes whose executable is at path.
+func processesOf(t *testing.T, path string) []int {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []int
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == path {
+			id, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
