@@ -218,7 +218,7 @@ func (w *Worker) wind() bool {
 		if w.pending() || w.closing != nil || !w.allFolded() {
 			return false
 		}
-		if w.plan.Flush {
+		if w.plan.Flush && !w.discard {
 			w.windows.FlushAll()
 		} else {
 			w.windows.DiscardAll()

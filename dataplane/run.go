@@ -3,10 +3,125 @@ package dataplane
 import (
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/xsk"
 )
+
+// heartbeat is how often a worker without work says that it lives.
+const heartbeat = event.Nanos(100 * time.Millisecond)
+
+// A Port is a receiver of live frames; [xsk.Port] is one.
+type Port interface {
+	xsk.Receiver
+	xsk.Waiter
+	// InRing is how many frames lie in the rings, those in the worker's hands included.
+	InRing() int
+}
+
+// A Mailbox is what control tells the workers; [segment.Segment] is one.
+type Mailbox interface {
+	Command() segment.Command
+	UTCOffset() time.Duration
+}
+
+// Live is what a worker needs beside its [Config] to run on a thread.
+type Live struct {
+	// Port is the worker's Receiver.
+	Port Port
+	// Counters are the port's.
+	Counters *xsk.Counters
+	Mailbox  Mailbox
+	// Clock is CLOCK_MONOTONIC, read once a cycle.
+	Clock func() event.Nanos
+	// Idle is what to do without work.
+	Idle xsk.Idle
+	// Stop asks for a drain, as the mailbox does: the process has a reason of its own.
+	Stop *atomic.Bool
+	// Lost counts the frames that the kernel dropped before this worker's rings. When
+	// it grows, the open windows of unsequenced feeds are marked.
+	Lost *atomic.Uint64
+}
+
+// Live runs the worker until control or the process asks it to end, and everything
+// that it has is put out. It is the body of a goroutine, whose thread it keeps.
+func (w *Worker) Live(l Live) {
+	runtime.LockOSThread()
+	w.segment.SetState(segment.Running)
+	for told := event.Nanos(0); ; {
+		command := l.Mailbox.Command()
+		if command == segment.Kill {
+			w.segment.Fail("killed by command")
+			return
+		}
+		w.utcOffset = event.Nanos(l.Mailbox.UTCOffset())
+		now := l.Clock()
+		w.bookPort(l.Counters)
+		if lost := l.Lost.Load(); lost != w.lost && w.hit() {
+			w.lost = lost
+		}
+		n := w.cycle(now)
+		if n == 0 && (command != segment.Go || l.Stop.Load()) {
+			w.discard = command == segment.Discard
+			if w.drain(l.Port) {
+				return
+			}
+		}
+		if now >= told+heartbeat {
+			told = now
+			w.publish(now)
+		}
+		// What can go wrong with the sockets is looked after by another thread.
+		_ = l.Idle.Rest(n, l.Port) //nolint:errcheck // see above
+	}
+}
+
+// drain goes on with the end, after a cycle that found nothing to do, and reports
+// whether the worker has ended.
+func (w *Worker) drain(port Port) bool {
+	if w.ending == flowing {
+		w.segment.SetState(segment.Draining)
+		if port.InRing() == 0 && w.at == w.count && w.closing == nil {
+			w.Finish()
+		}
+	}
+	return w.wind()
+}
+
+// bookPort counts what the port took from its rings and could not give to the worker:
+// frames of no known feed.
+func (w *Worker) bookPort(c *xsk.Counters) {
+	w.counters.Worker.RefillParked = c.Parked
+	if bad := c.BadDescriptor + c.BadMeta + c.MultiBuffer; bad != w.bad {
+		w.counters.Worker.Frames += bad - w.bad
+		w.counters.Worker.UnknownFeed += bad - w.bad
+		w.bad = bad
+	}
+}
+
+// hit says that something was lost that no sequence number will tell of: the open
+// windows of unsequenced feeds are marked. It reports false, having done nothing, if
+// that has to wait for a batch under way.
+func (w *Worker) hit() bool {
+	for i := range w.feeds {
+		if f := &w.feeds[i]; f.sequencer == nil && (f.keyed || !f.room()) {
+			return false
+		}
+	}
+	for i := range w.feeds {
+		f := &w.feeds[i]
+		if f.sequencer != nil {
+			continue
+		}
+		c := &f.channels[0]
+		c.Gaps++
+		c.Open++
+		f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
+	}
+	return true
+}
 
 // An Input is a receiver that comes to an end: a capture.
 type Input interface {

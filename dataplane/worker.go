@@ -39,6 +39,10 @@ type Config struct {
 	Shared *window.Shared
 	// Gate is where the workers of a replay agree; nil otherwise.
 	Gate *Gate
+	// Resume are the queries' watermarks on this worker in the data plane before this
+	// one, nil if there was none: windows behind them are closed and those that may
+	// have been open are incomplete.
+	Resume []event.Nanos
 }
 
 // A Worker owns key groups and all their state. One thread runs it.
@@ -74,6 +78,11 @@ type Worker struct {
 	starts  []channelStart // channels in order of first sight
 	next    int            // of starts: the next to finish
 	closing *feed          // the feed whose last release is being decoded
+
+	// Live.
+	lost    uint64 // frames lost before the rings, as far as windows were told
+	bad     uint64 // frames that the port could not give, as far as they were counted
+	discard bool   // the end drops what is open
 
 	// Replay with several workers.
 	gate     *Gate
@@ -133,6 +142,7 @@ func NewWorker(c Config) (*Worker, error) {
 	var err error
 	if w.windows, err = window.New(window.Config{
 		Plan: p, Limit: limit, Shared: c.Shared, Wait: p.Replay, Counters: w.counters.Queries,
+		Resume: c.Resume,
 	}, c.Region); err != nil {
 		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
 	}
@@ -374,6 +384,13 @@ func (w *Worker) commit(now event.Nanos, n int) {
 	next.outbox = w.box.Position()
 	next.frames += uint64(n)
 	b.commit++
+	if n > 0 {
+		// Before the partials that they let out: who starts after a crash must not put
+		// out the same windows again.
+		for q := range w.plan.Queries {
+			w.segment.SetWatermark(q, w.windows.Watermark(q))
+		}
+	}
 	w.box.Publish()
 	if w.out != nil {
 		w.out.Publish(w.reached())
@@ -392,7 +409,6 @@ func (w *Worker) commit(now event.Nanos, n int) {
 // publish makes the counters visible.
 func (w *Worker) publish(now event.Nanos) {
 	for q := range w.plan.Queries {
-		w.segment.SetWatermark(q, w.windows.Watermark(q))
 		w.counters.TouchQuery(q)
 	}
 	w.segment.Publish(uint64(now), w.counters)

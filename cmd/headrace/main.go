@@ -19,6 +19,7 @@ import (
 	"github.com/headrace/headrace/controlplane/explain"
 	"github.com/headrace/headrace/controlplane/generate"
 	"github.com/headrace/headrace/controlplane/replay"
+	"github.com/headrace/headrace/controlplane/run"
 	"github.com/headrace/headrace/controlplane/send"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/controlplane/usage"
@@ -32,9 +33,9 @@ const (
 	exitUsage  = 64 // EX_USAGE of sysexits.h
 )
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(execute()) }
 
-func run() int {
+func execute() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal ends work in good order; after it the second has its default
@@ -71,9 +72,11 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 		},
 		Args: cobra.ArbitraryArgs,
 	}
-	c.AddCommand(replay.Command(o), compile.Command(o),
+	c.AddCommand(
+		run.Command(o), run.DataCommand(), replay.Command(o), compile.Command(o),
 		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
-		generate.Command(), send.Command(), status.Command(), version())
+		generate.Command(), send.Command(), status.Command(), version(),
+	)
 	asUsage(c)
 	return c
 }

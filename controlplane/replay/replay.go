@@ -12,6 +12,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/aggregate"
 	"github.com/headrace/headrace/dataplane/arena"
@@ -59,6 +60,8 @@ type Summary struct {
 	Missing           uint64            `json:"missing"`
 	Seconds           float64           `json:"seconds"`
 	MessagesPerSecond float64           `json:"messages_per_second"`
+	// Ledger is the account of every layer, as `headrace status` has it of a run.
+	Ledger status.Ledger `json:"ledger"`
 
 	// Counters are the workers' own, for ledgers.
 	Counters []*segment.Counters `json:"-"`
@@ -210,6 +213,8 @@ func (r *run) run(ctx context.Context, pump *export.Pump) (Summary, error) {
 	pump.Finish()
 	rest.Wait()
 	s := r.summary(pump, time.Since(begin))
+	source := status.Source{Plan: r.Plan, Segment: r.segment, Rows: pump}
+	s.Ledger = status.NewLedger(source.Snapshot())
 	err := errors.Join(r.source.Err(), pumped)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)

@@ -26,6 +26,11 @@ type Line struct {
 	Exact      bool  `json:"exact"` // true at every snapshot
 }
 
+const (
+	layerRows     = "rows"
+	layerRestarts = "restarts"
+)
+
 func (l *Line) settle() {
 	l.Difference = int64(l.Received - l.Applied - l.Duplicate - l.Heartbeat - total(l.Dropped) - l.InFlight)
 }
@@ -41,6 +46,9 @@ type Ledger []Line
 //	messages  as segment.FeedCounters says                  (each feed)
 //	events    received = applied + (sent - arrived) + dropped (each query)
 //	rows      partials put out = rows committed + in flight (each sink)
+//
+// What was lost with a data plane that died is a drop, data_plane_restart, and the
+// restarts are a line of their own.
 func NewLedger(s *Snapshot) Ledger {
 	var l Ledger
 	if s.XDP != nil {
@@ -79,11 +87,17 @@ func NewLedger(s *Snapshot) Ledger {
 		l = append(l, line)
 	}
 	for i := range s.Sinks {
-		line := Line{Layer: "rows", Of: s.Sinks[i].Name, Received: s.expects[i], Applied: s.Sinks[i].Rows}
+		line := Line{Layer: layerRows, Of: s.Sinks[i].Name, Received: s.expects[i], Applied: s.Sinks[i].Rows}
 		if !s.Drained && line.Received > line.Applied {
 			line.InFlight = line.Received - line.Applied
 		}
 		l = append(l, line)
+	}
+	if f := s.former; f != nil && f.Restarts > 0 {
+		for i := range l {
+			l[i].Dropped = append(l[i].Dropped, counts(restartReason, f.lost(l[i].Layer, l[i].Of))...)
+		}
+		l = append(l, Line{Layer: layerRestarts, Of: "data plane", Received: f.Restarts, Applied: f.Restarts, Dropped: []Count{}, Exact: true})
 	}
 	for i := range l {
 		l[i].settle()
@@ -116,8 +130,7 @@ func counts(name string, n uint64) []Count {
 }
 
 // Check returns the lines that do not balance and should: those that are exact at
-// every snapshot, and all of them once the run has drained. A run whose data plane
-// was killed does not balance, and the difference is what was lost with it.
+// every snapshot, and all of them once the run has drained.
 func Check(s *Snapshot) []Line {
 	var bad []Line
 	for _, line := range NewLedger(s) {

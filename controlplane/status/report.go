@@ -113,6 +113,9 @@ func (r *Report) Write(w io.Writer) error {
 // notes prints what a person should look at.
 func (r *Report) notes(w io.Writer) error {
 	var notes []string
+	if n := r.Snapshot.Restarts; n > 0 {
+		notes = append(notes, fmt.Sprintf("the data plane died and was started again: %d times; its state was lost, and rows of windows open then are incomplete", n))
+	}
 	for _, x := range r.Snapshot.Workers {
 		if x.Failure != "" {
 			notes = append(notes, fmt.Sprintf("worker %d failed: %q", x.Worker, x.Failure))

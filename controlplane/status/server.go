@@ -230,3 +230,16 @@ func Names() []string {
 	slices.Sort(names)
 	return slices.Compact(names)
 }
+
+// Dir returns the folder in which the run of the given name has its sockets, made if
+// need be. The error wraps [ErrBadName] if no run can have that name.
+func Dir(name string) (string, error) {
+	if err := checkName(name); err != nil {
+		return "", err
+	}
+	dir, err := runtimeDir()
+	if err != nil {
+		return "", fmt.Errorf("status: folder of %s: %w", name, err)
+	}
+	return dir, nil
+}

@@ -76,19 +76,21 @@ type Count struct {
 
 // A Snapshot is everything that was counted, at about one instant.
 type Snapshot struct {
-	Name    string         `json:"name"`
-	At      time.Time      `json:"at"`
-	Control uint64         `json:"control"` // control processes that this run has had
-	Drained bool           `json:"drained"` // every worker ended and every outbox is empty
-	Workers []Worker       `json:"workers"`
-	Feeds   []Feed         `json:"feeds"`
-	Queries []Query        `json:"queries"`
-	Sinks   []export.Stats `json:"sinks"`
-	Faults  []Count        `json:"outbox_faults"`
-	XDP     *XDPSnapshot   `json:"xdp,omitempty"`
+	Name     string         `json:"name"`
+	At       time.Time      `json:"at"`
+	Control  uint64         `json:"control"`  // control processes that this run has had
+	Restarts uint64         `json:"restarts"` // of the data plane; counts are sums over all of them
+	Drained  bool           `json:"drained"`  // every worker ended and every outbox is empty
+	Workers  []Worker       `json:"workers"`
+	Feeds    []Feed         `json:"feeds"`
+	Queries  []Query        `json:"queries"`
+	Sinks    []export.Stats `json:"sinks"`
+	Faults   []Count        `json:"outbox_faults"`
+	XDP      *XDPSnapshot   `json:"xdp,omitempty"`
 
 	workers []segment.Counters // consistent copies, by worker
 	expects []uint64           // rows that each sink will have in the end
+	former  *Former
 }
 
 // Worker is one worker's own counts.
@@ -155,9 +157,18 @@ type Source struct {
 	Rows    Rows               // nil: no rows are shown
 	XDP     func() XDPSnapshot // nil: no XDP is shown, as in replay
 	Clock   func() time.Time   // nil: time.Now
+	Former  Former             // what the data planes before this one counted
 
 	mu   sync.Mutex
 	last []*segment.Counters // the last consistent copy of each worker
+}
+
+// Replace makes s a source of the figures of another data plane, those before it
+// being in former. Afterwards nobody reads the old segment any more.
+func (s *Source) Replace(seg *segment.Segment, pump Rows, xdp func() XDPSnapshot, former Former) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Segment, s.Rows, s.XDP, s.Former, s.last = seg, pump, xdp, former, nil
 }
 
 // Snapshot reads everything.
@@ -166,19 +177,30 @@ func (s *Source) Snapshot() *Snapshot {
 	if clock == nil {
 		clock = time.Now
 	}
-	snap := &Snapshot{Name: s.Plan.Name, At: clock().UTC(), Control: s.Segment.ControlGeneration(), Drained: true}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := &Snapshot{
+		Name: s.Plan.Name, At: clock().UTC(), Control: s.Segment.ControlGeneration(), Restarts: s.Former.Restarts, Drained: true,
+		former: &s.Former,
+	}
 	if s.Rows != nil { // before the workers: what is written was put before
 		snap.Sinks = s.Rows.Sinks()
+		for i := range snap.Sinks {
+			old := s.Former.Sinks[snap.Sinks[i].Name]
+			snap.Sinks[i].Rows += old.Rows
+			snap.Sinks[i].Bytes += old.Bytes
+		}
 		for f := outbox.Fault(1); f < outbox.FaultCount; f++ {
 			snap.Faults = append(snap.Faults, Count{f.String(), s.Rows.Faults(f)})
 		}
 	}
 	if s.XDP != nil {
 		x := s.XDP()
+		for i := range min(len(x.Interfaces), len(s.Former.Sockets)) {
+			x.Interfaces[i].add(&s.Former.Sockets[i])
+		}
 		snap.XDP = &x
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for w := range max(s.Plan.Workers, 1) {
 		snap.worker(s, w)
 	}
@@ -211,6 +233,12 @@ func (snap *Snapshot) worker(s *Source, w int) {
 		seg.ReadTorn(c) // a worker that died in the middle: its last words
 	default:
 		c = s.last[w]
+	}
+	if s.Former.Restarts > 0 {
+		sum := segment.NewCounters(s.Plan)
+		segment.Add(sum, c)
+		s.Former.addTo(w, sum)
+		c = sum
 	}
 	k := &c.Worker
 	snap.workers = append(snap.workers, *c)
@@ -271,6 +299,9 @@ func (snap *Snapshot) query(s *Source, i int) {
 	q.Drops = named(&drops)
 	if s.Rows != nil {
 		q.Rows = s.Rows.Rows(i)
+		if i < len(s.Former.Rows) {
+			q.Rows += s.Former.Rows[i]
+		}
 	}
 	snap.Queries = append(snap.Queries, q)
 }
@@ -278,11 +309,12 @@ func (snap *Snapshot) query(s *Source, i int) {
 // expect works out how many rows each sink must have when all is drained.
 func (snap *Snapshot) expect(p *plan.Plan) {
 	for _, sink := range snap.Sinks {
-		var n uint64
+		// What a former data plane put out and no sink has was lost with it.
+		n := snap.former.Sinks[sink.Name].Rows
 		for i := range p.Queries {
 			for _, name := range p.Queries[i].Sinks {
 				if name == sink.Name {
-					n += snap.Queries[i].Partials
+					n += snap.Queries[i].Partials - snap.former.partials(i)
 				}
 			}
 		}

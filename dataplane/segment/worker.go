@@ -48,6 +48,22 @@ func NewCounters(p *plan.Plan) *Counters {
 	return &Counters{Feeds: make([]FeedCounters, len(p.Feeds)), Queries: make([]QueryCounters, len(p.Queries))}
 }
 
+// Add adds every count of src to dst; both are of the same plan.
+func Add(dst, src *Counters) {
+	sum := func(dst, src []uint64) {
+		for i := range dst {
+			dst[i] += src[i]
+		}
+	}
+	sum(wordsOf(&dst.Worker), wordsOf(&src.Worker))
+	for i := range dst.Feeds {
+		sum(wordsOf(&dst.Feeds[i]), wordsOf(&src.Feeds[i]))
+	}
+	for i := range dst.Queries {
+		sum(wordsOf(&dst.Queries[i]), wordsOf(&src.Queries[i]))
+	}
+}
+
 // TouchFeed says that feed i's counters have changed since the last publication.
 func (c *Counters) TouchFeed(i int) { c.feeds[uint(i)/64%4] |= 1 << (uint(i) % 64) }
 

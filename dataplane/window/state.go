@@ -41,6 +41,10 @@ type Config struct {
 	Wait bool
 	// Counters are the worker's own, one a query.
 	Counters []segment.QueryCounters
+	// Resume are the watermarks, one a query, that a State before this one had reached,
+	// [event.MinNanos] where it had none; nil: there was no such State. Windows behind
+	// a watermark are closed, and those that may have been open are incomplete.
+	Resume []event.Nanos
 }
 
 // State is one worker's share of all queries. One thread uses it.
@@ -160,6 +164,9 @@ func New(c Config, r *arena.Region) (*State, error) {
 		if err := s.queries[i].init(p, i, &c.Counters[i], r); err != nil {
 			return nil, fmt.Errorf("window: query %s: %w", p.Queries[i].Name, err)
 		}
+		if c.Resume != nil {
+			s.queries[i].resume(c.Resume[i])
+		}
 	}
 	s.log.init(p)
 	return s, nil
@@ -239,6 +246,20 @@ func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *aren
 	q.start, q.end = 1, 0 // no pane
 	q.key = make([]byte, 0, event.KeyMax+8)
 	return nil
+}
+
+// openEnded is a query's hit that ends with the first watermark.
+const openEnded = math.MaxInt64
+
+// resume begins at watermark t.
+func (q *query) resume(t event.Nanos) {
+	if t == event.MinNanos {
+		q.hit = openEnded
+		return
+	}
+	q.mark[0] = level{Time: t, Index: q.index(t)}
+	q.told = q.mark[0].Index
+	q.hit = q.mark[0].Index + int64(q.plan.Panes)
 }
 
 // Watermark returns the watermark of query number q.

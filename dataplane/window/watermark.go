@@ -135,6 +135,9 @@ func (s *State) pass(f *feed, q *query, to int64) {
 			s.beginClose(f, q, p, outbox.OnTime)
 		}
 	}
+	if q.hit == openEnded {
+		q.hit = to + int64(q.plan.Panes)
+	}
 	q.start, q.end = 1, 0
 }
 

@@ -191,6 +191,9 @@ func (p *Port) InRing() int {
 	return n
 }
 
+// Waiting is [Port.InRing] of one ring: that of socket i of [Port.Sockets].
+func (p *Port) Waiting(i int) int { return int(p.rings[i].waiting()) }
+
 // Sockets returns the port's sockets with their descriptors, for [Statistics] and
 // [Check]. They are good until Close.
 func (p *Port) Sockets() []Socket { return p.sockets }

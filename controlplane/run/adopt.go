@@ -1,0 +1,113 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/segment"
+)
+
+// adoptPatience is how long a data plane that lives may take to notice that its
+// control has died.
+const adoptPatience = 5 * time.Second
+
+// adopt takes over the data plane of this name that has no control, if there is one.
+// It returns nil if none lives.
+func (r *control) adopt() (*generation, status.Former, error) {
+	for end := time.Now().Add(adoptPatience); ; time.Sleep(lockPause) {
+		lock, err := r.folder.lock(handover.DataLock, 0)
+		if err == nil {
+			return nil, status.Former{}, lock.Close()
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, status.Former{}, err
+		}
+		g, former, err := r.adoptNow()
+		switch {
+		case err == nil:
+			return g, former, nil
+		case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED), errors.Is(err, io.EOF),
+			errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+			// It has not noticed yet, or it is ending.
+		default:
+			return nil, status.Former{}, err
+		}
+		if time.Now().After(end) {
+			return nil, status.Former{}, fmt.Errorf("a data plane of this name lives and does not answer: end it, or give another --name: %w", err)
+		}
+	}
+}
+
+func (r *control) adoptNow() (*generation, status.Former, error) {
+	conn, err := handover.Dial(r.folder.path)
+	if err != nil {
+		return nil, status.Former{}, err
+	}
+	g := &generation{conn: conn}
+	former, err := r.take(g)
+	if err != nil {
+		return nil, former, errors.Join(err, g.close(), r.dropNetwork())
+	}
+	return g, former, nil
+}
+
+// take looks at what the data plane offers and takes it if it is of the same plan and
+// build.
+func (r *control) take(g *generation) (status.Former, error) {
+	if err := g.conn.Limit(adoptPatience); err != nil {
+		return status.Former{}, err
+	}
+	var body handover.RunningBody
+	m, err := g.conn.Expect(handover.Running, &body)
+	if err != nil {
+		return status.Former{}, err
+	}
+	if body.Version != handover.Version || len(m.FDs) < 2 {
+		m.Close()
+		return status.Former{}, r.differs(fmt.Errorf("it speaks version %d, this binary %d", body.Version, handover.Version))
+	}
+	fds := m.FDs
+	if g.segment, err = segment.Open(fds[0], fds[1], segment.Control, r.Plan); err != nil {
+		closeAll(fds[2:])
+		return status.Former{}, r.differs(err)
+	}
+	former := status.Former{}
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds[2:]); err != nil {
+		return former, r.differs(err)
+	}
+	if g.pid, err = g.conn.PeerPID(); err != nil {
+		return former, err
+	}
+	g.layout, g.zeroCopy = body.Layout, body.ZeroCopy
+	if err := r.startPump(g); err != nil {
+		return former, err
+	}
+	if err := g.conn.Send(handover.Adopt, nil, nil); err != nil {
+		return former, err
+	}
+	g.segment.NextControl()
+	g.beat()
+	return former, g.conn.Limit(0)
+}
+
+// differs says what to do about a data plane that is not ours.
+func (r *control) differs(err error) error {
+	return fmt.Errorf("a data plane without a control runs under the name %s and cannot be taken over: "+
+		"start it with its own config and binary, give another --name, or wait: it ends by itself within its orphan_timeout: %w", r.Plan.Name, err)
+}
+
+func (r *control) dropNetwork() error {
+	if r.network == nil {
+		return nil
+	}
+	n := r.network
+	r.network = nil
+	return n.close()
+}

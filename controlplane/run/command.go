@@ -1,0 +1,143 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headrace/headrace/controlplane/compile"
+	"github.com/headrace/headrace/controlplane/config"
+	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/usage"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/proc"
+	"github.com/headrace/headrace/dataplane/segment"
+)
+
+// outSink is the name of the sink that --out makes.
+const outSink = "out"
+
+type flags struct {
+	config     string
+	interfaces []string
+	workers    int
+	out        string
+	name       string
+}
+
+// Command returns `headrace run`.
+func Command(o compile.Options) *cobra.Command {
+	var f flags
+	c := &cobra.Command{
+		Use:   "run -c FILE",
+		Short: "receive packets from network interfaces and write rows",
+		Long: `Run attaches to the config's interfaces, takes the packets that its feeds match
+out of the network stack (everything else passes, untouched) and writes rows as
+windows close.
+
+It is two processes. If this one, the control plane, dies, the other one goes on
+receiving; started again under the same name it takes over, and no row is lost or
+written twice. If the data plane dies it is started again.
+
+The first SIGTERM or SIGINT stops the receiving, fires or discards what is open
+(on_stop), writes every row and prints the ledger on standard error. The second ends
+both processes at once.
+
+It needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON and CAP_IPC_LOCK.`,
+		Example: `  headrace run -c examples/bars.yaml --interface eth1
+  headrace run -c bars.yaml --workers 4 --out rows.jsonl --name bars`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, o) },
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVarP(&f.config, "config", "c", "", "the config `FILE` (required)")
+	c.Flags().StringSliceVarP(&f.interfaces, "interface", "i", nil, "receive from this interface instead of the config's; may be repeated")
+	c.Flags().IntVar(&f.workers, "workers", 0, "number of workers; 0: the config's, or what the host allows")
+	c.Flags().StringVar(&f.out, "out", "", "append all rows to this one JSON Lines `PATH` instead of the config's sinks; \"-\" is standard output")
+	c.Flags().StringVar(&f.name, "name", "headrace", "name of the run, for `headrace status` and for a start after a crash")
+	return c
+}
+
+// DataCommand returns the hidden subcommand that the data-plane process is.
+func DataCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    dataCommand + " FD",
+		Short:  "the data-plane process of `headrace run`, which starts it",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			fd, err := strconv.Atoi(args[0])
+			if err != nil || fd < 3 {
+				return usage.Errorf("", "%q is not the descriptor of a control process: `headrace run` starts the data plane", args[0])
+			}
+			return proc.Main(fd)
+		},
+	}
+}
+
+func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
+	path := cmd.CommandPath()
+	switch {
+	case f.config == "":
+		return usage.Errorf(path, "no config: name it with -c FILE")
+	case f.workers < 0 || f.workers > event.WorkersMax:
+		return usage.Errorf(path, "--workers %d: 1 to %d, or 0 for the config's", f.workers, event.WorkersMax)
+	}
+	o.Workers, o.Interfaces, o.Name = f.workers, f.interfaces, f.name
+	c, p, err := compile.File(f.config, o)
+	if err != nil {
+		var found config.Findings
+		if errors.As(err, &found) {
+			return usage.Wrap("", found)
+		}
+		return usage.Wrap("", err)
+	}
+	if len(p.Interfaces) == 0 {
+		return usage.Errorf(path, "no interface: name one with --interface, or in the config: interfaces: [eth1]")
+	}
+	if f.out != "" {
+		for i := range p.Queries {
+			p.Queries[i].Sinks = []string{outSink}
+		}
+	}
+	metrics := ""
+	if c.Metrics != nil {
+		metrics = c.Metrics.Listen
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	return Run(cmd.Context(), Config{
+		Plan: p, Metrics: metrics, Log: log, Ledger: cmd.ErrOrStderr(),
+		OpenSinks: func(seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(c, seg, log) },
+	})
+}
+
+// openSinks opens the one file of --out, or the config's files that some query uses.
+func (f *flags) openSinks(c *config.Config, seg *segment.Segment, log *slog.Logger) ([]export.Sink, error) {
+	paths := map[string]string{}
+	if f.out != "" {
+		paths[outSink] = f.out
+	}
+	for _, s := range c.Sinks {
+		if f.out == "" && s.JSONL != nil && seg.Sink(s.Name) != nil {
+			paths[s.Name] = s.JSONL.Path
+		}
+	}
+	var sinks []export.Sink
+	for _, name := range slices.Sorted(maps.Keys(paths)) {
+		s, err := export.OpenJSONL(export.JSONLConfig{
+			Name: name, Path: paths[name], Workers: seg.Layout.Workers, Commits: seg.Sink(name), Log: log,
+		})
+		if err != nil {
+			for _, s := range sinks {
+				_ = s.Close()
+			}
+			return nil, fmt.Errorf("run: %w", err)
+		}
+		sinks = append(sinks, s)
+	}
+	return sinks, nil
+}

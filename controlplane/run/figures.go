@@ -1,0 +1,108 @@
+package run
+
+import (
+	"context"
+	"sync"
+
+	"github.com/headrace/headrace/bpf"
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/steer"
+)
+
+// figures serves what the run does.
+type figures struct {
+	source *status.Source
+	stop   context.CancelFunc
+	wait   sync.WaitGroup
+}
+
+// serve answers `headrace status` and, if the config says so, Prometheus.
+func (r *control) serve() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.figures.stop = cancel
+	l, err := status.Listen(r.Plan.Name)
+	if err != nil {
+		return err
+	}
+	server := status.NewServer(r.figures.source)
+	r.figures.wait.Go(func() {
+		if err := server.Serve(ctx, l); err != nil {
+			r.Log.Warn("status is not answered any more", "error", err)
+		}
+	})
+	if r.Metrics == "" {
+		return nil
+	}
+	l, err = status.ListenMetrics(r.Metrics)
+	if err != nil {
+		r.Log.Warn("no metrics: give another address in metrics.listen", "error", err)
+		return nil
+	}
+	metrics := status.NewMetrics(r.figures.source)
+	r.figures.wait.Go(func() {
+		if err := metrics.Serve(ctx, l); err != nil {
+			r.Log.Warn("metrics are not served any more", "error", err)
+		}
+	})
+	return nil
+}
+
+// close returns when nobody asks any more.
+func (f *figures) close() {
+	if f.stop != nil {
+		f.stop()
+		f.wait.Wait()
+	}
+}
+
+// show makes g the data plane whose figures are served.
+func (r *control) show(g *generation, former status.Former) {
+	if r.figures.source == nil {
+		r.figures.source = &status.Source{Plan: r.Plan}
+	}
+	r.figures.source.Replace(g.segment, g.pump, r.xdp(g), former)
+}
+
+// xdp returns a reader of what happens to frames before a worker has them.
+func (r *control) xdp(g *generation) func() status.XDPSnapshot {
+	n := r.network
+	feeds := make([]bpf.FeedCounters, len(r.Plan.Feeds))
+	names := make([]string, len(n.instances))
+	modes := make([]string, len(n.instances))
+	for i, x := range n.instances {
+		names[i], modes[i] = x.Interface().Name, string(x.Mode())
+	}
+	zeroCopy := len(g.zeroCopy) > 0
+	for _, z := range g.zeroCopy {
+		zeroCopy = zeroCopy && z
+	}
+	return func() status.XDPSnapshot {
+		var s status.XDPSnapshot
+		for i := range names {
+			s.Interfaces = append(s.Interfaces, status.InterfaceXDP{
+				Name: names[i], Mode: modes[i], ZeroCopy: zeroCopy, Sockets: status.SumSockets(g.segment, i),
+			})
+		}
+		other, err := n.tables.Counters(feeds)
+		if err != nil {
+			return s // the other figures are still worth having
+		}
+		verdicts := other.Frames
+		for i := range feeds {
+			s.Steered = append(s.Steered, feeds[i].Frames[steer.Steered])
+			for v, count := range feeds[i].Frames {
+				verdicts[v] += count
+			}
+		}
+		// The program counts all interfaces together.
+		at := 0
+		if len(names) > 1 {
+			at = len(names)
+			s.Interfaces = append(s.Interfaces, status.InterfaceXDP{Name: "all"})
+		}
+		for v := range steer.Verdict(steer.VerdictCount) {
+			s.Interfaces[at].Verdicts = append(s.Interfaces[at].Verdicts, status.Count{Name: v.String(), Count: verdicts[v]})
+		}
+		return s
+	}
+}

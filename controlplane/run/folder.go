@@ -1,0 +1,68 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
+)
+
+const (
+	// lockPatience is how long a lock may still be held by a process that is dying.
+	lockPatience = time.Second
+	lockPause    = 5 * time.Millisecond
+)
+
+// folder is where the processes of one name find each other. Two locks in it say who
+// lives; the kernel releases a lock with its process, whatever that dies of.
+type folder struct {
+	path    string
+	control *os.File
+}
+
+// openFolder makes the folder of a run and locks it for this control process. The
+// error wraps [status.ErrRunning] if another one lives.
+func openFolder(name string) (*folder, error) {
+	dir, err := status.Dir(name)
+	if err != nil {
+		return nil, err
+	}
+	f := &folder{path: filepath.Join(dir, name+".run")}
+	if err := os.Mkdir(f.path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("run: %w", err)
+	}
+	f.control, err = f.lock(handover.ControlLock, lockPatience)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("run: %s: %w", name, status.ErrRunning)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("run: %w", err)
+	}
+	return f, nil
+}
+
+func (f *folder) close() { _ = f.control.Close() }
+
+// lock takes the named lock. The error wraps EWOULDBLOCK if it is held for longer
+// than patience.
+func (f *folder) lock(name string, patience time.Duration) (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join(f.path, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(lockPause) {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return file, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return nil, errors.Join(fmt.Errorf("%s: %w", file.Name(), err), file.Close())
+		}
+	}
+}

@@ -1,0 +1,307 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+const (
+	// dataCommand is the name of the hidden subcommand.
+	dataCommand = "dataplane"
+	// startWithin bounds each step of a data plane's start. Opening waits up to two
+	// seconds for every queue that is still bound.
+	startWithin = 30 * time.Second
+)
+
+// A generation is one data plane: its process, the segment shared with it, and the
+// pump that carries its rows.
+type generation struct {
+	segment  *segment.Segment
+	conn     *handover.Conn
+	process  *exec.Cmd // nil: the child of a control before this one
+	pid      int
+	layout   xsk.Layout
+	zeroCopy []bool // by queue
+	pump     *export.Pump
+
+	cancel context.CancelFunc
+	heard  chan *handover.Message // closed when the data plane is gone
+	pumped chan error             // one value, when every row is written or nothing more can be
+	ended  bool                   // it said that every worker has ended
+}
+
+// start starts a data plane, whose workers go on from the watermarks in resume, and
+// its pump. When it returns, packets could come.
+func (r *control) start(resume [][]event.Nanos) (*generation, error) {
+	g := &generation{}
+	err := r.startProcess(g, resume)
+	if err == nil {
+		err = r.startPump(g)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.abandon())
+	}
+	return g, nil
+}
+
+func (r *control) startProcess(g *generation, resume [][]event.Nanos) (err error) {
+	if g.layout, err = layout(r.Plan); err != nil {
+		return err
+	}
+	if g.segment, err = segment.Create(r.Plan); err != nil {
+		return err
+	}
+	if err := g.segment.Restrict(segment.Control); err != nil {
+		return err
+	}
+	g.segment.NextControl()
+	g.beat()
+	lock, err := r.folder.lock(handover.DataLock, lockPatience)
+	if err != nil {
+		return fmt.Errorf("a data plane of this name lives and answers to nobody: end it, or give another --name: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // the data plane has it
+	if err := g.spawn(); err != nil {
+		return err
+	}
+	data, control := g.segment.FDs()
+	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: resume}
+	if err := g.conn.Send(handover.Start, &body, []int{data, control, int(lock.Fd())}); err != nil {
+		return g.explain(err)
+	}
+	if err := r.meshSockets(g); err != nil {
+		return g.explain(err)
+	}
+	if _, err := g.conn.Expect(handover.Ready, nil); err != nil {
+		return g.explain(err)
+	}
+	return g.conn.Limit(0)
+}
+
+// spawn starts this same binary as the data plane, in a session of its own: signals of
+// the terminal are not for it, and it outlives us.
+func (g *generation) spawn() error {
+	conn, end, err := handover.Pair()
+	if err != nil {
+		return err
+	}
+	defer end.Close() //nolint:errcheck // the child has it
+	g.conn = conn
+	if err := conn.Limit(startWithin); err != nil {
+		return err
+	}
+	const first = 3 // descriptor of the first of ExtraFiles
+	c := exec.Command("/proc/self/exe", dataCommand, strconv.Itoa(first))
+	c.Args[0] = os.Args[0]
+	c.ExtraFiles = []*os.File{end}
+	c.Stderr = os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("start the data plane: %w", err)
+	}
+	g.process, g.pid = c, c.Process.Pid
+	return nil
+}
+
+// meshSockets takes the owners' sockets from the data plane, opens the members, puts
+// all where the programs find them and gives the members to the data plane. It keeps
+// none of them: a socket that is open here would keep its queue bound after the data
+// plane has died.
+func (r *control) meshSockets(g *generation) error {
+	var body handover.OwnersBody
+	m, err := g.conn.Expect(handover.Owners, &body)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if len(body.ZeroCopy) != len(m.FDs) || len(body.Fallback) != len(m.FDs) {
+		return handover.ErrPeer
+	}
+	members, err := xsk.OpenMembers(g.layout, m.FDs)
+	if err != nil {
+		return err
+	}
+	defer closeAll(members)
+	sockets, err := g.layout.Assign(m.FDs, members)
+	if err != nil {
+		return err
+	}
+	if err := r.network.setSockets(sockets); err != nil {
+		return err
+	}
+	g.zeroCopy = body.ZeroCopy
+	for i, why := range body.Fallback {
+		if i == 0 && why != "" {
+			r.Log.Info("frames are copied: the driver grants no zero-copy", "reason", why)
+		}
+	}
+	return g.conn.Send(handover.Members, nil, members)
+}
+
+// explain adds to an error of the start how the process ended, if it did.
+func (g *generation) explain(err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		return err
+	}
+	if state := g.reap(); state != "" {
+		return fmt.Errorf("the data plane ended during its start: %s", state)
+	}
+	return fmt.Errorf("the data plane ended during its start: %w", err)
+}
+
+// reap waits for the process, whose end is certain, and says how it ended.
+func (g *generation) reap() string {
+	if g.process == nil {
+		return ""
+	}
+	if g.process.ProcessState == nil {
+		_ = g.process.Wait() // its state says more than the error
+	}
+	return g.process.ProcessState.String()
+}
+
+// startPump opens the sinks and lets rows flow.
+func (r *control) startPump(g *generation) error {
+	sinks, err := r.OpenSinks(g.segment)
+	if err != nil {
+		return err
+	}
+	g.pump, err = export.NewPump(export.Config{Plan: r.Plan, Segment: g.segment, Values: r.values, Sinks: sinks, Log: r.Log})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	g.pumped, g.heard = make(chan error, 1), make(chan *handover.Message)
+	go func() {
+		defer close(g.pumped)
+		g.pumped <- g.pump.Run(ctx)
+	}()
+	go g.listen(ctx)
+	return nil
+}
+
+// listen passes on what the data plane says.
+func (g *generation) listen(ctx context.Context) {
+	defer close(g.heard)
+	for {
+		m, err := g.conn.Receive()
+		if err != nil {
+			return
+		}
+		m.Close() // nothing that it says from now on comes with descriptors
+		select {
+		case g.heard <- m:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// beat tells the data plane the time, and that we live.
+func (g *generation) beat() {
+	now, offset := clocks()
+	g.segment.SetHeartbeat(uint64(now))
+	if d := offset - g.segment.UTCOffset(); d > offsetStep || d < -offsetStep {
+		g.segment.SetUTCOffset(offset)
+	}
+}
+
+// offsetStep is the error of the offset to UTC that is not worth a change of it.
+const offsetStep = 20 * time.Microsecond
+
+// clocks returns CLOCK_MONOTONIC and what to add to it to get UTC.
+func clocks() (now event.Nanos, offset time.Duration) {
+	best := int64(time.Hour)
+	for range 8 {
+		var before, utc, after unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &before) // these clocks are always there
+		_ = unix.ClockGettime(unix.CLOCK_REALTIME, &utc)
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &after)
+		if took := after.Nano() - before.Nano(); took < best {
+			best, now = took, event.Nanos(after.Nano())
+			offset = time.Duration(utc.Nano() - before.Nano() - took/2)
+		}
+	}
+	return now, offset
+}
+
+// kill ends the process, now.
+func (g *generation) kill() {
+	if g.segment != nil {
+		g.segment.SetCommand(segment.Kill)
+	}
+	if g.pid > 0 {
+		_ = unix.Kill(g.pid, unix.SIGKILL) // it may have ended
+	}
+}
+
+// abandon ends a generation that did not get going.
+func (g *generation) abandon() error {
+	if g.pid > 0 {
+		g.kill()
+		_ = g.reap()
+	}
+	return g.close()
+}
+
+// close lets go of a generation whose process has ended, and of everything that is
+// mapped of it.
+func (g *generation) close() error {
+	var errs []error
+	if g.cancel != nil {
+		g.cancel()
+		g.conn.Shutdown()
+		for range g.heard { //nolint:revive // until it is closed
+		}
+		for range g.pumped { //nolint:revive // as above
+		}
+	}
+	if g.conn != nil {
+		errs = append(errs, g.conn.Close())
+	}
+	if g.segment != nil {
+		errs = append(errs, g.segment.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// watermarks returns how far each worker's queries had come.
+func (g *generation) watermarks(workers, queries int) [][]event.Nanos {
+	all := make([][]event.Nanos, workers)
+	for w := range all {
+		for q := range queries {
+			t := g.segment.Worker(w).Watermark(q)
+			if t == 0 {
+				t = event.MinNanos // it had none
+			}
+			all[w] = append(all[w], t)
+		}
+	}
+	return all
+}
+
+// failures returns what workers said when they failed.
+func (g *generation) failures(workers int) (texts []string) {
+	for w := range workers {
+		if text := g.segment.Worker(w).Failure(); text != "" {
+			texts = append(texts, fmt.Sprintf("worker %d: %s", w, text))
+		}
+	}
+	return texts
+}

@@ -1,0 +1,252 @@
+package run
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/bpf"
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+// network is everything between the wire and the data plane's sockets. It outlives
+// data planes, and control processes.
+type network struct {
+	plan      *plan.Plan
+	log       *slog.Logger
+	tables    *bpf.Tables
+	instances []*bpf.Instance // in the order of the plan's interfaces
+	joins     []*join
+}
+
+// description says what the descriptors of a handover are.
+type description struct {
+	BPF    json.RawMessage
+	BPFs   int // descriptors that are BPF's; the joins' follow
+	Joins  []*join
+	Former status.Former
+}
+
+// layout looks at the interfaces and says which sockets there will be.
+func layout(p *plan.Plan) (xsk.Layout, error) {
+	l := xsk.Layout{Workers: p.Workers}
+	for i := range p.Interfaces {
+		x := &p.Interfaces[i]
+		nic, err := net.InterfaceByName(x.Name)
+		if err != nil {
+			return l, fmt.Errorf("interface %s: %w", x.Name, err)
+		}
+		queues, err := queueCount(nic)
+		if err != nil {
+			return l, fmt.Errorf("interface %s: %w", x.Name, err)
+		}
+		if x.Queues > queues {
+			return l, fmt.Errorf("interface %s: %d queues are asked for and it has %d", x.Name, x.Queues, queues)
+		}
+		if x.Queues > 0 {
+			queues = x.Queues
+		}
+		l.Interfaces = append(l.Interfaces, xsk.Interface{Name: nic.Name, Index: nic.Index, Queues: queues})
+		s, err := xsk.Fit(xsk.Wish{Workers: max(p.WorkersMax, p.Workers), RxRing: x.RxRing, TxRing: x.TxRing, FillReserve: x.FillRing})
+		if err != nil {
+			return l, fmt.Errorf("interface %s: %w", x.Name, err)
+		}
+		// All queues have the sizes of the interface that asks for most.
+		l.Sizes.FrameSize = s.FrameSize
+		l.Sizes.Frames = max(l.Sizes.Frames, s.Frames, x.Frames)
+		l.Sizes.RxRing, l.Sizes.TxRing = max(l.Sizes.RxRing, s.RxRing), max(l.Sizes.TxRing, s.TxRing)
+		l.Bind.Copy = l.Bind.Copy || x.Mode == plan.Generic
+	}
+	l.Sizes.FillRing = l.Sizes.Frames
+	return l, l.Check()
+}
+
+// queueCount returns the number of receive queues in use.
+func queueCount(nic *net.Interface) (int, error) {
+	dir := filepath.Join("/sys/class/net", nic.Name)
+	// sysfs shows the network namespace that it was mounted in, which need not be ours.
+	if index, err := os.ReadFile(filepath.Join(dir, "ifindex")); err == nil && strings.TrimSpace(string(index)) == strconv.Itoa(nic.Index) {
+		queues, err := filepath.Glob(filepath.Join(dir, "queues", "rx-*"))
+		if err == nil && len(queues) > 0 {
+			return len(queues), nil
+		}
+	}
+	link, err := netlink.LinkByIndex(nic.Index)
+	if err != nil {
+		return 0, err
+	}
+	return max(link.Attrs().NumRxQueues, 1), nil
+}
+
+// openNetwork loads the programs, without attaching them.
+func openNetwork(p *plan.Plan, log *slog.Logger) (*network, error) {
+	n := &network{plan: p, log: log}
+	var err error
+	if n.tables, err = bpf.Load(bpf.Config{Workers: p.Workers}); err != nil {
+		return nil, err
+	}
+	if err := n.load(); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (n *network) load() error {
+	if err := n.tables.SetFeeds(n.plan.Feeds); err != nil {
+		return err
+	}
+	for i := range n.plan.Interfaces {
+		instance, err := n.tables.Program(bpf.Interface{Name: n.plan.Interfaces[i].Name})
+		if err != nil {
+			return err
+		}
+		n.instances = append(n.instances, instance)
+	}
+	return nil
+}
+
+// setSockets puts a data plane's sockets in the programs' maps, in the place of those
+// of the one before.
+func (n *network) setSockets(sockets []xsk.Socket) error {
+	for _, s := range sockets {
+		if err := n.instances[s.Interface].SetSocket(s.Queue, s.Worker, s.FD); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clearSockets makes the programs pass every packet, and returns when no run of them
+// still does otherwise.
+func (n *network) clearSockets() error {
+	var errs []error
+	for _, i := range n.instances {
+		errs = append(errs, i.ClearSockets())
+	}
+	return errors.Join(append(errs, n.tables.Barrier())...)
+}
+
+// attach attaches programs that are not and joins groups that are not joined.
+func (n *network) attach() error {
+	list, wide := groups(n.plan)
+	for _, p := range wide {
+		n.log.Warn("the groups of a prefix are not joined: packets come only if something else joins them", "destination", p)
+	}
+	for at, i := range n.instances {
+		if i.Mode() != "" {
+			continue
+		}
+		x := &n.plan.Interfaces[at]
+		mode, warning, err := i.Attach(x.Mode)
+		if err != nil {
+			return err
+		}
+		if warning != "" {
+			n.log.Warn(warning)
+		}
+		nic, err := net.InterfaceByName(x.Name)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", x.Name, err)
+		}
+		if nic.Flags&net.FlagUp == 0 {
+			n.log.Warn("the interface is down: nothing comes until it is up", "interface", x.Name)
+		}
+		for _, g := range list {
+			j, err := openJoin(x.Name, nic.Index, g)
+			if err != nil {
+				return err
+			}
+			n.joins = append(n.joins, j)
+		}
+		n.log.Info("attached", "interface", x.Name, "xdp_mode", mode, "groups", len(list))
+	}
+	return nil
+}
+
+// detach gives the packets back to the network stack. It returns when no packet is on
+// its way to a socket any more.
+func (n *network) detach() error {
+	var errs []error
+	for _, i := range n.instances {
+		errs = append(errs, i.Detach())
+	}
+	for _, j := range n.joins {
+		errs = append(errs, j.leave())
+	}
+	n.joins = nil
+	return errors.Join(append(errs, n.tables.Barrier())...)
+}
+
+// close closes what this process holds. Programs stay attached if the data plane
+// holds them too.
+func (n *network) close() error {
+	var errs []error
+	for _, j := range n.joins {
+		errs = append(errs, os.NewSyscallError("close", unix.Close(j.fd)))
+	}
+	n.joins, n.instances = nil, nil
+	return errors.Join(append(errs, n.tables.Close())...)
+}
+
+// handOver gives the data plane everything to keep for the next control.
+func (n *network) handOver(c *handover.Conn, former status.Former) error {
+	d := description{Joins: n.joins, Former: former}
+	about, fds, err := n.tables.Handover()
+	if err != nil {
+		return err
+	}
+	d.BPF, d.BPFs = about, len(fds)
+	for _, j := range n.joins {
+		fds = append(fds, j.fd)
+	}
+	text, err := json.Marshal(&d)
+	if err != nil {
+		return fmt.Errorf("describe what is handed over: %w", err)
+	}
+	return c.Send(handover.Keep, handover.KeepBody{Description: text}, fds)
+}
+
+// adoptNetwork makes a network of what a data plane kept. It takes the descriptors
+// over, also on error.
+func adoptNetwork(p *plan.Plan, log *slog.Logger, text []byte, fds []int) (*network, status.Former, error) {
+	var d description
+	err := json.Unmarshal(text, &d)
+	if err == nil && (d.BPFs < 0 || len(fds) != d.BPFs+len(d.Joins)) {
+		err = handover.ErrPeer
+	}
+	if err != nil {
+		closeAll(fds)
+		return nil, d.Former, fmt.Errorf("what was handed over: %w", err)
+	}
+	n := &network{plan: p, log: log}
+	if n.tables, n.instances, err = bpf.Adopt(d.BPF, fds[:d.BPFs]); err != nil {
+		closeAll(fds[d.BPFs:])
+		return nil, d.Former, err
+	}
+	for i, j := range d.Joins {
+		j.fd = fds[d.BPFs+i]
+		n.joins = append(n.joins, j)
+	}
+	if len(n.instances) != len(p.Interfaces) {
+		return nil, d.Former, errors.Join(fmt.Errorf("%d programs for %d interfaces: %w", len(n.instances), len(p.Interfaces), handover.ErrPeer), n.close())
+	}
+	return n, d.Former, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}

@@ -1,0 +1,257 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/replay"
+	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/segment"
+)
+
+// Config says what to run.
+type Config struct {
+	// Plan is the work. It names at least one interface. Required.
+	Plan *plan.Plan
+	// OpenSinks opens the sinks for the data plane whose segment is given. Required.
+	OpenSinks func(*segment.Segment) ([]export.Sink, error)
+	// Metrics is the address of /metrics; empty for none.
+	Metrics string
+	Log     *slog.Logger
+	// Ledger gets the ledger at the end.
+	Ledger io.Writer
+}
+
+// What ends a run in an error.
+var (
+	// ErrKilled reports a run that a second signal ended at once.
+	ErrKilled = errors.New("stopped at once: windows that were open and rows that were not written are lost")
+	// ErrDied reports a data plane that died too often, or while it drained.
+	ErrDied = errors.New("the data plane died")
+)
+
+const beatEvery = time.Second
+
+// control is the control process.
+type control struct {
+	Config
+	folder  *folder
+	network *network
+	values  []rows.Values
+	figures figures
+	g       *generation
+	policy  policy
+
+	signals  chan os.Signal
+	asked    int  // signals so far
+	stopping bool // packets go elsewhere, workers drain
+	failure  error
+}
+
+// Run starts or adopts the data plane of the plan's name and stays until it has
+// ended: because ctx ends or a signal asks for it, or because something failed. Every
+// row has been written when it returns nil.
+//
+// The error wraps [status.ErrRunning] if another control process has the name.
+func Run(ctx context.Context, c Config) error {
+	r := &control{Config: c, signals: make(chan os.Signal, 4)}
+	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
+	defer signal.Stop(r.signals)
+	var err error
+	if r.values, err = replay.Values(c.Plan); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	if r.folder, err = openFolder(c.Plan.Name); err != nil {
+		return err
+	}
+	defer r.folder.close()
+	if err = r.begin(); err == nil {
+		if err = r.live(ctx); !errors.Is(err, ErrKilled) {
+			r.printLedger()
+		}
+	}
+	err = errors.Join(err, r.end())
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return nil
+}
+
+// begin gets a data plane, adopted or new, and lets packets come.
+func (r *control) begin() error {
+	g, former, err := r.adopt()
+	if err != nil {
+		return err
+	}
+	if g != nil {
+		r.Log.Info("took over the running data plane", "pid", g.pid, "name", r.Plan.Name)
+		// A stop that the control before us began is carried through.
+		r.stopping = g.segment.Command() != segment.Go
+	} else {
+		if r.network, err = openNetwork(r.Plan, r.Log); err != nil {
+			return err
+		}
+		if g, err = r.start(nil); err != nil {
+			return err
+		}
+	}
+	r.g = g
+	if !r.stopping {
+		if err := r.network.attach(); err != nil {
+			return errors.Join(err, r.giveUp())
+		}
+	}
+	r.show(g, former)
+	if err := r.network.handOver(g.conn, former); err != nil {
+		return errors.Join(err, r.giveUp())
+	}
+	if err := r.serve(); err != nil {
+		return errors.Join(err, r.giveUp())
+	}
+	if !r.stopping {
+		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
+	}
+	return nil
+}
+
+// live watches data planes, one after the other, until the run is over.
+func (r *control) live(ctx context.Context) error {
+	for {
+		died, err := r.watch(ctx)
+		if err != nil || !died {
+			return errors.Join(r.failure, err)
+		}
+		if err := r.restart(ctx); err != nil {
+			return errors.Join(r.failure, err)
+		}
+		if r.g == nil {
+			return r.failure // stopped between two data planes
+		}
+	}
+}
+
+// watch stays with the data plane until its process is gone and its rows are written.
+// It reports whether it died.
+func (r *control) watch(ctx context.Context) (died bool, err error) {
+	g := r.g
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	stop, heard, pumped := ctx.Done(), g.heard, g.pumped
+	for heard != nil || pumped != nil {
+		select {
+		case <-stop:
+			stop = nil
+			r.stop("asked to stop")
+		case s := <-r.signals:
+			if r.asked++; r.asked > 1 {
+				return false, errors.Join(ErrKilled, r.giveUp())
+			}
+			r.stop(s.String())
+		case m, ok := <-heard:
+			if !ok {
+				heard = nil
+				g.pump.Finish()
+				break
+			}
+			r.hear(m)
+		case err := <-pumped:
+			pumped = nil
+			if err != nil {
+				// A sink that can never go on: nobody takes the rows.
+				return false, errors.Join(err, r.giveUp())
+			}
+		case <-beat.C:
+			g.beat()
+		}
+	}
+	state := g.reap()
+	switch {
+	case g.ended && r.stopping:
+		return false, nil
+	case g.ended:
+		return false, fmt.Errorf("%w: it ended unasked", ErrDied)
+	}
+	text := strings.Join(g.failures(r.Plan.Workers), "; ")
+	r.Log.Error("the data plane died", "pid", g.pid, "state", state, "failure", text)
+	if r.stopping {
+		return false, fmt.Errorf("%w while it drained: rows of open windows are lost %s", ErrDied, text)
+	}
+	return true, nil
+}
+
+// hear acts on what the data plane says.
+func (r *control) hear(m *handover.Message) {
+	switch m.Kind {
+	case handover.Ended:
+		r.g.ended = true
+	case handover.Lost:
+		var b handover.LostBody
+		if m.Decode(&b) == nil && r.failure == nil {
+			r.failure = fmt.Errorf("interface %q went away: %q; start again when it is back", b.Interface, b.Error)
+			r.stop(r.failure.Error())
+		}
+	}
+}
+
+// stop lets packets go elsewhere and then asks the workers to finish. A second call
+// does nothing.
+func (r *control) stop(why string) {
+	if r.stopping {
+		return
+	}
+	r.stopping = true
+	r.Log.Info("stopping: what is open is finished first; another signal stops at once", "reason", why)
+	if err := r.network.detach(); err != nil {
+		r.Log.Warn("packets may still be taken from the interface", "error", err)
+	}
+	command := segment.Drain
+	if !r.Plan.Flush {
+		command = segment.Discard
+	}
+	r.g.segment.SetCommand(command)
+}
+
+// giveUp ends the data plane at once.
+func (r *control) giveUp() error {
+	r.stopping = true
+	err := r.network.detach()
+	if r.g != nil {
+		r.g.kill()
+		_ = r.g.reap()
+	}
+	return err
+}
+
+// printLedger shows what became of everything.
+func (r *control) printLedger() {
+	if r.Ledger == nil || r.figures.source == nil {
+		return
+	}
+	report := status.NewReport(nil, r.figures.source.Snapshot())
+	if err := report.Write(r.Ledger); err != nil {
+		r.Log.Warn("the ledger could not be printed", "error", err)
+	}
+}
+
+// end lets go of everything.
+func (r *control) end() error {
+	r.figures.close()
+	var errs []error
+	if r.g != nil {
+		errs = append(errs, r.g.close())
+	}
+	return errors.Join(append(errs, r.dropNetwork())...)
+}

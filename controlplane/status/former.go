@@ -1,0 +1,113 @@
+package status
+
+import (
+	"github.com/headrace/headrace/dataplane/segment"
+)
+
+// restartReason is what was lost with a data plane that died, in the ledgers.
+const restartReason = "data_plane_restart"
+
+// Former is what the data planes before this one counted: a data plane that is
+// started again counts from 0. It is plain data, to be handed to the next control
+// process. The zero value says that there was none.
+type Former struct {
+	Restarts uint64
+	Workers  []segment.Counters // with nothing in flight
+	Sockets  []Sockets          // by interface
+	Rows     []uint64           // by query, made by this control process
+	Sinks    map[string]FormerSink
+	Lost     []FormerLost
+}
+
+// FormerSink is what a sink had committed.
+type FormerSink struct{ Rows, Bytes uint64 }
+
+// FormerLost is what was in flight when a data plane died, or what it had not
+// counted yet: the difference of one line of a ledger.
+type FormerLost struct {
+	Layer, Of string
+	Count     uint64
+}
+
+// Former returns what s shows as the account of a data plane that has died, added to
+// those before it. Its sockets must be closed and its outboxes empty.
+func (s *Snapshot) Former() Former {
+	f := Former{Restarts: s.Restarts + 1, Sinks: map[string]FormerSink{}}
+	for _, line := range NewLedger(s) {
+		n := line.Difference + int64(line.InFlight)
+		for _, c := range line.Dropped {
+			if c.Name == restartReason {
+				n += int64(c.Count)
+			}
+		}
+		if n > 0 && line.Layer != layerRows && line.Layer != layerRestarts {
+			f.Lost = append(f.Lost, FormerLost{line.Layer, line.Of, uint64(n)})
+		}
+	}
+	for w := range s.workers {
+		c := s.workers[w]
+		f.Workers = append(f.Workers, segment.Counters{
+			Worker: c.Worker, Feeds: append([]segment.FeedCounters(nil), c.Feeds...), Queries: append([]segment.QueryCounters(nil), c.Queries...),
+		})
+		for i := range c.Feeds {
+			f.Workers[w].Feeds[i].FramesHeld, f.Workers[w].Feeds[i].MessagesHeld = 0, 0
+		}
+	}
+	for q := range s.Queries {
+		// What was in lanes is lost, no longer on its way.
+		if x := &s.Queries[q]; x.Sent > x.Arrived && len(f.Workers) > 0 {
+			f.Workers[0].Queries[q].Arrived += x.Sent - x.Arrived
+		}
+		f.Rows = append(f.Rows, s.Queries[q].Rows)
+	}
+	if s.XDP != nil {
+		for i := range s.XDP.Interfaces {
+			sum := s.XDP.Interfaces[i].Sockets
+			sum.InRing = 0
+			f.Sockets = append(f.Sockets, sum)
+		}
+	}
+	for i := range s.Sinks {
+		f.Sinks[s.Sinks[i].Name] = FormerSink{s.Sinks[i].Rows, s.Sinks[i].Bytes}
+	}
+	return f
+}
+
+// addTo adds worker w's former counters to c.
+func (f *Former) addTo(w int, c *segment.Counters) {
+	if w >= len(f.Workers) {
+		return
+	}
+	old := &f.Workers[w]
+	heartbeat := c.Worker.HeartbeatNanos
+	segment.Add(c, old)
+	c.Worker.HeartbeatNanos = heartbeat
+}
+
+// partials is how many partials of query q the former data planes put out.
+func (f *Former) partials(q int) (n uint64) {
+	for w := range f.Workers {
+		n += f.Workers[w].Queries[q].Partials
+	}
+	return n
+}
+
+// lost is what the ledger's line lost with former data planes.
+func (f *Former) lost(layer, of string) uint64 {
+	for _, l := range f.Lost {
+		if l.Layer == layer && l.Of == of {
+			return l.Count
+		}
+	}
+	return 0
+}
+
+// add adds a former data plane's sockets.
+func (s *Sockets) add(o *Sockets) {
+	s.RxDropped += o.RxDropped
+	s.RxRingFull += o.RxRingFull
+	s.FillRingEmpty += o.FillRingEmpty
+	s.RxInvalid += o.RxInvalid
+	s.TxInvalid += o.TxInvalid
+	s.InRing += o.InRing
+}

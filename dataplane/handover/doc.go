@@ -1,0 +1,18 @@
+// Package handover is what the two processes say to each other over their unix
+// socket: a few messages, with descriptors, at the start, when one of them dies and
+// at the end. Everything else flows through the segment.
+//
+//	Start    control → data  the plan, the sockets' layout; segment, lock
+//	Owners   data → control  owners' descriptors
+//	Members  control → data  members' descriptors
+//	Ready    data → control  stripped of privileges, workers run
+//	Keep     control → data  what to hold for the next control, with descriptors
+//	Lost     data → control  an interface went away
+//	Ended    data → control  every worker has ended
+//	Refused  data → control  why the start failed
+//
+// A data plane whose control died opens a socket ([Listen]) and gives the next one
+// Running, with everything that it holds; Adopt is the answer.
+//
+// handover knows plan, xsk's layout and nothing of what the descriptors are.
+package handover

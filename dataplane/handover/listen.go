@@ -1,0 +1,88 @@
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// The files of a run's folder, which only its user may enter.
+const (
+	ControlLock = "control.lock" // held by the control process that lives
+	DataLock    = "data.lock"    // held by the data plane that lives
+	socketName  = "adopt.sock"   // there while a data plane has no control
+)
+
+// ErrStranger reports a connection from another user.
+var ErrStranger = errors.New("the other process belongs to another user")
+
+// Listen opens the socket of a data plane without a control in dir. It returns the
+// listening descriptor.
+func Listen(dir string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("handover: %w", os.NewSyscallError("socket", err))
+	}
+	Unlisten(dir)
+	path := filepath.Join(dir, socketName)
+	if err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrUnix{Name: path})); err == nil {
+		err = os.NewSyscallError("listen", unix.Listen(fd, 4))
+	}
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("handover: %s: %w", path, err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// Unlisten removes the socket's name from dir.
+func Unlisten(dir string) { _ = os.Remove(filepath.Join(dir, socketName)) }
+
+// Accept takes a connection of the same user from a listening descriptor. The error
+// wraps EAGAIN if there is none, [ErrStranger] if it was somebody else's.
+func Accept(listener int) (*Conn, error) {
+	fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("handover: %w", os.NewSyscallError("accept4", err))
+	}
+	c := New(fd)
+	if _, err := c.peer(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// Dial connects to the data plane that waits in dir. The error wraps ENOENT or
+// ECONNREFUSED if none does.
+func Dial(dir string) (*Conn, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("handover: %w", os.NewSyscallError("socket", err))
+	}
+	c := New(fd)
+	path := filepath.Join(dir, socketName)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, errors.Join(fmt.Errorf("handover: %s: %w", path, os.NewSyscallError("connect", err)), c.Close())
+	}
+	if _, err := c.peer(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// peer returns the process number of the other end, which must be the same user's.
+func (c *Conn) peer() (pid int, err error) {
+	cred, err := unix.GetsockoptUcred(c.fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, fmt.Errorf("handover: %w", os.NewSyscallError("getsockopt", err))
+	}
+	if int(cred.Uid) != os.Geteuid() {
+		return 0, fmt.Errorf("handover: user %d: %w", cred.Uid, ErrStranger)
+	}
+	return int(cred.Pid), nil
+}
+
+// PeerPID returns the process number of the other end.
+func (c *Conn) PeerPID() (int, error) { return c.peer() }

@@ -1,0 +1,88 @@
+package handover
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+// Version is the version of this conversation. A control of another version cannot
+// adopt a data plane.
+const Version = 1
+
+// Kind is the kind of a message.
+type Kind uint8
+
+// The kinds; package doc says who sends them.
+const (
+	Start Kind = iota + 1
+	Owners
+	Members
+	Ready
+	Keep
+	Lost
+	Ended
+	Refused
+	Running
+	Adopt
+)
+
+var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt"}
+
+// String names the kind.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) && kindNames[k] != "" {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// StartBody goes with the descriptors of the segment's data file, its control file,
+// and the lock that says that this data plane lives.
+type StartBody struct {
+	Plan   *plan.Plan
+	Layout xsk.Layout
+	// Dir is the folder for the socket of an orphan.
+	Dir string
+	// Resume are the watermarks of the data plane before this one, by worker, then
+	// query; nil if there was none.
+	Resume [][]event.Nanos
+}
+
+// OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.
+type OwnersBody struct {
+	// ZeroCopy is what each owner was granted.
+	ZeroCopy []bool
+	// Fallback is why zero-copy was tried and not granted, "" elsewhere.
+	Fallback []string
+}
+
+// KeepBody goes with descriptors that the data plane holds for the next control. It
+// does not know what they are; the description says it to who made it.
+type KeepBody struct {
+	Description json.RawMessage
+}
+
+// LostBody says which interface went away.
+type LostBody struct {
+	Interface string
+	Error     string
+}
+
+// RefusedBody says why a start failed.
+type RefusedBody struct {
+	Error string
+}
+
+// RunningBody goes with the descriptors of the segment's data file and control file,
+// and then those of Keep.
+type RunningBody struct {
+	Version     int
+	PID         int
+	Layout      xsk.Layout
+	ZeroCopy    []bool
+	Description json.RawMessage
+}

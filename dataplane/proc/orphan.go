@@ -1,0 +1,97 @@
+package proc
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/handover"
+)
+
+// adoptWithin is how long a control that has connected may take to make up its mind.
+const adoptWithin = 5 * time.Second
+
+// errAbandoned reports a control that died before the start was complete.
+var errAbandoned = errors.New("data plane: the control process ended before the start was complete")
+
+// orphaned is called when control has died: from now on, and only now, there is a
+// socket to be found by.
+func (p *process) orphaned() (err error) {
+	if !p.hasKept {
+		return errAbandoned // nothing to hand over, and nothing attached
+	}
+	if p.listener, err = handover.Listen(p.start.Dir); err != nil {
+		return err
+	}
+	timeout := p.plan.OrphanTimeout
+	p.deadline = p.clock().Add(timeout)
+	return nil
+}
+
+// orphan goes on with the life without a control, and reports whether it is over:
+// nobody came within the plan's time, and the workers have drained.
+func (p *process) orphan() (bool, error) {
+	now := p.clock()
+	if p.over == 0 {
+		select {
+		case <-p.signals:
+		default:
+			if now < p.deadline {
+				return false, nil
+			}
+		}
+		p.deafen()
+		// First the packets go elsewhere, then what is there is finished. Rows that no
+		// control takes are lost with the memory that they are in.
+		p.letGo()
+		p.stop.Store(true)
+		p.over = now.Add(endWithin)
+	}
+	return p.running.Load() == 0 || now >= p.over, nil
+}
+
+// deafen ends the listening.
+func (p *process) deafen() {
+	if p.listener >= 0 {
+		handover.Unlisten(p.start.Dir)
+		_ = unix.Close(p.listener)
+		p.listener = -1
+	}
+}
+
+// accept gives a new control everything, if it wants it.
+func (p *process) accept() error {
+	c, err := handover.Accept(p.listener)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, handover.ErrStranger) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.offer(c); err != nil {
+		// It was of another kind, or did not like what it saw: the next may come.
+		return c.Close()
+	}
+	p.deafen()
+	p.conn, p.deadline = c, event.MaxNanos
+	return nil
+}
+
+func (p *process) offer(c *handover.Conn) error {
+	if err := c.Limit(adoptWithin); err != nil {
+		return err
+	}
+	data, control := p.segment.FDs()
+	body := handover.RunningBody{
+		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy, Description: p.about,
+	}
+	if err := c.Send(handover.Running, &body, append([]int{data, control}, p.kept...)); err != nil {
+		return err
+	}
+	if _, err := c.Expect(handover.Adopt, nil); err != nil {
+		return err
+	}
+	return c.Limit(0)
+}
