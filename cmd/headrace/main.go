@@ -77,6 +77,9 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
 		generate.Command(), send.Command(), status.Command(), version(),
 	)
+	// They would come by themselves, but only after asUsage.
+	c.InitDefaultHelpCmd()
+	c.InitDefaultCompletionCmd()
 	asUsage(c)
 	return c
 }
@@ -94,6 +97,15 @@ func asUsage(c *cobra.Command) {
 				return err
 			}
 			return nil
+		}
+	}
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage.Errorf(cmd.CommandPath(), "unknown command %q", args[0])
+			}
+			return cmd.Help()
 		}
 	}
 	for _, sub := range c.Commands() {

@@ -9,6 +9,7 @@ import (
 	"github.com/headrace/headrace/controlplane/compile"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/usage"
+	"github.com/headrace/headrace/dataplane/event"
 )
 
 // Command returns `headrace explain`. o.Formats and those of compile are the same.
@@ -24,6 +25,9 @@ what a row holds, and how much memory is taken at start, as a sum.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if workers < 0 || workers > event.WorkersMax {
+				return usage.Errorf(cmd.CommandPath(), "--workers %d: 1 to %d, or 0 for the config's", workers, event.WorkersMax)
+			}
 			c, p, err := compile.File(args[0], compile.Options{Formats: o.Formats, Workers: workers})
 			var found config.Findings
 			switch {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +54,12 @@ last line of standard error is the summary.`,
 		Example: `  headrace replay -c examples/iex-bars.yaml --out rows.jsonl DEEP10.pcap.gz
   zstdcat day.pcap.zst | headrace replay -c bars.yaml --out - -`,
 		RunE: func(cmd *cobra.Command, args []string) error { return f.replay(cmd, args, o) },
-		Args: cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage.Errorf(cmd.CommandPath(), "no capture: name a file, or - for standard input")
+			}
+			return nil
+		},
 	}
 	c.Flags().StringVarP(&f.config, "config", "c", "", "the config `FILE` (required)")
 	c.Flags().IntVar(&f.workers, "workers", 0, "number of workers; 0: the config's, or what the host allows")
@@ -84,6 +90,9 @@ func (f *flags) replay(cmd *cobra.Command, args []string, o compile.Options) err
 			p.Queries[i].Sinks = []string{outSink}
 		}
 	}
+	if err := spare(f.out, args); err != nil {
+		return usage.Wrap(cmd.CommandPath(), err)
+	}
 	records, progress, err := f.open(cmd, args)
 	if err != nil {
 		return err
@@ -95,14 +104,33 @@ func (f *flags) replay(cmd *cobra.Command, args []string, o compile.Options) err
 		OpenSinks: func() ([]export.Sink, error) { return f.openSinks(c, p, log) },
 	})
 	show.stop()
-	if err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	if err != nil && s.Seconds == 0 {
+		return err // it did not begin
 	}
-	if printed := f.print(cmd.ErrOrStderr(), &s); printed != nil {
-		return printed
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("replay: stopped before the end of the capture")
 	}
 	if err != nil {
-		return errors.New("stopped before the end of the capture")
+		// Said here, since the summary is the last line, whatever happened.
+		fmt.Fprintf(cmd.ErrOrStderr(), "headrace: %v\n", err)
+		err = errTold
+	}
+	return errors.Join(err, f.print(cmd.ErrOrStderr(), &s))
+}
+
+// errTold is an error that the user has been told about: it has no text.
+var errTold = errors.New("")
+
+// spare refuses to write rows over a capture that is to be read.
+func spare(out string, captures []string) error {
+	st, err := os.Stat(out)
+	if err != nil || !st.Mode().IsRegular() {
+		return nil //nolint:nilerr // what does not exist or is no file is not overwritten
+	}
+	for _, path := range captures {
+		if c, err := os.Stat(path); err == nil && os.SameFile(st, c) {
+			return fmt.Errorf("--out %s is a capture to be read: rows would overwrite it", out)
+		}
 	}
 	return nil
 }
