@@ -54,6 +54,17 @@ func foldCount(mem []uint64, at []uint32, m uint64) {
 
 func foldSum(mem []uint64, off uint, at []uint32, m uint64, x []int64) {
 	at = at[:len(x)]
+	if off == 2 { // behind the flags and the count
+		for i, y := range x {
+			p := (*[4]uint64)(mem[at[i]:]) //gcassert:bce
+			lo, carry := bits.Add64(p[2], uint64(y), 0)
+			p[0] |= m
+			p[1]++
+			p[2] = lo
+			p[3] += uint64(y>>63) + carry
+		}
+		return
+	}
 	for i, y := range x {
 		a := at[i] //gcassert:bce
 		// Two checks of an index are cheaper than one slice of mem.

@@ -152,10 +152,21 @@ func (s *Set) Fold(mem []uint64, at []uint32, b *event.Batch, sel []uint16) {
 	}
 }
 
+// everything is the selection of all events of a full batch.
+var everything = func() (s [event.BatchMax]uint16) {
+	for i := range s {
+		s[i] = uint16(i)
+	}
+	return s
+}()
+
 // whole says whether sel is every event of a batch of n in order.
 func whole(sel []uint16, n int) bool {
 	if len(sel) != n {
 		return false
+	}
+	if n == event.BatchMax {
+		return *(*[event.BatchMax]uint16)(sel) == everything
 	}
 	d := 0
 	for i, e := range sel {

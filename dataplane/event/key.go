@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -29,6 +30,23 @@ func AppendDecimal(dst []byte, v int64, scale uint8) []byte {
 // HashKey returns the hash of a canonical key: XXH64 with seed 0.
 // https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
 func HashKey(key []byte) uint64 { return xxhash.Sum64(key) }
+
+// HashWord is [HashKey] of an 8-byte key, read as a little-endian word. It is small
+// enough to be inlined into a loop, where the hashes of several keys overlap.
+func HashWord(key uint64) uint64 {
+	const (
+		p1 = 0x9e3779b185ebca87
+		p2 = 0xc2b2ae3d27d4eb4f
+		p3 = 0x165667b19e3779f9
+		p4 = 0x85ebca77c2b2ae63
+		p5 = 0x27d4eb2f165667c5
+	)
+	h := (p5 + 8) ^ bits.RotateLeft64(key*p2, 31)*p1
+	h = bits.RotateLeft64(h, 27)*p1 + p4
+	h = (h ^ h>>33) * p2
+	h = (h ^ h>>29) * p3
+	return h ^ h>>32
+}
 
 // Group returns the key group of a hash: its top ten bits.
 func Group(hash uint64) int { return int(hash >> 54) }

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
@@ -31,6 +32,9 @@ func (x *Keyer) Keys(k *event.Keyed, drop func(query int, reason event.Drop, n u
 		all = nil
 	}
 	clean := true
+	if all != nil && len(x.columns) == 1 && x.words(k, all) {
+		return
+	}
 	if all != nil {
 		for _, i := range all {
 			clean = x.key(k, int(i), &bad, &long) && clean
@@ -46,6 +50,48 @@ func (x *Keyer) Keys(k *event.Keyed, drop func(query int, reason event.Drop, n u
 		x.discard(k, &bad, &long, drop)
 	}
 }
+
+// words makes the keys of the events sel where the key is one column of integers
+// without nulls, and reports whether it is.
+func (x *Keyer) words(k *event.Keyed, sel []uint16) bool {
+	n := k.Batch.N
+	c := &k.Batch.Cols[x.columns[0]]
+	if c.Type != event.Int64 || k.Words != 1 {
+		return false
+	}
+	var all event.Bits
+	all.Fill(n)
+	for w := range all {
+		if all[w]&^c.Valid[w] != 0 {
+			return false
+		}
+	}
+	copy(k.KeyLen[:n], eights[:n])
+	if len(sel) == n {
+		hash := k.Hash[:n]
+		num, keys := c.Num[:len(hash)], k.Key[:len(hash)]
+		for i := range hash {
+			key := bits.ReverseBytes64(uint64(num[i]) ^ 1<<63)
+			keys[i], hash[i] = key, event.HashWord(key)
+		}
+		return true
+	}
+	num, keys := (*[event.BatchMax]int64)(c.Num), (*[event.BatchMax]uint64)(k.Key)
+	for _, e := range sel {
+		i := uint8(e)
+		key := bits.ReverseBytes64(uint64(num[i]) ^ 1<<63)
+		keys[i], k.Hash[i] = key, event.HashWord(key)
+	}
+	return true
+}
+
+// eights are the lengths of keys of 8 bytes.
+var eights = func() (l [event.BatchMax]uint8) {
+	for i := range l {
+		l[i] = 8
+	}
+	return l
+}()
 
 // key makes the key of event i, or notes why there is none.
 func (x *Keyer) key(k *event.Keyed, i int, null, long *event.Bits) bool {

@@ -1,6 +1,7 @@
 package window
 
 import (
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 )
 
@@ -51,6 +52,9 @@ func (s *State) foldUntil(f *feed, to int) {
 			q := &s.queries[n]
 			sel := k.Select[j]
 			from := q.next
+			if to == k.Batch.N {
+				q.next = len(sel)
+			}
 			for q.next < len(sel) && int(sel[q.next]) < to {
 				q.next++
 			}
@@ -73,91 +77,186 @@ func (s *State) Fold(stream int, k *event.Keyed) {
 }
 
 // fold brings the events sel of k, at most event.BatchMax, into q's panes: first the
-// panes and home slots of all, then one touch of every slot so that the cache misses
-// run side by side, then the search, then the aggregates by column.
+// panes and home slots of all, then, block by block, a prefetch of every slot, so that
+// the cache misses run side by side, and the search, then the aggregates by column.
 func (s *State) fold(f *feed, q *query, k *event.Keyed, sel []uint16) {
 	n := s.panesOf(f, q, k, sel)
-	var touched uint64
-	mem := q.mem
-	for _, at := range q.at[:n] {
-		touched |= mem[at]
+	lost, asked := 0, n
+	if q.panes[q.slot].Count > prefetchLeast {
+		asked = 0
 	}
-	_ = touched
-	n = s.entriesOf(q, k, n)
+	last := q.geometry.Stride - 1
+	for from := 0; from < n; from += blockMax {
+		if ahead := min(n, from+2*blockMax); asked < ahead {
+			arena.Prefetch(q.mem, q.at[asked:ahead], last)
+			asked = ahead
+		}
+		to := min(n, from+blockMax)
+		if q.geometry.KeyWords == 1 && !q.geometry.Variable {
+			lost += s.wordEntries(q, k, from, to)
+		} else {
+			lost += s.entries(q, k, from, to)
+		}
+	}
+	if lost > 0 {
+		n = q.compact(n)
+	}
 	q.set.Fold(q.mem, q.at[:n], k.Batch, q.which[:n])
 	q.counters.Applied += uint64(n)
 }
 
+// blockMax is the number of slots that are asked for ahead of the search: few enough
+// to be in the first-level cache when their turn comes, enough to hide what misses
+// it. A pane of at most prefetchLeast keys is in the caches anyway.
+const (
+	blockMax      = 64
+	prefetchLeast = 512
+)
+
 // panesOf finds each event's pane and home slot and drops what has none.
 func (s *State) panesOf(f *feed, q *query, k *event.Keyed, sel []uint16) int {
+	if q.start < q.end && q.homes(k, sel) {
+		copy(q.which[:], sel)
+		return len(sel)
+	}
 	n := 0
 	b := k.Batch
-	for _, i := range sel {
-		t := b.Time[i&(event.BatchMax-1)]
+	for _, e := range sel {
+		i := uint8(e)
+		t := b.Time[i]
 		if t < q.start || t >= q.end {
 			if d := s.turn(f, q, t, b.Source[i]); d != event.Kept {
 				q.counters.Drops[d]++
 				continue
 			}
 		}
-		q.which[n] = i
-		q.base[n] = uint32(q.slot * q.geometry.PaneWords)
-		q.at[n] = q.base[n] + q.geometry.home(k.Hash[i&(event.BatchMax-1)])
+		base := uint32(q.slot * q.geometry.PaneWords)
+		q.which[n], q.base[n], q.at[n] = e, base, base+q.geometry.home(k.Hash[i])
 		n++
 	}
 	return n
 }
 
-// entriesOf turns home slots into the entries' states, adding entries for new keys.
-func (s *State) entriesOf(q *query, k *event.Keyed, found int) int {
-	n := 0
+// homes finds the home slots of the events sel in the current pane, and reports
+// whether all of them belong there.
+func (q *query) homes(k *event.Keyed, sel []uint16) bool {
+	base := uint32(q.slot * q.geometry.PaneWords)
+	slots, stride, run := uint64(q.geometry.Slots), uint32(q.geometry.Stride), uint32(q.geometry.RunWords)
+	start, last := uint64(q.start), uint64(q.end)-uint64(q.start)-1
+	outside, times := uint64(0), &k.Batch.Time
+	for j, e := range sel {
+		i := uint8(e)
+		// In [start, end) neither difference has the top bit.
+		t := uint64(times[i]) - start
+		outside |= t | (last - t)
+		q.base[uint8(j)], q.at[uint8(j)] = base, base+home(k.Hash[i], slots, stride, run)
+	}
+	return outside>>63 == 0
+}
+
+// gone stands for the state of an event that has none.
+const gone = ^uint32(0)
+
+// entries turns home slots [from, to) into the entries' states, adding entries for
+// new keys, and returns how many events have none.
+func (s *State) entries(q *query, k *event.Keyed, from, to int) (lost int) {
 	g := &q.geometry
-	for j := range found {
+	for j := from; j < to; j++ {
 		i := int(q.which[j])
 		at := q.at[j]
 		if q.mem[at] != tag(k.Hash[i]) || !q.sameKey(at, k.Key[i*g.KeyWords:(i+1)*g.KeyWords], k.KeyLen[i]) {
-			var d event.Drop
-			if at, d = s.search(q, k, i, q.base[j]); d != event.Kept {
-				if d != setAsideNow {
-					q.counters.Drops[d]++
-				}
+			if at = s.search(q, k, i, q.base[j]); at == gone {
+				q.at[j] = gone
+				lost++
 				continue
 			}
 		}
-		q.which[n] = uint16(i)
-		q.at[n] = at + q.stateAt
-		n++
+		q.at[j] = at + q.stateAt
 	}
-	return n
+	return lost
 }
 
-// setAsideNow is not a drop: the event waits in the log.
-const setAsideNow = event.DropCount
+// wordEntries is entries for keys of one word: the search itself is in the loop.
+func (s *State) wordEntries(q *query, k *event.Keyed, from, to int) (lost int) {
+	mem, stride, run, stateAt := q.mem, uint32(q.geometry.Stride), uint32(q.geometry.RunWords), q.stateAt
+	keys := (*[event.BatchMax]uint64)(k.Key)
+	which, bases := q.which[from:to], q.base[from:to]
+	ats := q.at[from:to][:len(which)]
+	bases = bases[:len(which)]
+	for j, w := range which {
+		i := uint8(w)
+		at, h, key := ats[j], tag(k.Hash[i]), keys[i]
+		for {
+			e := (*[2]uint64)(mem[at:]) // keeps its check: a wild offset must stop the program
+			if e[0] == h && e[1] == key {
+				break
+			}
+			if e[0] == 0 {
+				at = s.add(q, k, int(i), bases[j], at, false)
+				break
+			}
+			if at += stride; at == bases[j]+(uint32(k.Hash[i]>>54)+1)*run {
+				at = s.search(q, k, int(i), bases[j]) // it goes on at the run's beginning
+				break
+			}
+		}
+		ats[j] = at + stateAt
+		if at == gone {
+			ats[j] = gone
+			lost++
+		}
+	}
+	return lost
+}
 
-// search finds or makes the entry of event i in the pane at base.
-func (s *State) search(q *query, k *event.Keyed, i int, base uint32) (uint32, event.Drop) {
+// compact takes the events out that have no state, and returns how many are left of n.
+func (q *query) compact(n int) int {
+	left := 0
+	for j := range n {
+		if q.at[j] != gone {
+			q.which[left], q.at[left] = q.which[j], q.at[j]
+			left++
+		}
+	}
+	return left
+}
+
+// search finds or makes the entry of event i in the pane at base, or returns gone: the
+// event waits in the log or is dropped.
+func (s *State) search(q *query, k *event.Keyed, i int, base uint32) uint32 {
 	at, found, full := q.find(base, k, i)
 	if found {
-		return at, event.Kept
+		return at
 	}
-	slot := int(base) / q.geometry.PaneWords
+	return s.add(q, k, i, base, at, full)
+}
+
+// add makes the empty slot at the entry of event i, if the limit allows that, or
+// returns gone; full says that there is no slot.
+func (s *State) add(q *query, k *event.Keyed, i int, base, at uint32, full bool) uint32 {
+	slot := q.slot
+	if base != uint32(slot*q.geometry.PaneWords) {
+		slot = int(base) / q.geometry.PaneWords
+	}
 	switch s.config.Limit {
 	case Settled:
 		s.log.add(q, k, i)
-		return 0, setAsideNow
+		return gone
 	case SharedLimit:
 		if full || !s.config.Shared.draw(q.number, q.panes[slot].Index, uint64(q.plan.Keys)) {
 			s.config.Shared.mark(q.number, q.panes[slot].Index)
-			return 0, event.DropKeyLimit
+			q.counters.Drops[event.DropKeyLimit]++
+			return gone
 		}
 	default:
 		if full || q.panes[slot].Count >= uint64(q.plan.Keys) {
 			q.panes[slot].Flags |= flagIncomplete
-			return 0, event.DropKeyLimit
+			q.counters.Drops[event.DropKeyLimit]++
+			return gone
 		}
 	}
 	q.insert(slot, at, k, i)
-	return at, event.Kept
+	return at
 }
 
 // turn makes the pane of the window that holds t the current one, opening it if it

@@ -48,9 +48,12 @@ func (g *Geometry) stateAt() uint32 {
 // home returns the word offset, within a pane, of the slot where the search for
 // hash begins.
 func (g *Geometry) home(hash uint64) uint32 {
-	group := uint32(hash >> 54)
-	slot := uint32((hash << 10 >> 32) * uint64(g.Slots) >> 32)
-	return group*uint32(g.RunWords) + slot*uint32(g.Stride)
+	return home(hash, uint64(g.Slots), uint32(g.Stride), uint32(g.RunWords))
+}
+
+func home(hash, slots uint64, stride, run uint32) uint32 {
+	slot := uint32((hash << 10 >> 32) * slots >> 32)
+	return uint32(hash>>54)*run + slot*stride
 }
 
 // tag is what a slot stores of a hash; 0 means empty.
@@ -122,8 +125,8 @@ func (q *query) insert(slot int, at uint32, k *event.Keyed, i int) {
 		q.mem[at+1+uint32(g.KeyWords)] = uint64(k.KeyLen[i])
 	}
 	group := int(k.Hash[i] >> 54)
-	index := (int(at) - slot*g.PaneWords - group*g.RunWords) / g.Stride
-	q.used[(slot*event.GroupCount+group)*q.usedWords+index/64] |= 1 << (uint(index) % 64)
+	index := (at - uint32(slot*g.PaneWords+group*g.RunWords)) / uint32(g.Stride)
+	q.used[(slot*event.GroupCount+group)*q.usedWords+int(index/64)] |= 1 << (index % 64)
 	q.groups[slot*event.GroupCount+group]++
 	q.panes[slot].Count++
 }

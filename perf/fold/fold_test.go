@@ -3,6 +3,7 @@ package fold
 import (
 	"fmt"
 	"os/exec"
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -58,4 +59,31 @@ func median(x []float64) float64 {
 	x = slices.Clone(x)
 	slices.Sort(x)
 	return x[len(x)/2]
+}
+
+// BenchmarkSide is one side alone, for a profile of it.
+func BenchmarkSide(b *testing.B) {
+	for _, keys := range []uint64{1000, 10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("keys=%d/by=headrace", keys), func(b *testing.B) {
+			runtime.LockOSThread() // the clock is the thread's
+			defer runtime.UnlockOSThread()
+			perWindow := max(4*keys, windowLeast) / chunk * chunk
+			h, err := newHeadrace(keys, perWindow)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer h.close()
+			var r []float64
+			for b.Loop() {
+				did, err := h.run(perWindow)
+				if err != nil {
+					b.Fatal(err)
+				}
+				r = append(r, float64(did.Fold)/float64(perWindow))
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(r), "ns/event")
+			b.ReportMetric(slices.Min(r), "least-ns/event")
+		})
+	}
 }
