@@ -95,7 +95,12 @@ func (s *State) panesOf(f *feed, q *query, k *event.Keyed, sel []uint16) int {
 	for _, i := range sel {
 		t := b.Time[i&(event.BatchMax-1)]
 		if t < q.start || t >= q.end {
-			if d := s.turn(f, q, t, b.Source[i]); d != event.Kept {
+			switch d := s.turn(f, q, t, b.Source[i]); d {
+			case event.Kept:
+			case setAsideNow:
+				s.log.add(q, k, int(i))
+				continue
+			default:
 				q.counters.Drops[d]++
 				continue
 			}
@@ -131,7 +136,8 @@ func (s *State) entriesOf(q *query, k *event.Keyed, found int) int {
 	return n
 }
 
-// setAsideNow is not a drop: the event waits in the log.
+// setAsideNow is not a drop: the event waits in the log, for its key to be admitted
+// or for a pane.
 const setAsideNow = event.DropCount
 
 // search finds or makes the entry of event i in the pane at base.
@@ -171,22 +177,18 @@ func (s *State) turn(f *feed, q *query, t event.Nanos, src uint32) event.Drop {
 		s.markOpen(q)
 		return event.DropTooFarAhead
 	}
-	free := -1
-	for j := range q.panes {
-		switch p := &q.panes[j]; {
-		case p.State == paneOpen && p.Index == i:
-			s.enter(q, j)
-			return event.Kept
-		case p.State == paneFree && free < 0:
-			free = j
-		}
+	slot := q.slotOf(i)
+	if slot < 0 {
+		slot = q.openPane(i)
 	}
-	if free < 0 {
+	if slot < 0 {
+		if s.config.Wait {
+			return setAsideNow
+		}
 		s.markOpen(q)
 		return event.DropPaneMemory
 	}
-	q.panes[free] = pane{Index: i, State: paneOpen}
-	s.enter(q, free)
+	s.enter(q, slot)
 	return event.Kept
 }
 

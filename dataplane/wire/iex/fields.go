@@ -166,8 +166,9 @@ func format(name, doc, types string) wire.Format {
 		Name: name, Doc: doc,
 		Sequence: plan.IEXTP,
 		OwnTime:  true,
-		// Channel id and session id in the IEX-TP header.
-		Place: plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 8},
+		// The channel id in the IEX-TP header. Sessions of one channel must meet in one
+		// worker, since a new one ends the one before.
+		Place: plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 4},
 	}
 	has := uint64(0)
 	for _, l := range layouts {
