@@ -131,7 +131,6 @@ func (w *Worker) hit() bool {
 		}
 		c := &f.channels[0]
 		c.Gaps++
-		c.Open++
 		f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
 	}
 	return true

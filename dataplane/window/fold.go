@@ -125,7 +125,12 @@ func (s *State) panesOf(f *feed, q *query, k *event.Keyed, sel []uint16) int {
 		i := uint8(e)
 		t := b.Time[i]
 		if t < q.start || t >= q.end {
-			if d := s.turn(f, q, t, b.Source[i]); d != event.Kept {
+			switch d := s.turn(f, q, t, b.Source[i]); d {
+			case event.Kept:
+			case setAsideNow:
+				s.log.add(q, k, int(i))
+				continue
+			default:
 				q.counters.Drops[d]++
 				continue
 			}
@@ -175,6 +180,10 @@ func (s *State) entries(q *query, k *event.Keyed, from, to int) (lost int) {
 	}
 	return lost
 }
+
+// setAsideNow is not a drop: the event waits in the log, for its key to be admitted
+// or for a pane.
+const setAsideNow = event.DropCount
 
 // wordEntries is entries for keys of one word: the search itself is in the loop.
 func (s *State) wordEntries(q *query, k *event.Keyed, from, to int) (lost int) {
@@ -270,22 +279,18 @@ func (s *State) turn(f *feed, q *query, t event.Nanos, src uint32) event.Drop {
 		s.markOpen(q)
 		return event.DropTooFarAhead
 	}
-	free := -1
-	for j := range q.panes {
-		switch p := &q.panes[j]; {
-		case p.State == paneOpen && p.Index == i:
-			s.enter(q, j)
-			return event.Kept
-		case p.State == paneFree && free < 0:
-			free = j
-		}
+	slot := q.slotOf(i)
+	if slot < 0 {
+		slot = q.openPane(i)
 	}
-	if free < 0 {
+	if slot < 0 {
+		if s.config.Wait {
+			return setAsideNow
+		}
 		s.markOpen(q)
 		return event.DropPaneMemory
 	}
-	q.panes[free] = pane{Index: i, State: paneOpen}
-	s.enter(q, free)
+	s.enter(q, slot)
 	return event.Kept
 }
 

@@ -16,6 +16,9 @@ type Packet struct {
 	PayloadOffset int
 	// Receive is the time of receipt, UTC.
 	Receive event.Nanos
+	// Cut says that the capture holds only the beginning of Payload: a record that the
+	// end cuts in two is counted by LoseCut. Not for sequenced formats.
+	Cut bool
 
 	// For sequenced formats: the messages to apply are [Skip, Skip+Count) of the
 	// packet; message number Skip has sequence number Seq.
