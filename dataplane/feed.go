@@ -141,7 +141,6 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	f.frame = fr
 	m := &fr.Meta
 	c := f.counters
-	f.w.counters.TouchFeed(f.number)
 	c.Frames++
 	c.Bytes += uint64(len(fr.Data))
 	c.LineFrames[m.Line&3]++
@@ -166,6 +165,7 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 func (f *feed) account(r *sequence.Release, line uint8) {
 	c := f.counters
 	switch fate := r.Fate(); {
+	case r.More: // the second part tells the packet's fate
 	case fate == event.DropDuplicate:
 		c.FramesDuplicate++
 	case fate != event.Kept:
@@ -222,6 +222,7 @@ func (f *feed) sourceOf(channel int) uint32 {
 // step goes on with the release and reports whether it is through. It stops where a
 // batch is full and cannot be sent on yet.
 func (f *feed) step() bool {
+	f.w.counters.TouchFeed(f.number) // each time: what an earlier cycle counted was published then
 	for {
 		for f.item < len(f.release.Items) {
 			if !f.room() {
@@ -252,7 +253,7 @@ func (f *feed) step() bool {
 		}
 		rank := f.rank
 		r := f.sequencer.Rest()
-		f.tally(r)
+		f.account(r, r.Line)
 		f.start(r)
 		f.rank = rank
 	}
