@@ -67,9 +67,13 @@ type Summary struct {
 	Counters []*segment.Counters `json:"-"`
 }
 
-// regionBytes is the address space that each worker's region may use. It costs
-// nothing until it is touched.
-const regionBytes = 1 << 40
+// A region's address space costs nothing until it is touched, but not everywhere: an
+// emulated processor keeps account of every page. So it begins small, and is made
+// again, four times as large, as long as what it is for does not fit.
+const (
+	regionLeast = 1 << 28
+	regionBytes = 1 << 40
+)
 
 // Run replays the capture to its end or until ctx is canceled, and returns what it
 // did. Rows are complete when it returns.
@@ -131,12 +135,23 @@ type run struct {
 	stop     atomic.Bool
 }
 
-func (r *run) region(name string) (*arena.Region, error) {
-	region, err := arena.New(name, regionBytes)
-	if err == nil {
+// region calls fill with a region that is large enough for it. A fill that fails for
+// want of room is called again.
+func (r *run) region(name string, fill func(*arena.Region) error) error {
+	for limit := regionLeast; ; limit *= 4 {
+		region, err := arena.New(name, limit)
+		if err != nil {
+			return err
+		}
+		if err = fill(region); errors.Is(err, arena.ErrFull) && limit < regionBytes {
+			if err := region.Close(); err != nil {
+				return err
+			}
+			continue
+		}
 		r.regions = append(r.regions, region)
+		return err
 	}
-	return region, err
 }
 
 // build makes the workers and what is between them.
@@ -153,27 +168,28 @@ func (r *run) build() error {
 		for w := range n {
 			receivers = append(receivers, r.spreader.Port(w))
 		}
-		region, err := r.region("headrace lanes")
-		if err != nil {
+		err := r.region("headrace lanes", func(region *arena.Region) (err error) {
+			lanes, err = dataplane.NewLanes(r.Plan, region)
 			return err
-		}
-		if lanes, err = dataplane.NewLanes(r.Plan, region); err != nil {
-			return err
-		}
-	}
-	for w := range n {
-		region, err := r.region(fmt.Sprintf("headrace worker %d", w))
-		if err != nil {
-			return err
-		}
-		worker, err := dataplane.NewWorker(dataplane.Config{
-			Plan: r.Plan, Worker: w, Receiver: receivers[w], Segment: r.segment.Worker(w),
-			Region: region, Lanes: lanes, Owner: &r.owner, Gate: gate,
 		})
 		if err != nil {
 			return err
 		}
-		r.workers = append(r.workers, worker)
+	}
+	for w := range n {
+		err := r.region(fmt.Sprintf("headrace worker %d", w), func(region *arena.Region) error {
+			worker, err := dataplane.NewWorker(dataplane.Config{
+				Plan: r.Plan, Worker: w, Receiver: receivers[w], Segment: r.segment.Worker(w),
+				Region: region, Lanes: lanes, Owner: &r.owner, Gate: gate,
+			})
+			if err == nil {
+				r.workers = append(r.workers, worker)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

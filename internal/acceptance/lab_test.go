@@ -71,6 +71,12 @@ type summary struct {
 	Missing           *uint64           `json:"missing"`
 	Seconds           *float64          `json:"seconds"`
 	MessagesPerSecond *float64          `json:"messages_per_second"`
+	Ledger            []struct {
+		Layer      string `json:"layer"`
+		Of         string `json:"of"`
+		Difference int64  `json:"difference"`
+		InFlight   uint64 `json:"in_flight"`
+	} `json:"ledger"`
 }
 
 // run runs the binary and does not judge how it ends, unless it crashed.
@@ -118,6 +124,11 @@ func try(t testing.TB, config string, stdin []byte, args ...string) *result {
 	if s.Packets == nil || s.Messages == nil || s.Events == nil || s.Rows == nil || s.Drops == nil || s.Duplicates == nil ||
 		s.Epochs == nil || s.Missing == nil || s.Seconds == nil || s.MessagesPerSecond == nil {
 		t.Fatalf("the summary lacks members: %s", lines[len(lines)-1])
+	}
+	for _, l := range s.Ledger {
+		if l.Difference != 0 || l.InFlight != 0 {
+			t.Errorf("the ledger of %s %s does not balance: difference %d, in flight %d", l.Layer, l.Of, l.Difference, l.InFlight)
+		}
 	}
 	if n := bytes.Count(r.rows, []byte{'\n'}); uint64(n) != *s.Rows {
 		t.Errorf("the summary says %d rows, the file has %d", *s.Rows, n)
