@@ -175,6 +175,7 @@ type scene struct {
 type sceneFeed struct {
 	name, format string
 	port         uint16
+	sizes        []uint32
 	queries      []string
 }
 
@@ -186,6 +187,16 @@ type frame struct {
 	stamp   int64
 }
 
+// crowd are numbers that are keys of one group, more than have room there.
+var crowd = func() (out []uint32) {
+	for v := uint32(1); len(out) < 40; v++ {
+		if event.HashKey(binary.BigEndian.AppendUint64(nil, uint64(v)^1<<63))>>54 == 7 {
+			out = append(out, v)
+		}
+	}
+	return out
+}()
+
 const start = int64(1577959200000000000) // 2020-01-02T10:00:00Z, a multiple of all widths
 
 func newScene(seed uint64) *scene {
@@ -193,6 +204,10 @@ func newScene(seed uint64) *scene {
 	var feeds, queries strings.Builder
 	for i := range 1 + c.rand.IntN(3) {
 		f := &sceneFeed{name: fmt.Sprintf("f%d", i), format: pick(c, "iex-deep", "iex-deep", "itch50", "csv", "raw"), port: uint16(9000 + 10*i)}
+		f.sizes = []uint32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
+		if c.rand.IntN(5) == 0 {
+			f.sizes = crowd
+		}
 		c.feeds = append(c.feeds, f)
 		feeds.WriteString(c.feedConfig(f))
 		for k := range 1 + c.rand.IntN(3) {
@@ -257,7 +272,7 @@ func (c *scene) queryConfig(f *sceneFeed, name string) string {
 	}
 	return "  " + name + ":\n    from: " + f.name + "\n" + where +
 		"    key: [" + pick(c, "symbol", "symbol", "size", "symbol, size") + "]\n" +
-		fmt.Sprintf("    window: {tumbling: %dms, offset: %dms}\n    watermark: {delay: %dms}\n    keys: %d\n", width, c.rand.IntN(2)*(width/5), delay, pick(c, 1, 2, 5, 65536)) + panes +
+		fmt.Sprintf("    window: {tumbling: %dms, offset: %dms}\n    watermark: {delay: %dms}\n    keys: %d\n", width, c.rand.IntN(2)*(width/5), delay, pick(c, 1, 2, 5, 100, 65536)) + panes +
 		"    select: {n: count(), volume: sum(size), open: first(price), close: last(price), low: min(price)}\n    sinks: [rows]\n"
 }
 
@@ -309,8 +324,11 @@ func (c *scene) plain(f *sceneFeed, sender byte) {
 		now += c.rand.Int64N(8 * int64(time.Millisecond))
 		var payload []byte
 		for range 1 + c.rand.IntN(10) {
-			at, size, price := k.at(now), int64(c.rand.IntN(12)), int64(c.rand.IntN(1000000))
+			at, size, price := k.at(now), int64(pick(c, f.sizes...)), int64(c.rand.IntN(1000000))
 			if f.format == "raw" {
+				if c.rand.IntN(500) == 0 {
+					at = pick(c, int64(math.MinInt64+1), math.MaxInt64-1, 0)
+				}
 				var r [32]byte
 				copy(r[:8], fmt.Sprintf("%-8s", pick(c, symbols...)))
 				binary.LittleEndian.PutUint64(r[8:], uint64(at))
@@ -409,7 +427,7 @@ func (c *scene) channel(f *sceneFeed, number int) {
 		count := 1 + c.rand.IntN(6)
 		payload := head(count)
 		for range count {
-			payload = append(payload, c.message(iex, k.at(now))...)
+			payload = append(payload, c.message(f, k.at(now))...)
 		}
 		send(payload)
 		seq += uint64(count)
@@ -421,8 +439,9 @@ func (c *scene) channel(f *sceneFeed, number int) {
 }
 
 // message is a length and a message.
-func (c *scene) message(iex bool, at int64) []byte {
-	symbol, size, price := fmt.Sprintf("%-8s", pick(c, symbols...)), uint32(c.rand.IntN(12)), uint32(c.rand.IntN(1000000))
+func (c *scene) message(f *sceneFeed, at int64) []byte {
+	iex := f.format == "iex-deep"
+	symbol, size, price := fmt.Sprintf("%-8s", pick(c, symbols...)), pick(c, f.sizes...), uint32(c.rand.IntN(1000000))
 	var m []byte
 	if iex {
 		m = append(m, pick(c, []byte("TTTTTT8S")...), 0)
