@@ -60,6 +60,7 @@ type Worker struct {
 	frames    [framesMax]xsk.Frame
 	at, count int
 	open      bool // frames[at] has been sequenced
+	more      bool // the receiver had as many frames as were asked for: batches may fill up
 	utcOffset event.Nanos
 	received  uint64 // when the oldest of them came, CLOCK_MONOTONIC
 
@@ -118,7 +119,9 @@ func (w *Worker) cycle(now event.Nanos) int {
 	if w.ready() {
 		n += w.receive() // receive: ring -> frames in hand
 		n += w.decode()  // sequence, decode: frames -> messages in order -> events
-		n += w.flush()   // exchange, fold: events -> their owners' lanes or our panes
+		if !w.more {
+			n += w.flush() // exchange, fold: events -> their owners' lanes or our panes
+		}
 	}
 	w.commit(now, n) // the positions of this batch, then everything becomes visible
 	return n
@@ -224,6 +227,7 @@ func (w *Worker) receive() int {
 	}
 	w.at = 0
 	w.count = w.receiver.Receive(w.frames[:])
+	w.more = w.count == len(w.frames)
 	w.counters.Worker.Frames += uint64(w.count)
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -17,8 +18,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 
 	"github.com/headrace/headrace/controlplane/compile"
 	"github.com/headrace/headrace/controlplane/config"
@@ -40,12 +39,32 @@ import (
 // several feeds and channels with skewed clocks, loss, reordering, two lines,
 // restarts, ends of sessions, bad records, null keys, few keys, short delays.
 func TestRowsAreThoseOfTheTwin(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := newScene(rapid.Uint64().Draw(t, "seed"))
-		checkScene(t, c, func(i int) (int, int) {
-			return rapid.SampledFrom([]int{1, 2, 3, 8}).Draw(t, "workers"), rapid.SampledFrom([]int{1, 7, 256}).Draw(t, "batch")
+	for range *scenes {
+		seed := rand.Uint64()
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 2))
+			checkScene(t, newScene(seed), func(int) (int, int) {
+				return []int{2, 3, 8}[r.IntN(3)], []int{1, 7, 256}[r.IntN(3)]
+			})
 		})
-	})
+	}
+}
+
+var scenes = flag.Int("scenes", 24, "how many random scenes to check")
+
+// Scenes that were computed wrongly once.
+func TestScenesThatWereWrongOnce(t *testing.T) {
+	for _, seed := range []uint64{
+		202, // packets of several feeds in one worker's lanes, out of order
+		206, // a record cut by the end of the file
+		218, // sessions of an IEX-TP channel, placed on different workers
+		407, // windows beyond the panes, while others close
+		632, // keys of windows without a pane, admitted out of order
+	} {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			checkScene(t, newScene(seed), func(i int) (int, int) { return []int{2, 3, 8}[i], []int{256, 7, 1}[i] })
+		})
+	}
 }
 
 type fataler interface {
@@ -156,6 +175,7 @@ type scene struct {
 type sceneFeed struct {
 	name, format string
 	port         uint16
+	sizes        []uint32
 	queries      []string
 }
 
@@ -167,6 +187,16 @@ type frame struct {
 	stamp   int64
 }
 
+// crowd are numbers that are keys of one group, more than have room there.
+var crowd = func() (out []uint32) {
+	for v := uint32(1); len(out) < 40; v++ {
+		if event.HashKey(binary.BigEndian.AppendUint64(nil, uint64(v)^1<<63))>>54 == 7 {
+			out = append(out, v)
+		}
+	}
+	return out
+}()
+
 const start = int64(1577959200000000000) // 2020-01-02T10:00:00Z, a multiple of all widths
 
 func newScene(seed uint64) *scene {
@@ -174,6 +204,10 @@ func newScene(seed uint64) *scene {
 	var feeds, queries strings.Builder
 	for i := range 1 + c.rand.IntN(3) {
 		f := &sceneFeed{name: fmt.Sprintf("f%d", i), format: pick(c, "iex-deep", "iex-deep", "itch50", "csv", "raw"), port: uint16(9000 + 10*i)}
+		f.sizes = []uint32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
+		if c.rand.IntN(5) == 0 {
+			f.sizes = crowd
+		}
 		c.feeds = append(c.feeds, f)
 		feeds.WriteString(c.feedConfig(f))
 		for k := range 1 + c.rand.IntN(3) {
@@ -238,7 +272,7 @@ func (c *scene) queryConfig(f *sceneFeed, name string) string {
 	}
 	return "  " + name + ":\n    from: " + f.name + "\n" + where +
 		"    key: [" + pick(c, "symbol", "symbol", "size", "symbol, size") + "]\n" +
-		fmt.Sprintf("    window: {tumbling: %dms, offset: %dms}\n    watermark: {delay: %dms}\n    keys: %d\n", width, c.rand.IntN(2)*(width/5), delay, pick(c, 1, 2, 5, 65536)) + panes +
+		fmt.Sprintf("    window: {tumbling: %dms, offset: %dms}\n    watermark: {delay: %dms}\n    keys: %d\n", width, c.rand.IntN(2)*(width/5), delay, pick(c, 1, 2, 5, 100, 65536)) + panes +
 		"    select: {n: count(), volume: sum(size), open: first(price), close: last(price), low: min(price)}\n    sinks: [rows]\n"
 }
 
@@ -290,8 +324,11 @@ func (c *scene) plain(f *sceneFeed, sender byte) {
 		now += c.rand.Int64N(8 * int64(time.Millisecond))
 		var payload []byte
 		for range 1 + c.rand.IntN(10) {
-			at, size, price := k.at(now), int64(c.rand.IntN(12)), int64(c.rand.IntN(1000000))
+			at, size, price := k.at(now), int64(pick(c, f.sizes...)), int64(c.rand.IntN(1000000))
 			if f.format == "raw" {
+				if c.rand.IntN(500) == 0 {
+					at = pick(c, int64(math.MinInt64+1), math.MaxInt64-1, 0)
+				}
 				var r [32]byte
 				copy(r[:8], fmt.Sprintf("%-8s", pick(c, symbols...)))
 				binary.LittleEndian.PutUint64(r[8:], uint64(at))
@@ -390,7 +427,7 @@ func (c *scene) channel(f *sceneFeed, number int) {
 		count := 1 + c.rand.IntN(6)
 		payload := head(count)
 		for range count {
-			payload = append(payload, c.message(iex, k.at(now))...)
+			payload = append(payload, c.message(f, k.at(now))...)
 		}
 		send(payload)
 		seq += uint64(count)
@@ -402,8 +439,9 @@ func (c *scene) channel(f *sceneFeed, number int) {
 }
 
 // message is a length and a message.
-func (c *scene) message(iex bool, at int64) []byte {
-	symbol, size, price := fmt.Sprintf("%-8s", pick(c, symbols...)), uint32(c.rand.IntN(12)), uint32(c.rand.IntN(1000000))
+func (c *scene) message(f *sceneFeed, at int64) []byte {
+	iex := f.format == "iex-deep"
+	symbol, size, price := fmt.Sprintf("%-8s", pick(c, symbols...)), pick(c, f.sizes...), uint32(c.rand.IntN(1000000))
 	var m []byte
 	if iex {
 		m = append(m, pick(c, []byte("TTTTTT8S")...), 0)
@@ -477,17 +515,19 @@ func (r *records) Next(to *capture.Record) error {
 
 // memory is a sink.
 type memory struct {
-	mu   sync.Mutex
-	rows []byte
+	mu    sync.Mutex
+	rows  []byte
+	count uint64
 }
 
 func (m *memory) Resume() []uint64    { return nil }
 func (m *memory) Close() error        { return nil }
-func (m *memory) Stats() export.Stats { return export.Stats{Name: "rows"} }
-func (m *memory) Write(_ context.Context, lines []byte, _ int, _ []uint64) error {
+func (m *memory) Stats() export.Stats { return export.Stats{Name: "rows", Rows: m.count} }
+func (m *memory) Write(_ context.Context, lines []byte, rows int, _ []uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rows = append(m.rows, lines...)
+	m.count += uint64(rows)
 	return nil
 }
 

@@ -13,10 +13,13 @@ func (s *State) Attach(feed int, ks []*event.Keyed) { s.feeds[feed].keyed = ks }
 func (s *State) QueriesOf(feed int) []int { return s.feeds[feed].queries }
 
 // Apply folds the events of a decoded batch, keyed as [State.Attach] said, and
-// applies its marks, in order. It reports false if
-// it stopped because windows began to close and Config.Wait is set: call it again
-// with the same arguments when Closing reports false.
+// applies its marks, in order. With Config.Wait it stops where windows begin to close
+// and reports false: call it again with the same arguments until it has got through,
+// which it does not before [State.Closing] reports false.
 func (s *State) Apply(feed int, b *event.Batch) bool {
+	if s.config.Wait && s.Closing() {
+		return false
+	}
 	f := &s.feeds[feed]
 	for f.mark < len(b.Marks) {
 		m := &b.Marks[f.mark]
@@ -128,7 +131,7 @@ func (s *State) panesOf(f *feed, q *query, k *event.Keyed, sel []uint16) int {
 			switch d := s.turn(f, q, t, b.Source[i]); d {
 			case event.Kept:
 			case setAsideNow:
-				s.log.add(q, k, int(i))
+				s.log.homeless[q.number] = s.log.append(s.log.homeless[q.number], q, k, int(i))
 				continue
 			default:
 				q.counters.Drops[d]++
@@ -249,7 +252,7 @@ func (s *State) add(q *query, k *event.Keyed, i int, base, at uint32, full bool)
 	}
 	switch s.config.Limit {
 	case Settled:
-		s.log.add(q, k, i)
+		s.log.strange[q.number] = s.log.append(s.log.strange[q.number], q, k, i)
 		return gone
 	case SharedLimit:
 		if full || !s.config.Shared.draw(q.number, q.panes[slot].Index, uint64(q.plan.Keys)) {

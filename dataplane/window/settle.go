@@ -10,11 +10,12 @@ import (
 // no entry yet, where several workers share the limit, and those whose window has no
 // pane yet. It grows as it must: it exists in replay only.
 type setAside struct {
-	plan    *plan.Plan
-	queries [][]*event.Keyed // to be admitted
-	waiting [][]*event.Keyed // admitted; a pane is wanted
-	windows []map[int64]*awaited
-	spare   [][]*event.Keyed
+	plan     *plan.Plan
+	strange  [][]*event.Keyed // to be admitted: the key is new
+	homeless [][]*event.Keyed // to be admitted: the window has no pane
+	waiting  [][]*event.Keyed // admitted, of the homeless
+	windows  []map[int64]*awaited
+	spare    [][]*event.Keyed
 }
 
 // awaited is a window for which a worker has admitted events but no pane.
@@ -30,24 +31,25 @@ type awaited struct {
 func (l *setAside) init(p *plan.Plan) {
 	n := len(p.Queries)
 	l.plan = p
-	l.queries, l.waiting, l.spare = make([][]*event.Keyed, n), make([][]*event.Keyed, n), make([][]*event.Keyed, n)
+	for _, lists := range []*[][]*event.Keyed{&l.strange, &l.homeless, &l.waiting, &l.spare} {
+		*lists = make([][]*event.Keyed, n)
+	}
 	l.windows = make([]map[int64]*awaited, n)
 }
 
+// any reports whether an event of some query is to be admitted.
 func (l *setAside) any() bool {
-	for _, q := range l.queries {
-		if len(q) > 0 {
+	for n := range l.strange {
+		if l.of(n) {
 			return true
 		}
 	}
 	return false
 }
 
-// add sets event i of k aside for q, in order of arrival.
-func (l *setAside) add(q *query, k *event.Keyed, i int) {
-	l.queries[q.number] = l.append(l.queries[q.number], q, k, i)
-}
+func (l *setAside) of(n int) bool { return len(l.strange[n])+len(l.homeless[n]) > 0 }
 
+// append adds event i of k to a list of q's events.
 func (l *setAside) append(to []*event.Keyed, q *query, k *event.Keyed, i int) []*event.Keyed {
 	if n := len(to); n == 0 || to[n-1].Batch.N == event.BatchMax {
 		to = append(to, l.batch(q))
@@ -81,7 +83,7 @@ func Settle(states []*State) {
 	for n := range states[0].queries {
 		shareHits(states, n)
 		for _, s := range states {
-			if len(s.log.queries[n]) > 0 {
+			if s.log.of(n) {
 				admit(states, n)
 				break
 			}
@@ -137,35 +139,42 @@ func (c *census) of(window int64) uint64 {
 	return keys
 }
 
+// A reader goes through a list of events.
+type reader struct {
+	state   *State
+	batches []*event.Keyed
+	event   int
+}
+
+func (r *reader) position() uint64 { return r.batches[0].Position[r.event] }
+
 // admit goes through the events set aside by all workers in order of position, so
 // that the first keys of a window are the ones admitted.
 func admit(states []*State, n int) {
-	type reader struct{ batch, event int }
-	readers := make([]reader, len(states))
 	c := &census{states: states, n: n, keys: map[int64]uint64{}, lost: map[int64]bool{}}
+	var readers []reader
+	for _, s := range states {
+		readers = append(readers, reader{s, s.log.strange[n], 0}, reader{s, s.log.homeless[n], 0})
+	}
 	for {
-		least, at := ^uint64(0), -1
-		for w, s := range states {
-			r := &readers[w]
-			if batches := s.log.queries[n]; r.batch < len(batches) {
-				if p := batches[r.batch].Position[r.event]; at < 0 || p < least {
-					least, at = p, w
-				}
+		var first *reader
+		for i := range readers {
+			if r := &readers[i]; len(r.batches) > 0 && (first == nil || r.position() < first.position()) {
+				first = r
 			}
 		}
-		if at < 0 {
+		if first == nil {
 			break
 		}
-		s, r := states[at], &readers[at]
-		k := s.log.queries[n][r.batch]
-		s.admit(c, k, r.event)
-		if r.event++; r.event == k.Batch.N {
-			r.batch, r.event = r.batch+1, 0
+		k := first.batches[0]
+		first.state.admit(c, k, first.event)
+		if first.event++; first.event == k.Batch.N {
+			first.batches, first.event = first.batches[1:], 0
 		}
 	}
 	for _, s := range states {
-		s.log.spare[n] = append(s.log.spare[n], s.log.queries[n]...)
-		s.log.queries[n] = s.log.queries[n][:0]
+		s.log.spare[n] = append(append(s.log.spare[n], s.log.strange[n]...), s.log.homeless[n]...)
+		s.log.strange[n], s.log.homeless[n] = s.log.strange[n][:0], s.log.homeless[n][:0]
 		q := &s.queries[n]
 		for i := range c.lost {
 			q.lost = append(q.lost, i)

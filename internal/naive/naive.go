@@ -137,11 +137,34 @@ type window struct {
 }
 
 func (q *query) index(t int64) int64 {
-	i := (t - q.Offset) / q.Width
-	if (t-q.Offset)%q.Width < 0 {
+	t = minus(t, q.Offset)
+	i := t / q.Width
+	if t%q.Width < 0 {
 		i--
 	}
 	return i
+}
+
+// start is the first instant of window i.
+func (q *query) start(i int64) int64 {
+	if i > math.MaxInt64/q.Width {
+		return math.MaxInt64
+	}
+	if i < math.MinInt64/q.Width {
+		return math.MinInt64
+	}
+	return minus(i*q.Width, -q.Offset)
+}
+
+// minus subtracts as time is: it stops at its ends.
+func minus(t, d int64) int64 {
+	switch {
+	case d > 0 && t < math.MinInt64+d:
+		return math.MinInt64
+	case d < 0 && t > math.MaxInt64+d:
+		return math.MaxInt64
+	}
+	return t - d
 }
 
 // release judges a release's events against the watermarks before it, and then lets
@@ -212,7 +235,7 @@ func (q *query) fold(f *feed, r *Release, own int64) {
 			after = min(after, t)
 		}
 	}
-	after = max(q.mark, after-q.Delay)
+	after = max(q.mark, minus(after, q.Delay))
 	for _, s := range r.Steps {
 		for _, e := range s.Records {
 			q.counts["received"]++
@@ -267,10 +290,10 @@ func (w *world) advance(number int) {
 		least = min(least, t)
 	}
 	for _, q := range w.queries {
-		if q.Feed != number || least-q.Delay <= q.mark {
+		if q.Feed != number || minus(least, q.Delay) <= q.mark {
 			continue
 		}
-		q.mark = least - q.Delay
+		q.mark = minus(least, q.Delay)
 		for i := range q.windows {
 			if i < q.index(q.mark) {
 				w.fire(q, i, false)
@@ -283,11 +306,10 @@ func (w *world) advance(number int) {
 func (w *world) fire(q *query, i int64, flush bool) {
 	v := q.windows[i]
 	delete(q.windows, i)
-	start := i*q.Width + q.Offset
-	end := start + q.Width
+	start, end := q.start(i), q.start(i+1)
 	lost, missing := v.lost || i <= q.hit, uint64(0)
 	for _, g := range w.feeds[q.Feed].gaps {
-		if start <= g.to && (g.from == math.MinInt64 || end > g.from-q.Delay) {
+		if start <= g.to && end > minus(g.from, q.Delay) {
 			missing += g.count
 			lost = lost || g.lost
 		}
