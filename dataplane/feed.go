@@ -300,11 +300,10 @@ func (f *feed) decodeSpan() (full bool) {
 // closeSpan books a decoded span.
 func (f *feed) closeSpan(s *sequence.Span) {
 	p, c := &f.packet, f.counters
-	var dropped uint64
-	for i := range p.Drops {
-		if n := p.Drops[i]; n > 0 {
+	dropped := p.Messages - p.Events - p.Filtered // each message is counted once
+	if dropped > 0 {
+		for i, n := range p.Drops {
 			c.MessageDrops[i] += n
-			dropped += n
 		}
 	}
 	c.Applied += p.Messages - dropped
