@@ -188,37 +188,60 @@ func (s *State) entries(q *query, k *event.Keyed, from, to int) (lost int) {
 // or for a pane.
 const setAsideNow = event.DropCount
 
-// wordEntries is entries for keys of one word: the search itself is in the loop.
+// wordEntries is entries for keys of one word. Whether a key is in its home slot is
+// found without a branch, since no predictor knows it; what is not there comes after.
 func (s *State) wordEntries(q *query, k *event.Keyed, from, to int) (lost int) {
-	mem, stride, run, stateAt := q.mem, uint32(q.geometry.Stride), uint32(q.geometry.RunWords), q.stateAt
-	keys := (*[event.BatchMax]uint64)(k.Key)
-	which, bases := q.which[from:to], q.base[from:to]
-	ats := q.at[from:to][:len(which)]
-	bases = bases[:len(which)]
-	for j, w := range which {
-		i := uint8(w)
-		at, h, key := ats[j], tag(k.Hash[i]), keys[i]
-		for {
-			e := (*[2]uint64)(mem[at:]) // keeps its check: a wild offset must stop the program
-			if e[0] == h && e[1] == key {
-				break
-			}
-			if e[0] == 0 {
-				at = s.add(q, k, int(i), bases[j], at, false)
-				break
-			}
-			if at += stride; at == bases[j]+(uint32(k.Hash[i]>>54)+1)*run {
-				at = s.search(q, k, int(i), bases[j]) // it goes on at the run's beginning
-				break
-			}
+	var away [blockMax]uint8
+	ats := q.at[from:to]
+	n := notHome(q.mem, ats, q.which[from:to], k, q.stateAt, &away)
+	for _, j := range away[:n] {
+		w := from + int(j)
+		i, base := q.which[w], q.base[w]
+		if at := s.walk(q, k, int(uint8(i)), base, ats[j]-q.stateAt); at != gone {
+			ats[j] = at + q.stateAt
+			continue
 		}
-		ats[j] = at + stateAt
-		if at == gone {
-			ats[j] = gone
-			lost++
-		}
+		ats[j] = gone
+		lost++
 	}
 	return lost
+}
+
+// notHome turns home slots into the entries' states, and lists the events, by their
+// place in which, whose key is not in its home slot.
+func notHome(mem []uint64, ats []uint32, which []uint16, k *event.Keyed, stateAt uint32, away *[blockMax]uint8) int {
+	keys := (*[event.BatchMax]uint64)(k.Key)
+	which = which[:min(len(which), blockMax)]
+	ats = ats[:len(which)]
+	n := uint(0)
+	for j, w := range which {
+		i, at := uint8(w), uint(ats[j])
+		miss := mem[at] ^ tag(k.Hash[i]) | mem[at+1] ^ keys[i]
+		ats[j] = uint32(at) + stateAt
+		away[n%blockMax] = uint8(j)
+		if miss != 0 {
+			n++
+		}
+	}
+	return int(n)
+}
+
+// walk searches for the key of event i, one word long, from its home slot at on, and
+// adds it if it is not there.
+func (s *State) walk(q *query, k *event.Keyed, i int, base, at uint32) uint32 {
+	mem, stride := q.mem, uint32(q.geometry.Stride)
+	h, key := tag(k.Hash[i]), k.Key[i]
+	end := base + (uint32(k.Hash[i]>>54)+1)*uint32(q.geometry.RunWords)
+	for at < end {
+		switch e := (*[2]uint64)(mem[at:]); { // keeps its check: a wild offset must stop the program
+		case e[0] == h && e[1] == key:
+			return at
+		case e[0] == 0:
+			return s.add(q, k, i, base, at, false)
+		}
+		at += stride
+	}
+	return s.search(q, k, i, base) // it goes on at the run's beginning
 }
 
 // compact takes the events out that have no state, and returns how many are left of n.
