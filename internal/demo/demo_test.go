@@ -191,6 +191,35 @@ func TestAStopDuringAReplayLeavesNothing(t *testing.T) {
 	nothingLeft(t, out.String())
 }
 
+// The program itself, whose reader goes away.
+func TestAClosedPipeLeavesNothing(t *testing.T) {
+	if os.Getenv("DEMO_TEST_MAIN") != "" {
+		os.Exit(run())
+	}
+	s := testSettings(t, io.Discard)
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestAClosedPipeLeavesNothing$")
+	cmd.Env = append(os.Environ(), "DEMO_TEST_MAIN=1", "HEADRACE="+s.binary, "DURATION=10s", "RATE=10000")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	begun := make([]byte, 200)
+	n, err := out.Read(begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("its end: %v, want exit status 1", err)
+	}
+	nothingLeft(t, string(begun[:n]))
+}
+
 // needRoot skips a test that cannot make a network.
 func needRoot(t *testing.T) {
 	t.Helper()

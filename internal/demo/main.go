@@ -41,6 +41,11 @@ func start(s *settings) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	// Where nobody reads any more, a write fails, and what was made is removed; the
+	// signal would end us before that.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
 	stop, stopNow := context.WithCancel(context.Background())
 	defer stopNow()
 	hurry, hurryNow := context.WithCancel(context.Background())
