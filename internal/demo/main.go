@@ -93,7 +93,7 @@ func show(stop, hurry context.Context, s *settings) (err error) {
 			}
 		}
 	}
-	if st.dir, err = os.MkdirTemp("", "headrace-demo-"); err != nil {
+	if st.dir, err = os.MkdirTemp(s.temp, "headrace-demo-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.clear(err)) }()
