@@ -310,9 +310,13 @@ func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
 	needRoot(t)
 	out := &told{want: `{"query":"bars"`, came: make(chan struct{})}
 	s := testSettings(t, out)
-	failed := make(chan error)
+	failed := make(chan error, 1)
 	go func() { failed <- show(t.Context(), t.Context(), s) }()
-	<-out.came
+	select {
+	case <-out.came:
+	case err := <-failed:
+		t.Fatalf("no row came: %v\n%s", err, out.String())
+	}
 	killed := 0
 	for _, id := range processesOf(t, s.binary) {
 		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id)); bytes.Contains(line, []byte("\x00run\x00")) {
