@@ -122,6 +122,7 @@ func (r *control) begin() error {
 		return errors.Join(err, r.giveUp())
 	}
 	if !r.stopping {
+		r.network.watchLinks()
 		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
 	}
 	return nil
@@ -175,6 +176,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 		case <-beat.C:
 			g.beat()
+			if !r.stopping {
+				r.network.watchLinks()
+			}
 		}
 	}
 	state := g.reap()
