@@ -80,7 +80,7 @@ func TestRootRunGivesReplaysRows(t *testing.T) {
 			a.start()
 			s := sendCapture(t, p.A, "--pps", "30000", capture)
 			r := a.settle(s.Sent)
-			if l := line(t, r, "xdp"); l.Received != s.Sent || l.Applied != s.Sent || s.Refused != 0 {
+			if l := xdpLine(t, r); l.Received != s.Sent || l.Applied != s.Sent || s.Refused != 0 {
 				t.Errorf("sent %+v, steered %d, received %d, dropped %v", s, l.Received, l.Applied, l.Dropped)
 			}
 			if code := a.stop(); code != 0 {
@@ -105,7 +105,7 @@ func TestRootEveryFrameSentIsReceivedOrCountedAsLost(t *testing.T) {
 	s := sendCapture(t, p.A, "--flat-out", capture)
 	a.settle(s.Sent)
 	time.Sleep(100 * time.Millisecond)
-	l := line(t, a.report(), "xdp")
+	l := xdpLine(t, a.report())
 	lost := uint64(0)
 	for _, d := range l.Dropped {
 		lost += d.Count
@@ -148,7 +148,7 @@ func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
 	if got := a.dataPID(); got != data {
 		t.Errorf("the data plane is process %d, it was %d", got, data)
 	}
-	if l := line(t, r, "xdp"); l.Applied != s.Sent {
+	if l := xdpLine(t, r); l.Applied != s.Sent {
 		t.Errorf("sent %d, received %d, dropped %v", s.Sent, l.Applied, l.Dropped)
 	}
 	if code := a.stop(); code != 0 {
@@ -195,7 +195,7 @@ func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	if r.Snapshot.Restarts != 2 {
 		t.Errorf("status tells of %d restarts", r.Snapshot.Restarts)
 	}
-	l := line(t, r, "xdp")
+	l := xdpLine(t, r)
 	if l.Difference != 0 || l.Received == 0 || l.Applied == 0 || l.Applied >= s.Sent {
 		t.Errorf("sent %d; the ledger has %+v", s.Sent, l)
 	}
@@ -252,7 +252,7 @@ func TestRootALinkThatComesBackGoesOn(t *testing.T) {
 	p.SetUp(t, p.B, true)
 	a.await("the link is up again")
 	s := sendCapture(t, p.A, "--pps", "60000", capture)
-	if l := line(t, a.settle(s.Sent), "xdp"); l.Received != s.Sent || l.Applied == 0 {
+	if l := xdpLine(t, a.settle(s.Sent)); l.Received != s.Sent || l.Applied == 0 {
 		t.Errorf("sent %d, steered %d, received %d", s.Sent, l.Received, l.Applied)
 	}
 	if code := a.stop(); code != 0 {
@@ -299,7 +299,7 @@ sinks:
 	s := <-sent
 	r := a.settle(s.Sent)
 	lost := uint64(0)
-	for _, d := range line(t, r, "xdp").Dropped {
+	for _, d := range xdpLine(t, r).Dropped {
 		lost += d.Count
 	}
 	if code := a.stop(); code != 0 {
@@ -373,8 +373,8 @@ func TestRootASecondControlOfTheSameNameIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(out, "busy") {
 		t.Errorf("a start under another name: %v\n%s", err, out)
 	}
-	if s, r := sendCapture(t, p.A, "--pps", "60000", testdata.Path(t, "iex", "DEEP10.pcap.gz")), a.report(); line(t, r, "xdp").Received != s.Sent {
-		t.Errorf("sent %d, steered %d", s.Sent, line(t, r, "xdp").Received)
+	if s, r := sendCapture(t, p.A, "--pps", "60000", testdata.Path(t, "iex", "DEEP10.pcap.gz")), a.report(); xdpLine(t, r).Received != s.Sent {
+		t.Errorf("sent %d, steered %d", s.Sent, xdpLine(t, r).Received)
 	}
 	if code := a.stop(); code != 0 {
 		t.Fatalf("exit code %d", code)

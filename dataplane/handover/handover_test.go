@@ -13,14 +13,14 @@ import (
 )
 
 // ends returns two connected ends.
-func ends(t testing.TB) (a, b *Conn) {
-	t.Helper()
+func ends(tb testing.TB) (a, b *Conn) {
+	tb.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	a, b = New(fds[0]), New(fds[1])
-	t.Cleanup(func() { a.Close(); b.Close() })
+	tb.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
 }
 

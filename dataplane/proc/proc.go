@@ -98,7 +98,7 @@ func (p *process) prepare() error {
 	if err := p.buildWorkers(members); err != nil {
 		return err
 	}
-	p.keeper.init(p)
+	p.init(p)
 	if err := dropPrivileges(); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
@@ -130,7 +130,7 @@ func (p *process) openSockets() (members []int, err error) {
 	// For the UMEM. Without CAP_SYS_RESOURCE it stays as it is, and CAP_IPC_LOCK or the
 	// limit must do; the opening says so if neither does.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited) //nolint:errcheck // see above
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	if p.owners, err = xsk.OpenOwners(p.start.Layout); err != nil {
 		return nil, err
 	}
