@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/segment"
 )
@@ -77,7 +76,6 @@ type Metrics struct {
 	build     *prometheus.Desc
 	faults    *prometheus.Desc
 	steered   *prometheus.Desc
-	latency   *prometheus.Desc
 	workers   []metric[workerView]
 	feeds     []metric[feedView]
 	queries   []metric[queryView]
@@ -93,8 +91,6 @@ func NewMetrics(source *Source) *Metrics {
 		build:   prometheus.NewDesc("headrace_build_info", "The build: always 1.", []string{"version", "go_version"}, nil),
 		faults:  prometheus.NewDesc("headrace_outbox_faults_total", "Outboxes that are not read any more, by what was wrong in them.", byReason, nil),
 		steered: prometheus.NewDesc("headrace_xdp_frames_steered_total", "Frames that the XDP program sent to a worker's socket.", byFeed, nil),
-		latency: prometheus.NewDesc("headrace_sink_row_latency_seconds",
-			"From the receipt of the packet that closed a row's window to the row's commit.", bySink, nil),
 		workers: describeAll(workerMetrics()), feeds: describeAll(feedMetrics()), queries: describeAll(queryMetrics()),
 		sinks: describeAll(sinkMetrics()), xdp: describeAll(xdpMetrics()),
 		buildTags: []string{"unknown", runtime.Version()},
@@ -117,7 +113,6 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.build
 	ch <- m.faults
 	ch <- m.steered
-	ch <- m.latency
 	describe(ch, m.workers)
 	describe(ch, m.feeds)
 	describe(ch, m.queries)
@@ -158,7 +153,6 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for i := range s.Sinks {
 		collect(ch, m.sinks, &s.Sinks[i], s.Sinks[i].Name)
-		ch <- m.rowLatency(&s.Sinks[i])
 	}
 	if s.XDP == nil {
 		return
@@ -171,16 +165,6 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for i := range s.XDP.Interfaces {
 		collect(ch, m.xdp, &s.XDP.Interfaces[i], s.XDP.Interfaces[i].Name)
 	}
-}
-
-// rowLatency is a sink's histogram, with a bound at every power of two.
-func (m *Metrics) rowLatency(s *export.Stats) prometheus.Metric {
-	l := &s.Latency
-	buckets := make(map[float64]uint64, len(l.Below))
-	for i, n := range l.Below {
-		buckets[float64(uint64(1)<<(export.LatencyLeast+i))/1e9] = n
-	}
-	return prometheus.MustNewConstHistogram(m.latency, l.Rows, float64(l.Sum)/1e9, buckets, s.Name)
 }
 
 func collect[T any](ch chan<- prometheus.Metric, list []metric[T], o *T, label string) {

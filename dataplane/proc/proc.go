@@ -29,6 +29,8 @@ const (
 	// regionBytes is the address space that each region may use. It costs nothing
 	// until it is touched.
 	regionBytes = 1 << 40
+	// workerNice is the workers' nice value.
+	workerNice = -10
 	// heapFuse is how far the Go heap may grow beyond what the start needs before the
 	// collector, off otherwise, comes back.
 	heapFuse = 256 << 20
@@ -200,6 +202,9 @@ func (p *process) work(w int, built chan<- error) {
 			panic(r)
 		}
 	}()
+	// Before other threads of the machine, where cores are shared. It is a wish: without
+	// CAP_SYS_NICE it is not granted.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
 	worker, err := p.newWorker(w)
 	built <- err
 	if err != nil {
