@@ -19,7 +19,6 @@ import (
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/dataplane/capture"
 	"github.com/headrace/headrace/dataplane/plan"
-	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/wire/formats"
 )
 
@@ -75,7 +74,7 @@ func (h *headrace) run(n int) (r reading, err error) {
 	return r, nil
 }
 
-func (h *headrace) sink(*segment.Segment) ([]export.Sink, error) {
+func (h *headrace) sink() ([]export.Sink, error) {
 	s, err := export.OpenJSONL(export.JSONLConfig{Name: "rows", Path: h.out, Truncate: true, Workers: 1})
 	return []export.Sink{s}, err
 }
