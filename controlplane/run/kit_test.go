@@ -308,7 +308,7 @@ func (a *appliance) settle(n uint64) *status.Report {
 	for {
 		r := a.report()
 		l := xdpLine(a.t, r)
-		if l.Applied >= n {
+		if l.Applied >= n && l.InFlight == 0 {
 			return r
 		}
 		if l.Applied != last {
