@@ -103,7 +103,9 @@ func newAppliance(t *testing.T, end *netns.End, config, ring string, args ...str
 			t.Logf("log of headrace:\n%s", a.log)
 		}
 		if dir, err := status.Dir(a.name); err == nil {
-			_ = os.RemoveAll(filepath.Join(dir, a.name+".run"))
+			for _, left := range []string{".run", "-2.run", ".sock"} { // of the killed
+				_ = os.RemoveAll(filepath.Join(dir, a.name+left))
+			}
 		}
 	})
 	return a
