@@ -40,6 +40,7 @@ func build(m *testing.M) int {
 
 // command returns the binary with arguments, under HEADRACE_RUNNER if that is set.
 func command(tb testing.TB, args ...string) *exec.Cmd {
+	tb.Helper()
 	words := append(strings.Fields(os.Getenv("HEADRACE_RUNNER")), program)
 	words = append(words, args...)
 	return exec.CommandContext(tb.Context(), words[0], words[1:]...)
@@ -216,6 +217,7 @@ func write(tb testing.TB, path string, b []byte) {
 
 // workers are the numbers of workers that rows must not depend on.
 func workers(tb testing.TB) []int {
+	tb.Helper()
 	if testing.Short() {
 		return []int{1, 3}
 	}
