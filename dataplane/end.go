@@ -56,24 +56,14 @@ func (w *Worker) Finish() {
 func (w *Worker) rest() int {
 	w.received = uint64(w.now) // what time lets through, or the end, no packet caused
 	w.causedAt(w.received)
-	if w.closing != nil {
-		if !w.closing.step() {
-			return 0
-		}
-		w.closing = nil
-		return 1
-	}
-	if w.ending == flowing {
-		if w.plan.Replay || w.now < w.watched.Add(time.Millisecond) {
-			return 0
-		}
-		w.watched = w.now
-		return w.watch()
-	}
-	if w.ending == finishing {
+	switch {
+	case w.ending == finishing:
 		return w.finishOne()
+	case w.ending != flowing || w.plan.Replay || w.now < w.watched.Add(time.Millisecond):
+		return 0
 	}
-	return 0
+	w.watched = w.now
+	return w.watch()
 }
 
 // watch looks for deadlines and silence by the clock. Run only.
@@ -84,12 +74,10 @@ func (w *Worker) watch() int {
 		if f.sequencer == nil {
 			continue
 		}
-		if r := f.sequencer.Expire(w.now + w.utcOffset); r != nil {
+		for r := f.sequencer.Expire(w.now + w.utcOffset); r != nil; r = f.sequencer.Expire(w.now + w.utcOffset) {
 			n++
-			f.tally(r)
-			f.start(r)
-			if !f.step() {
-				w.closing = f
+			if !w.begin(f, r, 0) {
+				w.watched = event.MinNanos // the rest in the next cycle
 				return n
 			}
 		}
@@ -152,15 +140,18 @@ func (w *Worker) finishOne() int {
 	return 1
 }
 
-func (w *Worker) begin(f *feed, r *sequence.Release, position uint64) {
+// begin decodes a release that came without a frame, and reports whether it is
+// through; if not, the next cycle goes on with it.
+func (w *Worker) begin(f *feed, r *sequence.Release, position uint64) bool {
 	w.frontier = position
-	f.position = position
+	f.position, f.rank = position, 0
 	f.tally(r)
 	f.start(r)
-	w.closing = f
 	if f.step() {
-		w.closing = nil
+		return true
 	}
+	w.closing = f
+	return false
 }
 
 // reached is the worker's frontier: no record of an earlier position will follow. It
@@ -179,9 +170,7 @@ func (w *Worker) reached() uint64 {
 	case w.at < w.count:
 		at = w.frames[w.at].Packet
 	default:
-		// Not the end yet, also if no packet will come: what channels still wait for
-		// comes out behind the last packet.
-		at = min(w.frontierBefore(), finishBase)
+		at = min(w.frontierBefore(), finishBase) // the end of the packets is not yet the end
 	}
 	w.told = max(w.told, at)
 	return w.told
@@ -203,7 +192,7 @@ type Bounded interface {
 // pending reports whether something decoded has not been sent on.
 func (w *Worker) pending() bool {
 	for i := range w.feeds {
-		if f := &w.feeds[i]; f.keyed || f.batch.N > 0 || len(f.batch.Marks) > 0 {
+		if w.feeds[i].pending() {
 			return true
 		}
 	}

@@ -39,15 +39,16 @@ type feed struct {
 	inSpan   bool
 	packet   wire.Packet
 	frame    *xsk.Frame
-	first    event.Nanos // greatest event time of this release so far
+	latest   event.Nanos // greatest event time of this release so far
 	rank     uint32
 	events   uint64
+	covered  uint32 // gaps of the channel that an event has followed, up to this number
 	position uint64
 	source   uint32
-	live     bool // the release came from a clock or the end, not from a frame
 
 	// keyed: the batch has been filtered and keyed, and waits to be folded.
-	keyed bool
+	keyed           bool
+	sent, sentMarks int // of the batch, while it is being sent
 }
 
 // streamStage filters and keys a feed's batches for one stream.
@@ -62,13 +63,12 @@ type streamStage struct {
 
 // channelState is what the decoding worker knows of a source. It is in the arena.
 type channelState struct {
-	Max       event.Nanos // greatest event time, over all epochs
-	Since     event.Nanos // the clock when it last released something
-	Idle      uint64      // nanoseconds of silence that the owners know of
-	FirstSeen uint64      // number of the packet that it was first seen with
-	Seen      uint32      // owners know the source
-	Gaps      uint32      // gaps opened
-	Open      uint32      // of these, still to be closed
+	Max    event.Nanos // greatest event time, over all epochs
+	Since  event.Nanos // the clock when it last released something
+	Idle   uint64      // nanoseconds of silence that the owners know of
+	Seen   uint32      // owners know the source
+	Gaps   uint32      // gaps opened
+	Closed uint32      // gaps closed: all up to this number
 }
 
 func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {
@@ -141,6 +141,7 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	f.frame = fr
 	m := &fr.Meta
 	c := f.counters
+	f.w.counters.TouchFeed(f.number)
 	c.Frames++
 	c.Bytes += uint64(len(fr.Data))
 	c.LineFrames[m.Line&3]++
@@ -150,22 +151,23 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	}
 	payload := fr.Data[m.PayloadOffset:][:m.PayloadLength]
 	receive := event.Nanos(m.ReceiveNanos) + offset
-	f.position, f.live = fr.Packet, false
+	f.position, f.rank = fr.Packet, 0
 	if f.sequencer == nil {
 		f.plain.Items[0].Span = sequence.Span{Body: payload, Receive: receive}
 		f.start(&f.plain)
 		return
 	}
 	r := f.sequencer.Push(payload, m.Line, receive, truncated)
-	f.account(r, m.Line)
+	f.account(r)
 	f.start(r)
 }
 
-// account books a sequenced packet.
-func (f *feed) account(r *sequence.Release, line uint8) {
+// account books a sequenced packet, or one of the two parts of a packet that begins a
+// new session: the messages are in the second.
+func (f *feed) account(r *sequence.Release) {
 	c := f.counters
 	switch fate := r.Fate(); {
-	case r.More: // the second part tells the packet's fate
+	case r.More: // said of the second part
 	case fate == event.DropDuplicate:
 		c.FramesDuplicate++
 	case fate != event.Kept:
@@ -183,13 +185,14 @@ func (f *feed) account(r *sequence.Release, line uint8) {
 	if r.Drop != event.Kept {
 		c.MessageDrops[r.Drop] += r.Messages
 	}
-	c.LineFirst[line&3] += r.Fresh + r.Held
+	c.LineFirst[r.Line&3] += r.Fresh + r.Held
 	f.tally(r)
 }
 
 // tally books what any release says, whatever it came from.
 func (f *feed) tally(r *sequence.Release) {
 	c := f.counters
+	f.w.counters.TouchFeed(f.number)
 	if r.New {
 		c.Channels++
 	}
@@ -203,11 +206,10 @@ func (f *feed) tally(r *sequence.Release) {
 // start makes r the release to decode.
 func (f *feed) start(r *sequence.Release) {
 	f.release, f.item, f.inSpan = r, 0, false
-	f.first, f.events = event.MinNanos, 0
-	f.rank = 0
+	f.latest, f.events, f.covered = event.MinNanos, 0, 0
 	f.source = f.sourceOf(r.Channel)
 	if r.Channel >= 0 && r.New {
-		f.channels[r.Channel] = channelState{Max: event.MinNanos, FirstSeen: f.position}
+		f.channels[r.Channel] = channelState{Max: event.MinNanos}
 		f.w.firstSeen(f, r.Channel)
 	}
 }
@@ -222,7 +224,6 @@ func (f *feed) sourceOf(channel int) uint32 {
 // step goes on with the release and reports whether it is through. It stops where a
 // batch is full and cannot be sent on yet.
 func (f *feed) step() bool {
-	f.w.counters.TouchFeed(f.number) // each time: what an earlier cycle counted was published then
 	for {
 		for f.item < len(f.release.Items) {
 			if !f.room() {
@@ -230,7 +231,7 @@ func (f *feed) step() bool {
 			}
 			it := &f.release.Items[f.item]
 			if it.Gap.Count > 0 {
-				f.openGap(it.Gap.Count, event.MarkGapOpen)
+				f.openGap(event.MarkGapOpen, it.Gap.Count, f.latest)
 				f.counters.Gaps++
 				f.item++
 				continue
@@ -251,11 +252,9 @@ func (f *feed) step() bool {
 		if !f.release.More {
 			return true
 		}
-		rank := f.rank
 		r := f.sequencer.Rest()
-		f.account(r, r.Line)
+		f.account(r)
 		f.start(r)
-		f.rank = rank
 	}
 }
 
@@ -264,7 +263,8 @@ func (f *feed) room() bool {
 	if !f.batch.Full() && len(f.batch.Marks) <= event.MarksMax-marksReserve {
 		return true
 	}
-	return f.flush()
+	f.w.flush()
+	return !f.pending()
 }
 
 func (f *feed) openSpan(s *sequence.Span) {
@@ -273,6 +273,7 @@ func (f *feed) openSpan(s *sequence.Span) {
 	p.Payload, p.Receive = s.Body, s.Receive
 	if f.sequencer == nil {
 		p.Frame, p.PayloadOffset = f.frame.Data, int(f.frame.Meta.PayloadOffset)
+		p.Cut = f.frame.Meta.Flags&steer.FlagTruncated != 0
 	} else {
 		p.Skip, p.Count, p.Seq, p.Channel = s.Skip, s.Count, s.Seq, f.release.Channel
 		session := &f.release.Session
@@ -301,11 +302,10 @@ func (f *feed) decodeSpan() (full bool) {
 // closeSpan books a decoded span.
 func (f *feed) closeSpan(s *sequence.Span) {
 	p, c := &f.packet, f.counters
-	var dropped uint64
-	for i := range p.Drops {
-		if n := p.Drops[i]; n > 0 {
+	dropped := p.Dropped()
+	if dropped > 0 {
+		for i, n := range p.Drops {
 			c.MessageDrops[i] += n
-			dropped += n
 		}
 	}
 	c.Applied += p.Messages - dropped
@@ -322,24 +322,28 @@ func (f *feed) closeSpan(s *sequence.Span) {
 		k.Received += p.Events + p.Filtered
 		k.Drops[event.DropFiltered] += p.Filtered
 	}
-	f.first = max(f.first, p.Max)
-	f.events += p.Events + p.Filtered
 	if p.Hit {
-		f.openGap(0, event.MarkHit)
+		f.openGap(event.MarkHit, 0, event.MinNanos)
+	}
+	if n := p.Events + p.Filtered; n > 0 {
+		f.events += n
+		f.latest = max(f.latest, p.Max)
+		if ch := f.channel(); ch != nil {
+			f.covered = ch.Gaps
+		}
 	}
 	f.inSpan = false
 }
 
 // openGap announces that count messages are missing from here on, or that something
-// was lost to a drop.
-func (f *feed) openGap(count uint64, kind event.MarkKind) {
+// was lost to a drop. before is the greatest event time of this release before that.
+func (f *feed) openGap(kind event.MarkKind, count uint64, before event.Nanos) {
 	c := f.channel()
 	if c == nil {
 		return
 	}
 	c.Gaps++
-	c.Open++
-	f.mark(event.Mark{Kind: kind, Gap: c.Gaps, Time: c.Max, Count: count})
+	f.mark(event.Mark{Kind: kind, Gap: c.Gaps, Time: max(c.Max, before), Count: count})
 }
 
 // channel is the state of the release's source; nil if it has none.
@@ -367,7 +371,7 @@ func (f *feed) end() {
 	}
 	f.counters.FramesHeld -= uint64(f.release.Unheld)
 	f.counters.FramesApplied += uint64(f.release.Unheld)
-	if f.events > 0 && f.first > event.MinNanos {
+	if f.events > 0 {
 		f.advance(c)
 	}
 	if f.release.Retired >= 0 {
@@ -376,40 +380,38 @@ func (f *feed) end() {
 	}
 }
 
-// advance announces the release's greatest event time. One that changes nothing is
-// announced only where owners need to know where a release ends.
+// advance announces the release's greatest event time, and the end of the gaps that
+// its events followed. A time that changes nothing is announced only where owners
+// need to know where a release ends.
 func (f *feed) advance(c *channelState) {
-	news := f.first > c.Max || c.Seen == 0 || c.Idle != 0
-	if c.Open > 0 && f.sequencer != nil {
-		f.mark(event.Mark{Kind: event.MarkGapClose, Gap: c.Gaps, Time: max(c.Max, f.first)})
-		c.Open = 0
+	news := f.latest > c.Max || c.Seen == 0 || c.Idle != 0
+	c.Max = max(c.Max, f.latest)
+	if f.covered > c.Closed {
+		c.Closed = f.covered
+		if f.sequencer != nil {
+			f.mark(event.Mark{Kind: event.MarkGapClose, Gap: c.Closed, Time: c.Max})
+		}
+		news = news || f.sequencer == nil // its release closes it
 	}
-	if news || c.Open > 0 || f.w.out != nil {
-		m := event.Mark{Kind: event.MarkRelease, Time: f.first}
+	if news || f.w.out != nil {
+		m := event.Mark{Kind: event.MarkRelease, Time: f.latest}
 		if !news && f.sequencer != nil {
 			m.Count = 1
 		}
 		f.mark(m)
-		c.Open = 0
 	}
-	c.Max, c.Seen, c.Idle = max(c.Max, f.first), 1, 0
-	c.Since = f.w.now
+	c.Seen, c.Idle, c.Since = 1, 0, f.w.now
 }
 
-// flush filters and keys the batch, sends to other owners what is theirs and folds
-// the rest. It reports false if the panes cannot take it all yet.
-func (f *feed) flush() bool {
+// pending reports whether something decoded has not gone all the way: to its owners'
+// lanes, or into the panes.
+func (f *feed) pending() bool { return f.keyed || f.batch.N > 0 || len(f.batch.Marks) > 0 }
+
+// apply folds what this worker keeps of the batch and empties it. It reports false if
+// the panes cannot take it all yet: the next call goes on.
+func (f *feed) apply() bool {
 	if !f.keyed {
-		if f.w.out != nil && !f.w.out.Room() {
-			f.w.counters.Worker.LaneFull++
-			return false
-		}
 		f.prepare()
-		if f.w.out != nil {
-			f.send()
-		}
-		f.keyed = true
-		f.w.counters.Worker.Batches++
 	}
 	if f.w.gate == nil && !f.w.windows.Apply(f.number, f.batch) {
 		return false
@@ -422,6 +424,8 @@ func (f *feed) flush() bool {
 // prepare selects each query's events and gives them keys.
 func (f *feed) prepare() {
 	b := f.batch
+	f.keyed = true
+	f.w.counters.Worker.Batches++
 	for i := range f.streams {
 		s := &f.streams[i]
 		for j, q := range s.queries {
@@ -441,27 +445,43 @@ func (f *feed) prepare() {
 	}
 }
 
-// send puts every event into its owner's lane, and the marks into all, release by
-// release.
-func (f *feed) send() {
-	out, b := f.w.out, f.batch
-	for i := range f.streams {
-		out.Prepare(f.streams[i].number, f.streams[i].keyed)
+// next returns the position of the first release that has not been sent, and false if
+// there is none.
+func (f *feed) next() (position uint64, ok bool) {
+	b := f.batch
+	if f.sentMarks < len(b.Marks) {
+		return b.Marks[f.sentMarks].Position, true
 	}
-	from := 0
-	for i := range b.Marks {
-		m := &b.Marks[i]
-		out.Begin(m.Position, m.Source)
-		f.sendRange(from, int(m.At))
-		from = int(m.At)
-		if m.Kind != event.MarkRelease || m.Count == 0 {
-			out.Mark(f.number, m)
-		}
-	}
-	if from < b.N {
+	return b.Position, f.sent < b.N
+}
+
+// sendNext puts what stands before the next mark into the owners' lanes, and the mark
+// into all; behind the last mark, the rest.
+func (f *feed) sendNext(out *exchange.Out) {
+	b := f.batch
+	if f.sentMarks == len(b.Marks) {
 		out.Begin(b.Position, b.Source[b.N-1])
-		f.sendRange(from, b.N)
+		f.sendTo(out, b.N)
+		return
 	}
+	m := &b.Marks[f.sentMarks]
+	f.sentMarks++
+	out.Begin(m.Position, m.Source)
+	f.sendTo(out, int(m.At))
+	if m.Kind != event.MarkRelease || m.Count == 0 {
+		out.Mark(f.number, m)
+	}
+}
+
+func (f *feed) sendTo(out *exchange.Out, to int) {
+	for i := range f.streams {
+		out.Send(f.streams[i].number, f.streams[i].keyed, f.sent, to)
+	}
+	f.sent = to
+}
+
+// unselect leaves only what this worker keeps, and counts the rest as sent.
+func (f *feed) unselect(out *exchange.Out) {
 	for i := range f.streams {
 		s := &f.streams[i]
 		sent := f.w.sent[:len(s.queries)]
@@ -470,11 +490,5 @@ func (f *feed) send() {
 		for j, q := range s.queries {
 			f.w.counters.Queries[q].Sent += sent[j]
 		}
-	}
-}
-
-func (f *feed) sendRange(from, to int) {
-	for i := range f.streams {
-		f.w.out.Send(f.streams[i].number, f.streams[i].keyed, from, to)
 	}
 }

@@ -72,7 +72,7 @@ func (w *Worker) Live(l Live) {
 			w.publish(now)
 		}
 		// What can go wrong with the sockets is looked after by another thread.
-		_ = l.Idle.Rest(n, l.Port) //nolint:errcheck // see above
+		_ = l.Idle.Rest(n, l.Port)
 	}
 }
 
@@ -131,7 +131,6 @@ func (w *Worker) hit() bool {
 		}
 		c := &f.channels[0]
 		c.Gaps++
-		c.Open++
 		f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
 	}
 	return true

@@ -60,6 +60,7 @@ type Worker struct {
 	frames    [framesMax]xsk.Frame
 	at, count int
 	open      bool // frames[at] has been sequenced
+	more      bool // the receiver had as many frames as were asked for: batches may fill up
 	utcOffset event.Nanos
 	received  uint64 // when the oldest of them came, CLOCK_MONOTONIC
 
@@ -118,7 +119,9 @@ func (w *Worker) cycle(now event.Nanos) int {
 	if w.ready() {
 		n += w.receive() // receive: ring -> frames in hand
 		n += w.decode()  // sequence, decode: frames -> messages in order -> events
-		n += w.flush()   // exchange, fold: events -> their owners' lanes or our panes
+		if !w.more {
+			n += w.flush() // exchange, fold: events -> their owners' lanes or our panes
+		}
 	}
 	w.commit(now, n) // the positions of this batch, then everything becomes visible
 	return n
@@ -206,7 +209,7 @@ func (w *Worker) ready() bool {
 		return false
 	}
 	for i := range w.feeds {
-		if f := &w.feeds[i]; f.keyed && !f.flush() {
+		if f := &w.feeds[i]; f.keyed && !f.apply() {
 			return false
 		}
 	}
@@ -224,6 +227,7 @@ func (w *Worker) receive() int {
 	}
 	w.at = 0
 	w.count = w.receiver.Receive(w.frames[:])
+	w.more = w.count == len(w.frames)
 	w.counters.Worker.Frames += uint64(w.count)
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))
@@ -254,6 +258,13 @@ func (w *Worker) causedAt(nanos uint64) {
 // lanes have room; it goes on there in the next cycle.
 func (w *Worker) decode() int {
 	n := 0
+	if w.closing != nil {
+		if !w.closing.step() {
+			return 0
+		}
+		w.closing = nil
+		n++
+	}
 	for w.at < w.count {
 		fr := &w.frames[w.at]
 		if int(fr.Meta.Feed) >= len(w.feeds) {
@@ -274,23 +285,67 @@ func (w *Worker) decode() int {
 		w.at++
 		n++
 	}
-	if n == 0 {
-		n += w.rest()
+	return n + w.rest()
+}
+
+// flush sends everything decoded on its way and reports how many events that were.
+// What the lanes or the panes cannot take yet stays.
+func (w *Worker) flush() int {
+	n := 0
+	for i := range w.feeds {
+		n += w.feeds[i].batch.N
+	}
+	if w.out != nil && !w.send() {
+		return 0
+	}
+	for i := range w.feeds {
+		if f := &w.feeds[i]; f.pending() {
+			f.apply()
+		}
 	}
 	return n
 }
 
-// flush sends every batch that has something on its way.
-func (w *Worker) flush() int {
-	n := 0
+// send puts the batches of all feeds into their owners' lanes, release by release in
+// order of position, and reports false if the lanes have no room for that. A lane's
+// records are in order over all feeds: that is what owners merge by.
+func (w *Worker) send() bool {
+	if !w.pending() {
+		return true
+	}
+	if !w.out.Room() {
+		w.counters.Worker.LaneFull++
+		return false
+	}
 	for i := range w.feeds {
 		f := &w.feeds[i]
-		if f.batch.N > 0 || len(f.batch.Marks) > 0 {
-			n += f.batch.N
-			f.flush()
+		f.sent, f.sentMarks = 0, 0
+		if f.pending() {
+			f.prepare()
+			for j := range f.streams {
+				w.out.Prepare(f.streams[j].number, f.streams[j].keyed)
+			}
 		}
 	}
-	return n
+	for {
+		var first *feed
+		least := uint64(exchange.End)
+		for i := range w.feeds {
+			if at, ok := w.feeds[i].next(); ok && at < least {
+				first, least = &w.feeds[i], at
+			}
+		}
+		if first == nil {
+			break
+		}
+		first.sendNext(w.out)
+	}
+	for i := range w.feeds {
+		if f := &w.feeds[i]; f.pending() {
+			f.unselect(w.out)
+		}
+	}
+	return true
 }
 
 // close puts partials of closing windows out, unless the workers still have to agree

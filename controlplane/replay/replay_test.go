@@ -1,21 +1,21 @@
-package replay
+package replay_test
 
 import (
 	"bytes"
-	"context"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/dataplane/capture"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire/iex"
+	"github.com/headrace/headrace/internal/testdata"
 )
 
-func deepPlan(t testing.TB, workers int) *plan.Plan {
+func deepPlan(workers int) *plan.Plan {
 	cols := []plan.Column{}
 	for i, f := range iex.Deep().Fields {
 		switch f.Name {
@@ -71,33 +71,36 @@ func deepPlan(t testing.TB, workers int) *plan.Plan {
 	}
 }
 
-func TestDeep(t *testing.T) {
-	mem, err := capture.Preload([]string{"../../../shared/data/iex/DEEP10.pcap.gz"}, nil)
+// The rows of a real capture are the same bytes for any number of workers and any
+// size of batch, and its counts are those that were counted independently.
+func TestDEEP10(t *testing.T) {
+	mem, err := capture.Preload([]string{testdata.Path(t, "iex", "DEEP10.pcap.gz")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var first []byte
-	for _, n := range []int{1, 2, 3, 8} {
-		for _, batch := range []int{256, 7, 1} {
-			mem.Rewind()
-			p := deepPlan(t, n)
-			p.Batch = batch
-			out := t.TempDir() + "/rows.jsonl"
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-			s, err := Run(ctx, Config{Plan: p, Records: mem, OpenSinks: func() ([]export.Sink, error) {
-				k, err := export.OpenJSONL(export.JSONLConfig{Name: "rows", Path: out, Truncate: true})
-				return []export.Sink{k}, err
-			}})
-			cancel()
-			if err != nil {
-				t.Fatal(n, batch, err, s)
-			}
-			b, _ := os.ReadFile(out)
-			if first == nil {
-				first = b
-				t.Log(string(b[:600]))
-			}
-			t.Logf("n=%d batch=%d %+v equal=%v", n, batch, s, bytes.Equal(b, first))
+	for _, c := range []struct{ workers, batch int }{{1, 256}, {1, 1}, {2, 256}, {2, 7}, {3, 256}, {8, 256}, {8, 1}} {
+		mem.Rewind()
+		p := deepPlan(c.workers)
+		p.Batch = c.batch
+		m := &memory{}
+		s, err := replay.Run(t.Context(), replay.Config{Plan: p, Records: mem, OpenSinks: func() ([]export.Sink, error) {
+			return []export.Sink{m}, nil
+		}})
+		if err != nil {
+			t.Fatalf("%+v: %v", c, err)
 		}
+		if first == nil {
+			first = m.rows
+		}
+		if !bytes.Equal(m.rows, first) {
+			t.Errorf("%+v: other rows than with one worker", c)
+		}
+		got := [...]uint64{s.Packets, s.Messages, s.Epochs, s.Applied, s.Rows, s.Truncated, s.Duplicates, s.Missing}
+		if want := [...]uint64{121315, 392010, 12, 83343, 278, 1, 0, 0}; got != want || uint64(bytes.Count(m.rows, []byte("\n"))) != s.Rows {
+			t.Errorf("%+v: packets, messages, epochs, trades, rows, truncated, duplicates, missing = %v, want %v", c, got, want)
+		}
+		checkLedgers(t, p, &s)
+		t.Logf("%+v: %.3f s", c, s.Seconds)
 	}
 }

@@ -78,7 +78,7 @@ func (r *control) take(g *generation) (status.Former, error) {
 		closeAll(fds[2:])
 		return status.Former{}, r.differs(err)
 	}
-	former := status.Former{}
+	var former status.Former
 	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds[2:]); err != nil {
 		return former, r.differs(err)
 	}

@@ -268,9 +268,9 @@ func (g *generation) close() error {
 	if g.cancel != nil {
 		g.cancel()
 		g.conn.Shutdown()
-		for range g.heard { //nolint:revive // until it is closed
+		for range g.heard {
 		}
-		for range g.pumped { //nolint:revive // as above
+		for range g.pumped {
 		}
 	}
 	if g.conn != nil {

@@ -27,6 +27,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	path := filepath.Join(dir, "headrace")
 	build := exec.Command("go", "build", "-o", path, "../../cmd/headrace")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -36,10 +37,13 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// built is the folder of the binary, once there is one.
+var built string
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if built != "" {
+		_ = os.RemoveAll(built)
 	}
 	os.Exit(code)
 }
@@ -284,15 +288,15 @@ func (a *appliance) report() *status.Report {
 	return &r
 }
 
-// line returns a line of the ledger.
-func line(t *testing.T, r *status.Report, layer string) status.Line {
+// xdpLine returns the ledger's line of the frames before the workers.
+func xdpLine(t *testing.T, r *status.Report) status.Line {
 	t.Helper()
 	for _, l := range r.Ledger {
-		if l.Layer == layer {
+		if l.Layer == "xdp" {
 			return l
 		}
 	}
-	t.Fatalf("no line %q in the ledger", layer)
+	t.Fatal("no line xdp in the ledger")
 	return status.Line{}
 }
 
@@ -303,7 +307,7 @@ func (a *appliance) settle(n uint64) *status.Report {
 	last, since := uint64(0), time.Now()
 	for {
 		r := a.report()
-		l := line(a.t, r, "xdp")
+		l := xdpLine(a.t, r)
 		if l.Applied >= n {
 			return r
 		}

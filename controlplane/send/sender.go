@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,6 +60,7 @@ type Sender struct {
 	name   string
 	fd     int
 	mtu    int
+	queues int // transmit queues
 	batch  *batch
 	room   int // frames in a batch, at most batchFrames
 	counts counts
@@ -84,7 +86,7 @@ func Open(name string) (*Sender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("send: %s: %w", name, os.NewSyscallError("socket", err))
 	}
-	s := &Sender{name: name, fd: fd, mtu: face.MTU, batch: newBatch(), room: batchFrames}
+	s := &Sender{name: name, fd: fd, mtu: face.MTU, queues: transmitQueues(face.Index), batch: newBatch(), room: batchFrames}
 	if err := s.setUp(face.Index); err != nil {
 		return nil, errors.Join(fmt.Errorf("send: %s: %w", name, err), s.Close())
 	}
@@ -107,6 +109,15 @@ func (s *Sender) setUp(index int) error {
 		}
 	}
 	return nil
+}
+
+// transmitQueues returns how many transmit queues an interface has; 1 if nobody says.
+func transmitQueues(index int) int {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return 1
+	}
+	return l.Attrs().NumTxQueues
 }
 
 // Eager makes the sender offer each frame to the interface by itself: for streams
@@ -149,9 +160,32 @@ func (s *Sender) Stream(ctx context.Context, next Frames) error {
 	if err == nil && unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) == nil {
 		defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0) //nolint:errcheck // restoring what was
 	}
+	if s.queues > 1 {
+		// The kernel takes the transmit queue of the CPU: a thread that moves would
+		// overtake its own frames.
+		defer stay()()
+	}
 	var stop atomic.Bool
 	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
 	return s.stream(ctx, &stop, next)
+}
+
+// stay keeps the calling thread on the CPU that it is on, and returns what lets it go
+// again. Where that is not allowed nothing happens.
+func stay() func() {
+	var before, only unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return func() {}
+	}
+	cpu := 0
+	for !before.IsSet(cpu) {
+		cpu++
+	}
+	only.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &only); err != nil {
+		return func() {}
+	}
+	return func() { _ = unix.SchedSetaffinity(0, &before) }
 }
 
 func (s *Sender) stream(ctx context.Context, stop *atomic.Bool, next Frames) error {

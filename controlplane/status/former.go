@@ -29,11 +29,11 @@ type FormerLost struct {
 	Count     uint64
 }
 
-// Former returns what s shows as the account of a data plane that has died, added to
+// Former returns what snap shows as the account of a data plane that has died, added to
 // those before it. Its sockets must be closed and its outboxes empty.
-func (s *Snapshot) Former() Former {
-	f := Former{Restarts: s.Restarts + 1, Sinks: map[string]FormerSink{}}
-	for _, line := range NewLedger(s) {
+func (snap *Snapshot) Former() Former {
+	f := Former{Restarts: snap.Restarts + 1, Sinks: map[string]FormerSink{}}
+	for _, line := range NewLedger(snap) {
 		n := line.Difference + int64(line.InFlight)
 		for _, c := range line.Dropped {
 			if c.Name == restartReason {
@@ -44,8 +44,8 @@ func (s *Snapshot) Former() Former {
 			f.Lost = append(f.Lost, FormerLost{line.Layer, line.Of, uint64(n)})
 		}
 	}
-	for w := range s.workers {
-		c := s.workers[w]
+	for w := range snap.workers {
+		c := snap.workers[w]
 		f.Workers = append(f.Workers, segment.Counters{
 			Worker: c.Worker, Feeds: append([]segment.FeedCounters(nil), c.Feeds...), Queries: append([]segment.QueryCounters(nil), c.Queries...),
 		})
@@ -53,22 +53,22 @@ func (s *Snapshot) Former() Former {
 			f.Workers[w].Feeds[i].FramesHeld, f.Workers[w].Feeds[i].MessagesHeld = 0, 0
 		}
 	}
-	for q := range s.Queries {
+	for q := range snap.Queries {
 		// What was in lanes is lost, no longer on its way.
-		if x := &s.Queries[q]; x.Sent > x.Arrived && len(f.Workers) > 0 {
+		if x := &snap.Queries[q]; x.Sent > x.Arrived && len(f.Workers) > 0 {
 			f.Workers[0].Queries[q].Arrived += x.Sent - x.Arrived
 		}
-		f.Rows = append(f.Rows, s.Queries[q].Rows)
+		f.Rows = append(f.Rows, snap.Queries[q].Rows)
 	}
-	if s.XDP != nil {
-		for i := range s.XDP.Interfaces {
-			sum := s.XDP.Interfaces[i].Sockets
+	if snap.XDP != nil {
+		for i := range snap.XDP.Interfaces {
+			sum := snap.XDP.Interfaces[i].Sockets
 			sum.InRing = 0
 			f.Sockets = append(f.Sockets, sum)
 		}
 	}
-	for i := range s.Sinks {
-		f.Sinks[s.Sinks[i].Name] = FormerSink{s.Sinks[i].Rows, s.Sinks[i].Bytes}
+	for i := range snap.Sinks {
+		f.Sinks[snap.Sinks[i].Name] = FormerSink{snap.Sinks[i].Rows, snap.Sinks[i].Bytes}
 	}
 	return f
 }

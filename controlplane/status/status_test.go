@@ -417,3 +417,103 @@ func TestSocketsAreSummedAndTheFillRingIsNotAddedUp(t *testing.T) {
 		t.Errorf("SumSockets = %+v, want %+v", got, want)
 	}
 }
+
+// A data plane that died leaves a ledger that balances: what it did not account for is
+// lost, and said to be.
+func TestTheLedgerBalancesOverARestart(t *testing.T) {
+	p := &plan.Plan{
+		Name: "restarts", Workers: 2, WorkersMax: 2, OutboxBytes: 1 << 16,
+		Feeds: []plan.Feed{{Name: "f"}}, Streams: []plan.Stream{{Queries: []int{0}}}, Queries: []plan.Query{{Name: "q", Sinks: []string{"out"}}},
+		Interfaces: []plan.Interface{{Name: "eth1"}},
+	}
+	generation := func() *segment.Segment {
+		seg, err := segment.Create(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { seg.Close() })
+		return seg
+	}
+	steered := uint64(0)
+	xdp := func(seg *segment.Segment) func() XDPSnapshot {
+		return func() XDPSnapshot {
+			return XDPSnapshot{Steered: []uint64{steered}, Interfaces: []InterfaceXDP{{Name: "eth1", Sockets: SumSockets(seg, 0)}}}
+		}
+	}
+	// Of 100 frames, 10 were lost at the ring and 20 were never received. Of the 70 two
+	// are held, and of the events three are in a lane.
+	first := generation()
+	steered = 100
+	c := segment.NewCounters(p)
+	c.Worker.Frames = 70
+	c.Feeds[0] = segment.FeedCounters{Frames: 70, FramesApplied: 68, FramesHeld: 2, Messages: 70, Applied: 68, MessagesHeld: 2}
+	c.Queries[0] = segment.QueryCounters{Received: 68, Applied: 60, Sent: 8, Partials: 9}
+	c.TouchFeed(0)
+	c.TouchQuery(0)
+	first.Worker(0).Publish(1, c)
+	d := segment.NewCounters(p)
+	d.Queries[0] = segment.QueryCounters{Arrived: 5, Applied: 5, Partials: 1}
+	d.TouchQuery(0)
+	first.Worker(1).Publish(1, d)
+	sock := first.Socket(0, 0, 0)
+	sock.Bound.Store(1)
+	sock.RxRingFull.Store(10)
+	sock.InRing.Store(15)
+	s := &Source{Plan: p}
+	s.Replace(first, &fakeRows{one: 8}, xdp(first), Former{})
+	former := s.Snapshot().Former()
+
+	second := generation()
+	s.Replace(second, &fakeRows{two: 4}, xdp(second), former)
+	steered = 130
+	e := segment.NewCounters(p)
+	e.Worker.Frames = 30
+	e.Feeds[0] = segment.FeedCounters{Frames: 30, FramesApplied: 30, Messages: 30, Applied: 30}
+	e.Queries[0] = segment.QueryCounters{Received: 30, Applied: 30, Partials: 4}
+	e.TouchFeed(0)
+	e.TouchQuery(0)
+	second.Worker(0).Publish(1, e)
+	for w := range 2 {
+		second.Worker(w).SetState(segment.Done)
+	}
+	snap := s.Snapshot()
+	if !snap.Drained || snap.Restarts != 1 {
+		t.Errorf("drained %v, %d restarts", snap.Drained, snap.Restarts)
+	}
+	if bad := Check(snap); len(bad) > 0 {
+		t.Errorf("not balanced: %+v", bad)
+	}
+	lost := map[string]uint64{}
+	applied := map[string]uint64{}
+	for _, line := range NewLedger(snap) {
+		applied[line.Layer] += line.Applied
+		for _, c := range line.Dropped {
+			if c.Name == restartReason {
+				lost[line.Layer] += c.Count
+			}
+		}
+	}
+	if lost["xdp"] != 20 || lost["frames"] != 2 || lost["messages"] != 2 || lost["events"] != 3 || lost["rows"] != 0 {
+		t.Errorf("lost with the data plane: %v", lost)
+	}
+	if applied["xdp"] != 100 || applied["frames"] != 98 || applied["events"] != 95 || applied["rows"] != 12 || applied["restarts"] != 1 {
+		t.Errorf("applied by both data planes: %v", applied)
+	}
+	// And once more: the account is carried on, also through another process.
+	text, err := json.Marshal(snap.Former())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again Former
+	if err := json.Unmarshal(text, &again); err != nil {
+		t.Fatal(err)
+	}
+	third := generation()
+	for w := range 2 {
+		third.Worker(w).SetState(segment.Done)
+	}
+	s.Replace(third, &fakeRows{}, xdp(third), again)
+	if bad := Check(s.Snapshot()); len(bad) > 0 || again.Restarts != 2 {
+		t.Errorf("after %d restarts not balanced: %+v", again.Restarts, bad)
+	}
+}

@@ -37,8 +37,15 @@ func (t Nanos) Index(width, offset time.Duration) int64 {
 	return i
 }
 
-// WindowStart returns the first instant of window number i, the inverse of [Nanos.Index].
+// WindowStart returns the first instant of window number i, the inverse of
+// [Nanos.Index], held at [MinNanos] and [MaxNanos]. width must be positive.
 func WindowStart(i int64, width, offset time.Duration) Nanos {
+	switch {
+	case i > int64(MaxNanos)/int64(width):
+		return MaxNanos
+	case i < int64(MinNanos)/int64(width):
+		return MinNanos
+	}
 	return Nanos(i * int64(width)).Add(offset)
 }
 

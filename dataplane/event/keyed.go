@@ -103,6 +103,8 @@ func (k *Keyed) CopyEvent(src *Keyed, i int) {
 	}
 	copy(k.Key[n*k.Words:(n+1)*k.Words], src.Key[i*k.Words:(i+1)*k.Words])
 	k.KeyLen[n], k.Hash[n] = src.KeyLen[i], src.Hash[i]
-	k.Position[n] = src.Position[i]
+	if src.Position != nil {
+		k.Position[n] = src.Position[i]
+	}
 	b.N++
 }

@@ -33,10 +33,10 @@ func NewOut(p *plan.Plan, lanes []*Lane, owner *[event.GroupCount]uint16) *Out {
 	return o
 }
 
-// Need returns the words that a whole batch may take in one lane, widest being the
+// Need returns the words that a whole batch of every feed may take in one lane, widest being the
 // size of the widest event record: what a lane must hold at least.
 func Need(p *plan.Plan, widest int) int {
-	return event.BatchMax*max(1, len(p.Streams))*(widest+beginWords) + event.MarksMax*(markWords+beginWords)
+	return event.BatchMax*max(1, len(p.Streams))*(widest+beginWords) + event.MarksMax*max(1, len(p.Feeds))*(markWords+beginWords)
 }
 
 // Room reports whether every lane can take a whole batch, marks included.

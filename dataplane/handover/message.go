@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -63,7 +62,7 @@ type OwnersBody struct {
 // KeepBody goes with descriptors that the data plane holds for the next control. It
 // does not know what they are; the description says it to who made it.
 type KeepBody struct {
-	Description json.RawMessage
+	Description []byte
 }
 
 // LostBody says which interface went away.
@@ -84,5 +83,5 @@ type RunningBody struct {
 	PID         int
 	Layout      xsk.Layout
 	ZeroCopy    []bool
-	Description json.RawMessage
+	Description []byte
 }

@@ -1,7 +1,6 @@
 package proc
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,10 +33,10 @@ type keeper struct {
 	sockets  [][]socket // by worker
 	kept     []int      // descriptors held for the next control
 	hasKept  bool
-	about    json.RawMessage // what they are, in control's words
-	listener int             // -1: none
-	deadline event.Nanos     // of an orphan
-	over     event.Nanos     // when an orphan's drain is given up; 0: it has not begun
+	about    []byte      // what they are, in control's words
+	listener int         // -1: none
+	deadline event.Nanos // of an orphan
+	over     event.Nanos // when an orphan's drain is given up; 0: it has not begun
 }
 
 // nic is an interface and one socket to ask about it.

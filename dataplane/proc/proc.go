@@ -29,6 +29,8 @@ const (
 	// regionBytes is the address space that each region may use. It costs nothing
 	// until it is touched.
 	regionBytes = 1 << 40
+	// workerNice is the workers' nice value.
+	workerNice = -10
 	// heapFuse is how far the Go heap may grow beyond what the start needs before the
 	// collector, off otherwise, comes back.
 	heapFuse = 256 << 20
@@ -98,7 +100,7 @@ func (p *process) prepare() error {
 	if err := p.buildWorkers(members); err != nil {
 		return err
 	}
-	p.keeper.init(p)
+	p.init(p)
 	if err := dropPrivileges(); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
@@ -130,7 +132,7 @@ func (p *process) openSockets() (members []int, err error) {
 	// For the UMEM. Without CAP_SYS_RESOURCE it stays as it is, and CAP_IPC_LOCK or the
 	// limit must do; the opening says so if neither does.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited) //nolint:errcheck // see above
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	if p.owners, err = xsk.OpenOwners(p.start.Layout); err != nil {
 		return nil, err
 	}
@@ -200,6 +202,9 @@ func (p *process) work(w int, built chan<- error) {
 			panic(r)
 		}
 	}()
+	// Before other threads of the machine, where cores are shared. It is a wish: without
+	// CAP_SYS_NICE it is not granted.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
 	worker, err := p.newWorker(w)
 	built <- err
 	if err != nil {

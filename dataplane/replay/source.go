@@ -28,9 +28,13 @@ type Source struct {
 	// Greatest stamp so far: the clock of a replay.
 	stamp event.Nanos
 
-	counts  [steer.VerdictCount]atomic.Uint64
-	packets atomic.Uint64
-	cut     atomic.Uint64
+	// What was read, and what readers of Counts and Packets see of it: as of the last
+	// Receive.
+	verdicts [steer.VerdictCount]uint64
+	cuts     uint64
+	counts   [steer.VerdictCount]atomic.Uint64
+	packets  atomic.Uint64
+	cut      atomic.Uint64
 }
 
 // NewSource reads records. Where their bytes stay valid between calls, as those of
@@ -54,18 +58,28 @@ func (s *Source) next(f *xsk.Frame) bool {
 		r := &s.record
 		s.stamp = max(s.stamp, r.Stamp)
 		if r.Cut {
-			s.cut.Add(1)
+			s.cuts++
 		}
 		wire := r.WireLength
 		v := s.steer.Steer(r.Data, wire, r.Cut || wire > len(r.Data), uint64(r.Stamp), &f.Meta)
-		s.counts[v].Store(s.counts[v].Load() + 1)
-		s.packets.Store(s.packet)
+		s.verdicts[v]++
 		if v == steer.Steered {
 			f.Data, f.Packet = r.Data, s.packet
 			return true
 		}
 	}
 	return false
+}
+
+// publish lets Counts and Packets see what was read.
+func (s *Source) publish() {
+	for v, n := range s.verdicts {
+		if n != s.counts[v].Load() {
+			s.counts[v].Store(n)
+		}
+	}
+	s.cut.Store(s.cuts)
+	s.packets.Store(s.packet)
 }
 
 // Receive implements [xsk.Receiver].
@@ -85,6 +99,7 @@ func (s *Source) Receive(frames []xsk.Frame) int {
 		}
 		n++
 	}
+	s.publish()
 	return n
 }
 

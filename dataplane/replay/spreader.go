@@ -86,9 +86,11 @@ func (s *Spreader) Run() {
 			s.send(p)
 		}
 		if f.Packet%syncEvery == 0 {
+			s.source.publish()
 			s.sync(f.Packet+1, nil)
 		}
 	}
+	s.source.publish()
 	for _, p := range s.ports {
 		if p.open != nil {
 			s.send(p)

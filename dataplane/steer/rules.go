@@ -184,6 +184,15 @@ type table struct {
 	probes [ClassCount][]probe
 	slots  []slot
 	mask   uint64
+	last   [ClassCount]recent
+}
+
+// recent is the last match of a class: packets of a feed come one after the other.
+type recent struct {
+	destination [2]uint64
+	rest        uint64
+	target      Target
+	found, used bool
 }
 
 // probe makes a packet's key of one shape.
@@ -240,6 +249,17 @@ func hash(a, b, c uint64) uint64 {
 
 // match returns what the most specific rule that matches p leads to.
 func (t *table) match(p *packet) (Target, bool) {
+	r := &t.last[p.class&(ClassCount-1)]
+	rest := packed(p.destinationPort, p.vlan)
+	if r.destination != p.destination || r.rest != rest || !r.used {
+		target, found := t.look(p)
+		*r = recent{p.destination, rest, target, found, true}
+	}
+	return r.target, r.found
+}
+
+// look is match by the table.
+func (t *table) look(p *packet) (Target, bool) {
 	probes := t.probes[p.class&(ClassCount-1)]
 	rest := packed(p.destinationPort, p.vlan)
 	for i := range probes {

@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -10,7 +11,7 @@ import (
 // NoFeed is Meta.Feed of a frame that no rule matches: HR_NO_FEED of bpf/abi.h.
 const NoFeed = event.FeedsMax
 
-// A Steerer steers frames as the XDP program does.
+// A Steerer steers frames as the XDP program does. One goroutine uses it.
 type Steerer struct {
 	table  *table
 	places []plan.Placement // by feed
@@ -65,7 +66,11 @@ func (s *Steerer) Steer(frame []byte, wireLength int, allowTruncated bool, recei
 		if !whole {
 			p.flags |= FlagNoPlace
 		}
-		m.Hash = event.HashKey(placed)
+		if len(placed) == 8 {
+			m.Hash = event.HashWord(binary.LittleEndian.Uint64(placed))
+		} else {
+			m.Hash = event.HashKey(placed)
+		}
 	}
 	m.ReceiveNanos = receive
 	m.PayloadOffset = uint16(p.payload)

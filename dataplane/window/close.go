@@ -15,16 +15,14 @@ func (s *State) Close(out *outbox.Writer, n int) int {
 	put := 0
 	for i := range s.queries {
 		q := &s.queries[i]
-		if s.closing > 0 {
-			for j := range q.panes {
-				if q.panes[j].State != paneClosing {
-					continue
-				}
-				done, ok := s.closePane(out, q, j, n-put)
-				put += done
-				if !ok {
-					return put
-				}
+		for q.closing > 0 {
+			done, ok := s.closePane(out, q, int(q.queue[q.first]), n-put)
+			put += done
+			if !ok {
+				return put
+			}
+			if q.closing == 0 && s.waiting > 0 {
+				s.enterWaiting(q) // they may begin to close at once
 			}
 		}
 		if q.told != q.mark[0].Index {
@@ -69,6 +67,8 @@ func (s *State) closePane(out *outbox.Writer, q *query, slot, n int) (put int, d
 	}
 	q.counters.WindowsClosed++
 	q.clear(slot)
+	q.first = (q.first + 1) % len(q.queue)
+	q.closing--
 	s.closing--
 	return put, true
 }
@@ -119,6 +119,9 @@ func (q *query) clear(slot int) {
 			clear(q.mem[entry : entry+g.Stride])
 		}
 		clear(used)
+	}
+	if slot != q.home(q.panes[slot].Index) {
+		q.displaced--
 	}
 	q.panes[slot] = pane{}
 	q.start, q.end = 1, 0

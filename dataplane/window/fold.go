@@ -13,10 +13,13 @@ func (s *State) Attach(feed int, ks []*event.Keyed) { s.feeds[feed].keyed = ks }
 func (s *State) QueriesOf(feed int) []int { return s.feeds[feed].queries }
 
 // Apply folds the events of a decoded batch, keyed as [State.Attach] said, and
-// applies its marks, in order. It reports false if
-// it stopped because windows began to close and Config.Wait is set: call it again
-// with the same arguments when Closing reports false.
+// applies its marks, in order. With Config.Wait it stops where windows begin to close
+// and reports false: call it again with the same arguments until it has got through,
+// which it does not before [State.Closing] reports false.
 func (s *State) Apply(feed int, b *event.Batch) bool {
+	if s.config.Wait && s.Closing() {
+		return false
+	}
 	f := &s.feeds[feed]
 	for f.mark < len(b.Marks) {
 		m := &b.Marks[f.mark]
@@ -125,7 +128,12 @@ func (s *State) panesOf(f *feed, q *query, k *event.Keyed, sel []uint16) int {
 		i := uint8(e)
 		t := b.Time[i]
 		if t < q.start || t >= q.end {
-			if d := s.turn(f, q, t, b.Source[i]); d != event.Kept {
+			switch d := s.turn(f, q, t, b.Source[i]); d {
+			case event.Kept:
+			case setAsideNow:
+				s.log.homeless[q.number] = s.log.append(s.log.homeless[q.number], q, k, int(i))
+				continue
+			default:
 				q.counters.Drops[d]++
 				continue
 			}
@@ -176,37 +184,64 @@ func (s *State) entries(q *query, k *event.Keyed, from, to int) (lost int) {
 	return lost
 }
 
-// wordEntries is entries for keys of one word: the search itself is in the loop.
+// setAsideNow is not a drop: the event waits in the log, for its key to be admitted
+// or for a pane.
+const setAsideNow = event.DropCount
+
+// wordEntries is entries for keys of one word. Whether a key is in its home slot is
+// found without a branch, since no predictor knows it; what is not there comes after.
 func (s *State) wordEntries(q *query, k *event.Keyed, from, to int) (lost int) {
-	mem, stride, run, stateAt := q.mem, uint32(q.geometry.Stride), uint32(q.geometry.RunWords), q.stateAt
-	keys := (*[event.BatchMax]uint64)(k.Key)
-	which, bases := q.which[from:to], q.base[from:to]
-	ats := q.at[from:to][:len(which)]
-	bases = bases[:len(which)]
-	for j, w := range which {
-		i := uint8(w)
-		at, h, key := ats[j], tag(k.Hash[i]), keys[i]
-		for {
-			e := (*[2]uint64)(mem[at:]) // keeps its check: a wild offset must stop the program
-			if e[0] == h && e[1] == key {
-				break
-			}
-			if e[0] == 0 {
-				at = s.add(q, k, int(i), bases[j], at, false)
-				break
-			}
-			if at += stride; at == bases[j]+(uint32(k.Hash[i]>>54)+1)*run {
-				at = s.search(q, k, int(i), bases[j]) // it goes on at the run's beginning
-				break
-			}
+	var away [blockMax]uint8
+	ats := q.at[from:to]
+	n := notHome(q.mem, ats, q.which[from:to], k, q.stateAt, &away)
+	for _, j := range away[:n] {
+		w := from + int(j)
+		i, base := q.which[w], q.base[w]
+		if at := s.walk(q, k, int(uint8(i)), base, ats[j]-q.stateAt); at != gone {
+			ats[j] = at + q.stateAt
+			continue
 		}
-		ats[j] = at + stateAt
-		if at == gone {
-			ats[j] = gone
-			lost++
-		}
+		ats[j] = gone
+		lost++
 	}
 	return lost
+}
+
+// notHome turns home slots into the entries' states, and lists the events, by their
+// place in which, whose key is not in its home slot.
+func notHome(mem []uint64, ats []uint32, which []uint16, k *event.Keyed, stateAt uint32, away *[blockMax]uint8) int {
+	keys := (*[event.BatchMax]uint64)(k.Key)
+	which = which[:min(len(which), blockMax)]
+	ats = ats[:len(which)]
+	n := uint(0)
+	for j, w := range which {
+		i, at := uint8(w), uint(ats[j])
+		miss := mem[at] ^ tag(k.Hash[i]) | mem[at+1] ^ keys[i]
+		ats[j] = uint32(at) + stateAt
+		away[n%blockMax] = uint8(j)
+		if miss != 0 {
+			n++
+		}
+	}
+	return int(n)
+}
+
+// walk searches for the key of event i, one word long, from its home slot at on, and
+// adds it if it is not there.
+func (s *State) walk(q *query, k *event.Keyed, i int, base, at uint32) uint32 {
+	mem, stride := q.mem, uint32(q.geometry.Stride)
+	h, key := tag(k.Hash[i]), k.Key[i]
+	end := base + (uint32(k.Hash[i]>>54)+1)*uint32(q.geometry.RunWords)
+	for at < end {
+		switch e := (*[2]uint64)(mem[at:]); { // keeps its check: a wild offset must stop the program
+		case e[0] == h && e[1] == key:
+			return at
+		case e[0] == 0:
+			return s.add(q, k, i, base, at, false)
+		}
+		at += stride
+	}
+	return s.search(q, k, i, base) // it goes on at the run's beginning
 }
 
 // compact takes the events out that have no state, and returns how many are left of n.
@@ -240,7 +275,7 @@ func (s *State) add(q *query, k *event.Keyed, i int, base, at uint32, full bool)
 	}
 	switch s.config.Limit {
 	case Settled:
-		s.log.add(q, k, i)
+		s.log.strange[q.number] = s.log.append(s.log.strange[q.number], q, k, i)
 		return gone
 	case SharedLimit:
 		if full || !s.config.Shared.draw(q.number, q.panes[slot].Index, uint64(q.plan.Keys)) {
@@ -270,22 +305,18 @@ func (s *State) turn(f *feed, q *query, t event.Nanos, src uint32) event.Drop {
 		s.markOpen(q)
 		return event.DropTooFarAhead
 	}
-	free := -1
-	for j := range q.panes {
-		switch p := &q.panes[j]; {
-		case p.State == paneOpen && p.Index == i:
-			s.enter(q, j)
-			return event.Kept
-		case p.State == paneFree && free < 0:
-			free = j
-		}
+	slot := q.slotOf(i)
+	if slot < 0 {
+		slot = q.openPane(i)
 	}
-	if free < 0 {
+	if slot < 0 {
+		if s.config.Wait {
+			return setAsideNow
+		}
 		s.markOpen(q)
 		return event.DropPaneMemory
 	}
-	q.panes[free] = pane{Index: i, State: paneOpen}
-	s.enter(q, free)
+	s.enter(q, slot)
 	return event.Kept
 }
 

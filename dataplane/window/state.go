@@ -3,6 +3,7 @@ package window
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/headrace/headrace/dataplane/aggregate"
 	"github.com/headrace/headrace/dataplane/arena"
@@ -53,10 +54,11 @@ type State struct {
 	queries []query
 	feeds   []feed
 	streams []stream
-	// closing is the number of panes in state paneClosing.
-	closing int
-	cause   uint64
-	log     setAside
+	// closing is the number of panes in state paneClosing, waiting the number of events
+	// that were admitted but have no pane yet.
+	closing, waiting int
+	cause            uint64
+	log              setAside
 }
 
 // stream is the fold-side view of one plan.Stream.
@@ -70,9 +72,11 @@ type query struct {
 	plan   *plan.Query
 	number int
 	// hit is the last window that something was dropped beside: windows up to it that
-	// close from now on are incomplete.
+	// close from now on are incomplete. lost are windows that lost keys to the limit on
+	// some worker, whether or not this one has anything in them (replay only).
 	hit      int64
 	resuming bool // hit grows with each source's first release
+	lost     []int64
 	set      *aggregate.Set
 	counters *segment.QueryCounters
 	geometry Geometry
@@ -80,7 +84,11 @@ type query struct {
 	keyWidth int
 
 	mem       []uint64 // panes one after the other
-	panes     []pane
+	panes     []pane   // window i is in pane i modulo their number, unless that was taken
+	displaced int      // panes that are elsewhere
+	queue     []uint32 // panes that are closing, oldest first: a ring
+	first     int      // of queue
+	closing   int      // of queue
 	used      []uint64 // for each pane and group: usedWords words of occupied slots
 	usedWords int
 	groups    []uint32 // for each pane and group: entries
@@ -96,10 +104,8 @@ type query struct {
 	which [event.BatchMax]uint16
 	next  int // of the batch being applied: position in the selection
 
-	// told is the window number up to which the outbox has been told.
-	told int64
-	// done counts panes that finished closing, to be announced.
-	key []byte
+	told int64 // window number up to which the outbox has been told
+	key  []byte
 }
 
 // level is a query's watermark.
@@ -136,6 +142,8 @@ type feed struct {
 	// quiet: a release whose source's greatest time stays below changes nothing but
 	// that source's time.
 	quiet event.Nanos
+	// passed: windows have begun to close since gaps were last forgotten.
+	passed bool
 
 	keyed []*event.Keyed // by stream of the feed
 	// Position in the batch being applied.
@@ -205,7 +213,8 @@ func (f *feed) init(p *plan.Plan, number int, r *arena.Region) (err error) {
 
 // PaneCount is the number of panes a query's memory holds: twice those that may be
 // open, since a release that moves time forward opens new windows before the old
-// ones have closed.
+// ones have closed. Where that is not enough, replay sets events aside until panes
+// have closed, and run drops them ([event.DropPaneMemory]).
 func PaneCount(q *plan.Query) int { return 2 * q.Panes }
 
 func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *arena.Region) (err error) {
@@ -243,6 +252,7 @@ func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *aren
 		return err
 	}
 	q.mark[0] = level{Time: event.MinNanos, Index: beforeAll}
+	q.queue = make([]uint32, panes)
 	q.told, q.hit = beforeAll, beforeAll
 	q.start, q.end = 1, 0 // no pane
 	q.key = make([]byte, 0, event.KeyMax+8)
@@ -272,11 +282,43 @@ func (s *State) Watermark(q int) event.Nanos { return s.queries[q].mark[0].Time 
 // to the outbox. Never called, as in replay, it is 0: nothing is measured.
 func (s *State) SetCause(nanos uint64) { s.cause = nanos }
 
-// Closing reports that partials wait for [State.Close].
-func (s *State) Closing() bool { return s.closing > 0 }
+// Closing reports that partials, or events without a pane, wait for [State.Close].
+func (s *State) Closing() bool { return s.closing > 0 || s.waiting > 0 }
 
 func (q *query) windowStart(i int64) event.Nanos {
 	return event.WindowStart(i, q.plan.Width, q.plan.Offset)
+}
+
+// slotOf returns the pane of window i, or -1.
+func (q *query) slotOf(i int64) int {
+	at := q.home(i)
+	if p := &q.panes[at]; p.Index == i && p.State != paneFree {
+		return at
+	}
+	if q.displaced > 0 {
+		for j := range q.panes {
+			if p := &q.panes[j]; p.Index == i && p.State != paneFree {
+				return j
+			}
+		}
+	}
+	return -1
+}
+
+// home is the pane where window i belongs.
+func (q *query) home(i int64) int { return int(uint64(i) % uint64(len(q.panes))) }
+
+// openPane takes a free pane for window i and returns it, or -1.
+func (q *query) openPane(i int64) int {
+	at := q.home(i)
+	if q.panes[at].State != paneFree {
+		if at = slices.IndexFunc(q.panes, func(p pane) bool { return p.State == paneFree }); at < 0 {
+			return -1
+		}
+		q.displaced++
+	}
+	q.panes[at] = pane{Index: i, State: paneOpen}
+	return at
 }
 
 func (q *query) index(t event.Nanos) int64 { return t.Index(q.plan.Width, q.plan.Offset) }

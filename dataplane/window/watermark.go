@@ -1,6 +1,7 @@
 package window
 
 import (
+	"slices"
 	"time"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -130,45 +131,73 @@ func (s *State) advance(f *feed) bool {
 		}
 		f.quiet = min(f.quiet, q.closesAt(), q.farFrom())
 	}
-	if closes {
+	if !closes {
+		return false
+	}
+	f.passed = true
+	switch {
+	case s.config.Limit == Settled: // the gate does it, when all workers are there
+	case s.log.any():
+		Settle([]*State{s})
+	default:
 		s.forgetGaps(f)
 	}
-	return closes
+	return true
 }
 
 // pass moves q's watermark to window number to: panes before it begin to close,
 // with what is missing in them now.
 func (s *State) pass(f *feed, q *query, to int64) {
+	from := q.mark[0].Index
 	q.mark[0].Index = to
-	for i := range q.panes {
-		p := &q.panes[i]
-		if p.State == paneOpen && p.Index < to {
-			s.beginClose(f, q, p, outbox.OnTime)
+	q.lost = slices.DeleteFunc(q.lost, func(i int64) bool { return i < from })
+	if uint64(to-from) < uint64(len(q.panes)) && q.displaced == 0 {
+		for i := from; i < to; i++ {
+			if slot := q.slotOf(i); slot >= 0 && q.panes[slot].State == paneOpen {
+				s.beginClose(f, q, slot, outbox.OnTime)
+			}
+		}
+	} else {
+		for i := range q.panes {
+			if p := &q.panes[i]; p.State == paneOpen && p.Index < to {
+				s.beginClose(f, q, i, outbox.OnTime)
+			}
 		}
 	}
 	q.resuming = q.resuming && to <= q.hit
 	q.start, q.end = 1, 0
 }
 
-func (s *State) beginClose(f *feed, q *query, p *pane, firing outbox.Firing) {
+func (s *State) beginClose(f *feed, q *query, slot int, firing outbox.Firing) {
+	p := &q.panes[slot]
+	missing, flags := s.judge(f, q, p.Index)
+	s.enqueue(q, slot, firing, missing, p.Flags|flags)
+}
+
+// enqueue puts an open pane behind those that are closing.
+func (s *State) enqueue(q *query, slot int, firing outbox.Firing, missing uint64, flags uint32) {
+	p := &q.panes[slot]
 	p.State, p.Firing, p.Group, p.Slot = paneClosing, uint32(firing), 0, 0
 	if firing == outbox.OnTime {
 		p.Cause = s.cause // an end of input or a stop is no packet's doing
 	}
-	start := q.windowStart(p.Index)
-	end := q.windowStart(p.Index + 1)
-	hit := false
-	p.Missing, hit = f.missing(start, end, q)
-	if hit || p.Index <= q.hit {
-		p.Flags |= outbox.FlagIncomplete
-	}
-	if s.config.Shared != nil && s.config.Shared.marked(q.number, p.Index) {
-		p.Flags |= outbox.FlagIncomplete
+	p.Missing, p.Flags = missing, flags
+	q.queue[(q.first+q.closing)%len(q.queue)] = uint32(slot)
+	q.closing++
+	s.closing++
+}
+
+// judge says what window i lacks as far as is known now, but for what its pane knows.
+func (s *State) judge(f *feed, q *query, i int64) (missing uint64, flags uint32) {
+	missing, hit := f.missing(q.windowStart(i), q.windowStart(i+1), q)
+	if hit || i <= q.hit || slices.Contains(q.lost, i) ||
+		s.config.Shared != nil && s.config.Shared.marked(q.number, i) {
+		flags |= outbox.FlagIncomplete
 	}
 	if f.plan.Sequence != plan.Unsequenced {
-		p.Flags |= outbox.FlagSequenced
+		flags |= outbox.FlagSequenced
 	}
-	s.closing++
+	return missing, flags
 }
 
 // missing sums the gaps that touch [start, end): those whose [From - delay, To]
@@ -247,7 +276,7 @@ func (s *State) forgetGaps(f *feed) {
 			n++
 		}
 	}
-	f.counts[0].Gaps = n
+	f.counts[0].Gaps, f.passed = n, false
 }
 
 // FlushAll begins to close every open pane: the end of input or a stop, not the
@@ -258,8 +287,8 @@ func (s *State) FlushAll() {
 		for _, n := range f.queries {
 			q := &s.queries[n]
 			for j := range q.panes {
-				if p := &q.panes[j]; p.State == paneOpen {
-					s.beginClose(f, q, p, outbox.Flush)
+				if q.panes[j].State == paneOpen {
+					s.beginClose(f, q, j, outbox.Flush)
 				}
 			}
 			q.start, q.end = 1, 0

@@ -16,6 +16,9 @@ type Packet struct {
 	PayloadOffset int
 	// Receive is the time of receipt, UTC.
 	Receive event.Nanos
+	// Cut says that the capture holds only the beginning of Payload: a record that the
+	// end cuts in two is counted by LoseCut. Not for sequenced formats.
+	Cut bool
 
 	// For sequenced formats: the messages to apply are [Skip, Skip+Count) of the
 	// packet; message number Skip has sequence number Seq.
@@ -33,7 +36,7 @@ type Packet struct {
 	// batch and calls Decode again with the same Packet.
 	Next, Done int
 
-	// Account, added to by Decode.
+	// Account, added to by Decode: Messages = Events + Filtered + Σ Drops.
 	Max      event.Nanos // greatest event time of all events, filtered or not
 	Messages uint64      // messages (records, lines) seen
 	Events   uint64      // events appended to the batch
@@ -44,7 +47,19 @@ type Packet struct {
 }
 
 // Reset prepares p for a new payload: position and account are cleared.
-func (p *Packet) Reset() { *p = Packet{Max: event.MinNanos} }
+func (p *Packet) Reset() {
+	// Field by field, and the drops only if there are any: it is done for every packet.
+	if p.Dropped() > 0 {
+		p.Drops = event.Drops{}
+	}
+	p.Payload, p.Frame, p.PayloadOffset, p.Receive, p.Cut = nil, nil, 0, 0, false
+	p.Skip, p.Count, p.Seq, p.Channel, p.Chan, p.Order = 0, 0, 0, 0, 0, 0
+	p.Next, p.Done, p.Max = 0, 0, event.MinNanos
+	p.Messages, p.Events, p.Filtered, p.Hit = 0, 0, 0, false
+}
+
+// Dropped returns how many messages were dropped: the sum of Drops.
+func (p *Packet) Dropped() uint64 { return p.Messages - p.Events - p.Filtered }
 
 // A Decoder decodes one feed's payloads on one worker. It is used by the
 // worker's thread only.

@@ -39,6 +39,7 @@ func TestReceivingAllocatesNothing(t *testing.T) {
 		t.Errorf("an idle worker allocates %v times", n)
 	}
 	r.pairs[0].SetUp(t, r.pairs[0].B, false)
+	eventually(t, "the loss of the link is found", func() bool { return p.Wait(0) != nil })
 	if n := testing.AllocsPerRun(100, func() {
 		if p.Wait(0) == nil {
 			t.Fatal("Wait found nothing wrong")

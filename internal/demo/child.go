@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,13 +61,22 @@ func (st *stage) begun(in *veth.Namespace, args ...string) (*child, error) {
 	if in != nil {
 		start = func() error { return in.Start(c.cmd) }
 	}
-	if err := start(); err != nil {
+	started := make(chan error)
+	go func() {
+		// The kernel takes the end of the thread that started the child for ours: no
+		// other goroutine may have it, and end it, meanwhile.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := start()
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+			close(c.done)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("headrace %s: %w", c.what, err)
 	}
-	go func() {
-		c.err = c.cmd.Wait()
-		close(c.done)
-	}()
 	return c, nil
 }
 

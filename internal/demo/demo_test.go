@@ -79,13 +79,19 @@ func testSettings(t *testing.T, out io.Writer) *settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Everything is made below the temporary folder: what is left is seen.
-	t.Setenv("TMPDIR", t.TempDir())
-	return &settings{root: root, binary: path, rate: 10_000, pps: 60_000, out: out}
+	t.Parallel() // they mostly wait
+	// Everything is made below the test's own folder, by a binary of its own: what is
+	// left is seen.
+	temp := t.TempDir()
+	own := filepath.Join(t.TempDir(), "headrace")
+	if err := os.Link(path, own); err != nil {
+		t.Fatal(err)
+	}
+	return &settings{root: root, binary: own, temp: temp, rate: 10_000, pps: 60_000, out: out}
 }
 
 // demand checks what every show must have printed and that it left nothing.
-func demand(t *testing.T, out string, leaves ...string) {
+func demand(t *testing.T, s *settings, out string, leaves ...string) {
 	t.Helper()
 	if !strings.Contains(out, "The ledger balances") {
 		t.Error("it does not say that the ledger balances")
@@ -99,20 +105,20 @@ func demand(t *testing.T, out string, leaves ...string) {
 			t.Errorf("not a row: %s", r)
 		}
 	}
-	nothingLeft(t, out, leaves...)
+	nothingLeft(t, s, out, leaves...)
 	if t.Failed() {
 		t.Log(out)
 	}
 }
 
-func nothingLeft(t *testing.T, out string, leaves ...string) {
+func nothingLeft(t *testing.T, s *settings, out string, leaves ...string) {
 	t.Helper()
 	for _, name := range regexp.MustCompile(`hr-[0-9a-f]{8}`).FindAllString(out, -1) {
 		if _, err := os.Stat("/run/netns/" + name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("namespace %s is left: %v", name, err)
 		}
 	}
-	found, _ := filepath.Glob(filepath.Join(os.TempDir(), "headrace-demo-*", "*"))
+	found, _ := filepath.Glob(filepath.Join(s.temp, "headrace-demo-*", "*"))
 	if len(found) != len(leaves) {
 		t.Errorf("files left: %v, want %v", found, leaves)
 	}
@@ -120,6 +126,9 @@ func nothingLeft(t *testing.T, out string, leaves ...string) {
 		if filepath.Base(found[i]) != leaves[i] {
 			t.Errorf("%s is left, want %s", found[i], leaves[i])
 		}
+	}
+	if left := processesOf(t, s.binary); len(left) > 0 {
+		t.Errorf("processes left: %d", left)
 	}
 	for _, name := range regexp.MustCompile(`demo-[0-9a-f]{8}`).FindAllString(out, -1) {
 		if found, _ := filepath.Glob(filepath.Join("/run/headrace", name+"*")); len(found) > 0 {
@@ -138,10 +147,10 @@ func TestWithoutRootTheSameRowsComeByReplay(t *testing.T) {
 	if !strings.HasPrefix(out.String(), "No network is made, since REPLAY is set.\n") {
 		t.Errorf("it does not begin by saying why there is no network:\n%s", out.String())
 	}
-	if !strings.Contains(out.String(), "30,000 messages were generated") {
+	if !strings.Contains(out.String(), "30,000 messages generated") {
 		t.Errorf("not 3 s at 10,000 messages/s:\n%s", out.String())
 	}
-	demand(t, out.String())
+	demand(t, s, out.String())
 }
 
 func TestACaptureIsReplayedWithTheExampleThatFits(t *testing.T) {
@@ -154,7 +163,7 @@ func TestACaptureIsReplayedWithTheExampleThatFits(t *testing.T) {
 	if !strings.Contains(out.String(), "examples/iex-bars.yaml") || !strings.Contains(out.String(), "392,010 messages, 278 rows, 0 missing") {
 		t.Errorf("want DEEP10's 278 rows by examples/iex-bars.yaml:\n%s", out.String())
 	}
-	demand(t, out.String(), "rows.jsonl")
+	demand(t, s, out.String(), "rows.jsonl")
 }
 
 func TestACaptureThatFitsNoExampleIsRefused(t *testing.T) {
@@ -173,7 +182,7 @@ func TestACaptureThatFitsNoExampleIsRefused(t *testing.T) {
 	if err := show(t.Context(), t.Context(), s); err != nil {
 		t.Error(err, out.String())
 	}
-	nothingLeft(t, out.String())
+	nothingLeft(t, s, out.String())
 }
 
 func TestAStopDuringAReplayLeavesNothing(t *testing.T) {
@@ -188,7 +197,36 @@ func TestAStopDuringAReplayLeavesNothing(t *testing.T) {
 	if err := show(stop, t.Context(), s); err != nil {
 		t.Errorf("show = %v", err)
 	}
-	nothingLeft(t, out.String())
+	nothingLeft(t, s, out.String())
+}
+
+// The program itself, whose reader goes away.
+func TestAClosedPipeLeavesNothing(t *testing.T) {
+	if os.Getenv("DEMO_TEST_MAIN") != "" {
+		os.Exit(run())
+	}
+	s := testSettings(t, io.Discard)
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestAClosedPipeLeavesNothing$")
+	cmd.Env = append(os.Environ(), "DEMO_TEST_MAIN=1", "HEADRACE="+s.binary, "TMPDIR="+s.temp, "DURATION=10s", "RATE=10000")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	begun := make([]byte, 200)
+	n, err := out.Read(begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("its end: %v, want exit status 1", err)
+	}
+	nothingLeft(t, s, string(begun[:n]))
 }
 
 // needRoot skips a test that cannot make a network.
@@ -216,11 +254,11 @@ func TestRootAGeneratedFeedBecomesRows(t *testing.T) {
 			t.Errorf("nothing matches %s", want)
 		}
 	}
-	m := regexp.MustCompile(`of them on neither line; headrace counted`).FindString(out.String())
+	m := regexp.MustCompile(`on neither line; headrace counts`).FindString(out.String())
 	if m == "" {
 		t.Error("what is missing is not compared with what was held back")
 	}
-	demand(t, out.String())
+	demand(t, s, out.String())
 }
 
 func TestRootACaptureIsSentOnce(t *testing.T) {
@@ -234,7 +272,7 @@ func TestRootACaptureIsSentOnce(t *testing.T) {
 	if !strings.Contains(out.String(), "121,314 frames were sent") {
 		t.Error("not all whole frames of DEEP10 were sent")
 	}
-	demand(t, out.String())
+	demand(t, s, out.String())
 }
 
 func TestRootAStopEndsItInGoodOrder(t *testing.T) {
@@ -249,7 +287,7 @@ func TestRootAStopEndsItInGoodOrder(t *testing.T) {
 	if err := show(stop, t.Context(), s); err != nil {
 		t.Errorf("show = %v", err)
 	}
-	demand(t, out.String())
+	demand(t, s, out.String())
 }
 
 func TestRootAFailureSaysWhyAndLeavesNothing(t *testing.T) {
@@ -264,7 +302,7 @@ func TestRootAFailureSaysWhyAndLeavesNothing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "broken.yaml:1:1") {
 		t.Errorf("show = %v, want what headrace run said", err)
 	}
-	nothingLeft(t, out.String())
+	nothingLeft(t, s, out.String())
 }
 
 // A data plane outlives its control plane; not this one's.
@@ -272,9 +310,13 @@ func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
 	needRoot(t)
 	out := &told{want: `{"query":"bars"`, came: make(chan struct{})}
 	s := testSettings(t, out)
-	failed := make(chan error)
+	failed := make(chan error, 1)
 	go func() { failed <- show(t.Context(), t.Context(), s) }()
-	<-out.came
+	select {
+	case <-out.came:
+	case err := <-failed:
+		t.Fatalf("no row came: %v\n%s", err, out.String())
+	}
 	killed := 0
 	for _, id := range processesOf(t, s.binary) {
 		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id)); bytes.Contains(line, []byte("\x00run\x00")) {
@@ -287,10 +329,7 @@ func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
 	if err := <-failed; killed != 1 || err == nil || !strings.Contains(err.Error(), "ended early") {
 		t.Errorf("show = %v after %d kills", err, killed)
 	}
-	nothingLeft(t, out.String())
-	if left := processesOf(t, s.binary); len(left) > 0 {
-		t.Errorf("processes left: %d", left)
-	}
+	nothingLeft(t, s, out.String())
 }
 
 // processesOf returns the ids of the processes whose executable is at path.

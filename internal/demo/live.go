@@ -226,7 +226,7 @@ func (st *stage) compare(sent, lost uint64, last *status.Report) {
 			kernel += x.Interfaces[i].RxDropped + x.Interfaces[i].RxRingFull
 		}
 	}
-	st.screen.printf("%s messages were sent, %s of them on neither line; headrace counted %s as missing.\n", group(sent), group(lost), group(missing))
+	st.screen.printf("%s messages sent, %s on neither line; headrace counts %s as missing.\n", group(sent), group(lost), group(missing))
 	if kernel > 0 {
 		st.screen.printf("%s frames were lost before a worker took them: this machine is too slow for RATE=%d.\n", group(kernel), st.rate)
 	}

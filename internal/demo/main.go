@@ -41,6 +41,11 @@ func start(s *settings) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	// Where nobody reads any more, a write fails, and what was made is removed; the
+	// signal would end us before that.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
 	stop, stopNow := context.WithCancel(context.Background())
 	defer stopNow()
 	hurry, hurryNow := context.WithCancel(context.Background())
@@ -88,7 +93,7 @@ func show(stop, hurry context.Context, s *settings) (err error) {
 			}
 		}
 	}
-	if st.dir, err = os.MkdirTemp("", "headrace-demo-"); err != nil {
+	if st.dir, err = os.MkdirTemp(s.temp, "headrace-demo-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.clear(err)) }()

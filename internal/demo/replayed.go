@@ -62,7 +62,7 @@ func (st *stage) replayed(why string) error {
 		}
 	}
 	if st.capture == "" {
-		st.screen.printf("%s messages were generated, %s of them on neither line; headrace counted %s as missing.\n",
+		st.screen.printf("%s messages generated, %s on neither line; headrace counts %s as missing.\n",
 			group(made.Messages), group(made.LostMessages), group(sum.Missing))
 	}
 	return st.balanced(differences)

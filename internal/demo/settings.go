@@ -22,7 +22,8 @@ type settings struct {
 	rate     int // generated messages a second
 	pps      int // packets a second of a capture
 	keep     bool
-	replay   bool // as without root
+	replay   bool   // as without root
+	temp     string // where the rows go; "": the system's place
 	out      io.Writer
 }
 

@@ -21,7 +21,7 @@ func price(name, doc string) wire.Field {
 }
 
 var (
-	channel = plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 8}
+	channel = plan.Placement{Kind: plan.PlaceChannel, Offset: 4, Length: 4}
 	session = plan.Placement{Kind: plan.PlaceChannel, Offset: 0, Length: 10}
 	sender  = plan.Placement{Kind: plan.PlaceTuple, Fields: plan.FieldSource | plan.FieldSourcePort}
 	both    = plan.Placement{Kind: plan.PlaceTuple, Symmetric: true, Fields: plan.FieldSource | plan.FieldDestination | plan.FieldSourcePort | plan.FieldDestinationPort | plan.FieldProtocol}

@@ -120,7 +120,9 @@ func (d *decoder) lines(p *wire.Packet, b *event.Batch) (more bool) {
 			return true
 		}
 		heap := len(b.Heap)
-		if drop := d.line(p, b, line); drop != event.Kept {
+		if end == len(p.Payload)-p.Next && p.Cut {
+			p.LoseCut() // even if it looks whole
+		} else if drop := d.line(p, b, line); drop != event.Kept {
 			b.Heap = b.Heap[:heap]
 			p.Lose(drop)
 		}
@@ -149,7 +151,6 @@ func (d *decoder) line(p *wire.Packet, b *event.Batch, line []byte) event.Drop {
 			return drop
 		}
 	}
-	p.Max = max(p.Max, t)
 	for c := range d.columns {
 		if drop := d.set(b, c, &d.fields[c]); drop != event.Kept {
 			return drop

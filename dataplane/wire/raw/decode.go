@@ -122,6 +122,10 @@ func (d *decoder) record(p *wire.Packet, b *event.Batch, m []byte, need int) {
 	index := p.Done
 	p.Done++
 	if len(m) < need {
+		if p.Cut {
+			p.LoseCut()
+			return
+		}
 		p.Lose(event.DropBadMessage)
 		return
 	}
@@ -133,7 +137,6 @@ func (d *decoder) record(p *wire.Packet, b *event.Batch, m []byte, need int) {
 			return
 		}
 	}
-	p.Max = max(p.Max, t)
 	heap := len(b.Heap)
 	for c := range d.places {
 		f := &d.places[c]
