@@ -24,17 +24,17 @@ type car struct {
 
 const carsConfig = "../../examples/cars.yaml"
 
-func cars(t testing.TB) (lines [][]byte, out []car) {
-	t.Helper()
-	b, err := os.ReadFile(testdata.Path(t, "arroyo", "cars.json"))
+func cars(tb testing.TB) (lines [][]byte, out []car) {
+	tb.Helper()
+	b, err := os.ReadFile(testdata.Path(tb, "arroyo", "cars.json"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	lines = bytes.Split(bytes.TrimSpace(b), []byte("\n"))
 	for _, l := range lines {
 		var c car
 		if err := json.Unmarshal(l, &c); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out = append(out, c)
 	}
@@ -42,11 +42,11 @@ func cars(t testing.TB) (lines [][]byte, out []car) {
 }
 
 // hourly is what another engine made of cars.json, as a set: event_type, hour, count.
-func hourly(t testing.TB) map[string]int {
-	t.Helper()
-	b, err := os.ReadFile(testdata.Path(t, "arroyo", "hourly_by_event_type.golden.json"))
+func hourly(tb testing.TB) map[string]int {
+	tb.Helper()
+	b, err := os.ReadFile(testdata.Path(tb, "arroyo", "hourly_by_event_type.golden.json"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	out := map[string]int{}
 	for _, l := range strings.Split(strings.TrimSpace(string(b)), "\n") {
@@ -56,7 +56,7 @@ func hourly(t testing.TB) map[string]int {
 			Count     int    `json:"count"`
 		}
 		if err := json.Unmarshal([]byte(l), &g); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out[fmt.Sprint(g.EventType, " ", g.Hour, "Z ", g.Count)]++
 	}
@@ -109,19 +109,19 @@ func several(lines [][]byte, n int, end string) [][]byte {
 }
 
 // carsIn is examples/cars.yaml for another format.
-func carsIn(t testing.TB, format string) string {
-	t.Helper()
+func carsIn(tb testing.TB, format string) string {
+	tb.Helper()
 	b, err := os.ReadFile(carsConfig)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	feed, rest, ok := strings.Cut(string(b), "queries:")
 	if !ok {
-		t.Fatal("no queries in the example")
+		tb.Fatal("no queries in the example")
 	}
 	head, _, ok := strings.Cut(feed, "    format:")
 	if !ok {
-		t.Fatal("no format in the example")
+		tb.Fatal("no format in the example")
 	}
 	return head + format + "queries:" + rest
 }

@@ -24,20 +24,20 @@ type record struct {
 }
 
 // readPcap takes a classic little-endian capture apart, gzip or not.
-func readPcap(t testing.TB, path string) []record {
-	t.Helper()
+func readPcap(tb testing.TB, path string) []record {
+	tb.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if strings.HasSuffix(path, ".gz") {
 		z, err := gzip.NewReader(bytes.NewReader(b))
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		// A capture that was cut before it was compressed ends well as gzip.
 		if b, err = io.ReadAll(z); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	le := binary.LittleEndian
@@ -47,7 +47,7 @@ func readPcap(t testing.TB, path string) []record {
 		unit = 1
 	case 0xa1b2c3d4:
 	default:
-		t.Fatalf("%s: not a little-endian pcap", path)
+		tb.Fatalf("%s: not a little-endian pcap", path)
 	}
 	var out []record
 	for b = b[24:]; len(b) >= 16; {
@@ -67,10 +67,10 @@ func readPcap(t testing.TB, path string) []record {
 }
 
 // writePcap writes a classic capture with nanoseconds and returns its path.
-func writePcap(t testing.TB, name string, records []record) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	write(t, path, pcapBytes(records))
+func writePcap(tb testing.TB, name string, records []record) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), name)
+	write(tb, path, pcapBytes(records))
 	return path
 }
 
@@ -124,15 +124,15 @@ func pcapngBytes(records []record) []byte {
 	return b
 }
 
-func gzipped(t testing.TB, b []byte) []byte {
-	t.Helper()
+func gzipped(tb testing.TB, b []byte) []byte {
+	tb.Helper()
 	var out bytes.Buffer
 	z := gzip.NewWriter(&out)
 	if _, err := z.Write(b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.Bytes()
 }

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,17 +20,17 @@ const barsConfig = "../../examples/iex-bars.yaml"
 const barsDelay = 121 * second
 
 // twoLines is examples/iex-bars.yaml with a second line.
-func twoLines(t testing.TB) string {
-	t.Helper()
+func twoLines(tb testing.TB) string {
+	tb.Helper()
 	b, err := os.ReadFile(barsConfig)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	one := "{protocol: udp, destination: 224.2.3.10, port: 16648}"
 	out := strings.Replace(string(b), one,
 		"[{protocol: udp, destination: 224.2.3.10, port: 16648, line: A}, {protocol: udp, destination: 224.2.4.10, port: 16648, line: B}]", 1)
 	if out == string(b) {
-		t.Fatalf("%s has no rule %s", barsConfig, one)
+		tb.Fatalf("%s has no rule %s", barsConfig, one)
 	}
 	return out
 }
@@ -44,7 +43,7 @@ func deepBars(segments []segment, gaps []gap) []byte {
 		trades = append(trades, segments[i].trades...)
 		newest = max(newest, segments[i].newest)
 	}
-	lines := bars(trades, minute, "true", func(start int64) (n uint64) {
+	lines := bars(trades, minute, func(start int64) (n uint64) {
 		for _, g := range gaps {
 			if g.touches(start, start+minute, barsDelay) {
 				n += g.count
@@ -145,16 +144,11 @@ func TestTwoLinesThatLostOtherPacketsGiveTheSameRows(t *testing.T) {
 				b = append(b, r)
 				kept += segments[i].messages
 			}
-			if dropA || dropB {
-			}
 		}
 		if skew == jitter { // line B is out of order too
 			slices.SortStableFunc(b[:len(b)-1], func(x, y record) int { return cmp.Compare(x.stamp, y.stamp) })
 		}
-		dir := t.TempDir()
-		pathA, pathB := filepath.Join(dir, "a.pcap.gz"), filepath.Join(dir, "b.pcap")
-		write(t, pathA, gzipped(t, pcapBytes(a)))
-		write(t, pathB, pcapBytes(b))
+		pathA, pathB := writePcap(t, "a.pcap", a), writePcap(t, "b.pcap", b)
 		for _, n := range []int{1, 3} {
 			r := replay(t, config, append(flag("workers", n), pathA, pathB)...)
 			same(t, fmt.Sprintf("skew %d ns, %d workers", skew, n), r.rows, want)
@@ -180,8 +174,8 @@ const (
 // returns the gaps. A hole is given up when the first packet arrives whose stamp is 50 ms
 // after the first packet beyond it (or after the heartbeat that announced it), or when
 // the hold is full: that packet's release ends it.
-func declare(t testing.TB, segments []segment, gone map[int]bool) []gap {
-	t.Helper()
+func declare(tb testing.TB, segments []segment, gone map[int]bool) []gap {
+	tb.Helper()
 	var out []gap
 	epoch, next, newest := 1, segments[0].seq, int64(-1<<63)
 	var held []segment
@@ -222,7 +216,7 @@ func declare(t testing.TB, segments []segment, gone map[int]bool) []gap {
 		}
 		if s.seq > next {
 			if hole > 0 && !announced {
-				t.Fatalf("record %d: two holes at a time", i)
+				tb.Fatalf("record %d: two holes at a time", i)
 			}
 			if hole == 0 {
 				since = s.stamp
@@ -361,7 +355,7 @@ func TestManyGapsAreNeverUnderstated(t *testing.T) {
 		rest, trades = append(rest, records[i]), append(trades, s.trades...)
 	}
 	gaps := declare(t, segments, gone)
-	exact := flushed(bars(trades, minute, "true", func(start int64) (n uint64) {
+	exact := flushed(bars(trades, minute, func(start int64) (n uint64) {
 		for _, g := range gaps {
 			if g.touches(start, start+minute, barsDelay) {
 				n += g.count

@@ -50,11 +50,11 @@ type segment struct {
 }
 
 // segmentOf reads one IEX-TP packet.
-func segmentOf(t testing.TB, p []byte) segment {
-	t.Helper()
+func segmentOf(tb testing.TB, p []byte) segment {
+	tb.Helper()
 	le := binary.LittleEndian
 	if p[0] != 1 || le.Uint16(p[2:]) != 0x8004 {
-		t.Fatalf("not DEEP 1.0 over IEX-TP 1: % x", p[:4])
+		tb.Fatalf("not DEEP 1.0 over IEX-TP 1: % x", p[:4])
 	}
 	s := segment{
 		channel: uint64(le.Uint32(p[4:]))<<32 | uint64(le.Uint32(p[8:])), seq: le.Uint64(p[24:]), sent: int64(le.Uint64(p[32:])), promised: int(le.Uint16(p[14:])),
@@ -80,18 +80,22 @@ func segmentOf(t testing.TB, p []byte) segment {
 
 // deep reads DEEP10 and its packets. Nothing is lost, doubled or out of order in it, so
 // a number below the last one's begins an epoch.
-func deep(t testing.TB) ([]record, []segment) {
-	t.Helper()
-	records := readPcap(t, testdata.Path(t, "iex", "DEEP10.pcap.gz"))
+// Tests share what is read: they copy what they change.
+func deep(tb testing.TB) ([]record, []segment) {
+	tb.Helper()
+	if deepOnce.records != nil {
+		return slices.Clone(deepOnce.records), slices.Clone(deepOnce.segments)
+	}
+	records := readPcap(tb, testdata.Path(tb, "iex", "DEEP10.pcap.gz"))
 	var out []segment
 	epoch, next := 1, uint64(0)
 	for i := range records {
-		s := segmentOf(t, payload(records[i].data))
+		s := segmentOf(tb, payload(records[i].data))
 		s.index, s.stamp = i, records[i].stamp
 		if next > 0 && s.seq < next {
 			epoch++
 		} else if next > 0 && s.seq != next {
-			t.Fatalf("record %d: sequence %d after %d", i, s.seq, next)
+			tb.Fatalf("record %d: sequence %d after %d", i, s.seq, next)
 		}
 		next = s.seq + uint64(s.promised)
 		s.epoch = epoch
@@ -100,7 +104,14 @@ func deep(t testing.TB) ([]record, []segment) {
 		}
 		out = append(out, s)
 	}
-	return records, out
+	deepOnce.records, deepOnce.segments = records, out
+	return slices.Clone(records), slices.Clone(out)
+}
+
+// deepOnce keeps DEEP10 for the tests, which run one after the other.
+var deepOnce struct {
+	records  []record
+	segments []segment
 }
 
 const (
@@ -110,7 +121,7 @@ const (
 
 // bars computes the rows of examples/iex-bars.yaml from trades in any order.
 // missing says how many messages are missing in the window that begins there.
-func bars(trades []trade, width int64, complete string, missing func(start int64) uint64) []line {
+func bars(trades []trade, width int64, missing func(start int64) uint64) []line {
 	type key struct {
 		start  int64
 		symbol string
@@ -151,7 +162,7 @@ func bars(trades []trade, width int64, complete string, missing func(start int64
 			vwap = fixed(halfEven(new(big.Int).Mul(b.notional, big.NewInt(10_000)), b.volume), 8)
 		}
 		l := line{
-			query: "bars", key: fmt.Sprintf(`"symbol":%q`, k.symbol), canonical: k.symbol, start: k.start, end: k.start + width, complete: complete,
+			query: "bars", key: fmt.Sprintf(`"symbol":%q`, k.symbol), canonical: k.symbol, start: k.start, end: k.start + width, complete: "true",
 			values: fmt.Sprintf(`"open":%s,"high":%s,"low":%s,"close":%s,"volume":%s,"trades":%d,"notional":%s,"vwap":%s`,
 				price(b.first.price), price(b.high), price(b.low), price(b.last.price), b.volume, b.trades, fixed(b.notional, 4), vwap),
 		}

@@ -307,7 +307,7 @@ func TestTheITCHSampleFile(t *testing.T) {
 	for _, n := range workers(t) {
 		r := replay(t, config, append(flag("workers", n), path)...)
 		r.balance(t, "sample")
-		lines := flushed(bars(trades, minute, "true", nil), newest-10*minute)
+		lines := flushed(bars(trades, minute, nil), newest-10*minute)
 		incomplete := 0
 		for i := range lines {
 			for _, h := range hits {

@@ -39,10 +39,11 @@ func build(m *testing.M) int {
 }
 
 // command returns the binary with arguments, under HEADRACE_RUNNER if that is set.
-func command(t testing.TB, args ...string) *exec.Cmd {
+func command(tb testing.TB, args ...string) *exec.Cmd {
+	tb.Helper()
 	words := append(strings.Fields(os.Getenv("HEADRACE_RUNNER")), program)
 	words = append(words, args...)
-	return exec.CommandContext(t.Context(), words[0], words[1:]...)
+	return exec.CommandContext(tb.Context(), words[0], words[1:]...)
 }
 
 // A result is what a run of the binary left.
@@ -80,75 +81,75 @@ type summary struct {
 }
 
 // run runs the binary and does not judge how it ends, unless it crashed.
-func run(t testing.TB, stdin []byte, args ...string) *result {
-	t.Helper()
-	c := command(t, args...)
+func run(tb testing.TB, stdin []byte, args ...string) *result {
+	tb.Helper()
+	c := command(tb, args...)
 	var out, errs bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &out, &errs
 	r := &result{}
 	var exit *exec.ExitError
 	if err := c.Run(); err != nil && !errors.As(err, &exit) {
-		t.Fatalf("headrace %s: %v", strings.Join(args, " "), err)
+		tb.Fatalf("headrace %s: %v", strings.Join(args, " "), err)
 	}
 	r.stdout, r.stderr, r.code = out.Bytes(), errs.String(), c.ProcessState.ExitCode()
 	if r.code != 0 && r.code != 1 && r.code != 64 || strings.Contains(r.stderr, "goroutine ") {
-		t.Fatalf("headrace %s: crashed, exit %d:\n%s", strings.Join(args, " "), r.code, r.stderr)
+		tb.Fatalf("headrace %s: crashed, exit %d:\n%s", strings.Join(args, " "), r.code, r.stderr)
 	}
 	return r
 }
 
 // try replays with --json and --out, and reads rows and summary if it ended well.
 // config is the text of a config, or the path of one that ends in .yaml.
-func try(t testing.TB, config string, stdin []byte, args ...string) *result {
-	t.Helper()
-	dir := t.TempDir()
+func try(tb testing.TB, config string, stdin []byte, args ...string) *result {
+	tb.Helper()
+	dir := tb.TempDir()
 	if !strings.HasSuffix(config, ".yaml") {
 		path := filepath.Join(dir, "config.yaml")
-		write(t, path, []byte(config))
+		write(tb, path, []byte(config))
 		config = path
 	}
 	out := filepath.Join(dir, "rows.jsonl")
-	r := run(t, stdin, append([]string{"replay", "-c", config, "--json", "--out", out}, args...)...)
+	r := run(tb, stdin, append([]string{"replay", "-c", config, "--json", "--out", out}, args...)...)
 	if r.code != 0 {
 		return r
 	}
 	var err error
 	if r.rows, err = os.ReadFile(out); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimRight(r.stderr, "\n"), "\n")
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r.summary); err != nil {
-		t.Fatalf("the last line of standard error is no summary: %v\n%s", err, r.stderr)
+		tb.Fatalf("the last line of standard error is no summary: %v\n%s", err, r.stderr)
 	}
 	s := &r.summary
 	if s.Packets == nil || s.Messages == nil || s.Events == nil || s.Rows == nil || s.Drops == nil || s.Duplicates == nil ||
 		s.Epochs == nil || s.Missing == nil || s.Seconds == nil || s.MessagesPerSecond == nil {
-		t.Fatalf("the summary lacks members: %s", lines[len(lines)-1])
+		tb.Fatalf("the summary lacks members: %s", lines[len(lines)-1])
 	}
 	for _, l := range s.Ledger {
 		if l.Difference != 0 || l.InFlight != 0 {
-			t.Errorf("the ledger of %s %s does not balance: difference %d, in flight %d", l.Layer, l.Of, l.Difference, l.InFlight)
+			tb.Errorf("the ledger of %s %s does not balance: difference %d, in flight %d", l.Layer, l.Of, l.Difference, l.InFlight)
 		}
 	}
 	if n := bytes.Count(r.rows, []byte{'\n'}); uint64(n) != *s.Rows {
-		t.Errorf("the summary says %d rows, the file has %d", *s.Rows, n)
+		tb.Errorf("the summary says %d rows, the file has %d", *s.Rows, n)
 	}
 	return r
 }
 
 // replay is try for a run that must end well.
-func replay(t testing.TB, config string, args ...string) *result {
-	t.Helper()
-	r := try(t, config, nil, args...)
+func replay(tb testing.TB, config string, args ...string) *result {
+	tb.Helper()
+	r := try(tb, config, nil, args...)
 	if r.code != 0 {
-		t.Fatalf("headrace replay %s: exit %d: %s", strings.Join(args, " "), r.code, r.stderr)
+		tb.Fatalf("headrace replay %s: exit %d: %s", strings.Join(args, " "), r.code, r.stderr)
 	}
 	return r
 }
 
 // counts reports what of the summary differs from want, by the members' names.
-func (r *result) counts(t testing.TB, want map[string]uint64) {
-	t.Helper()
+func (r *result) counts(tb testing.TB, want map[string]uint64) {
+	tb.Helper()
 	s := &r.summary
 	for name, w := range want {
 		var got uint64
@@ -177,14 +178,14 @@ func (r *result) counts(t testing.TB, want map[string]uint64) {
 			got = s.Drops[name]
 		}
 		if got != w {
-			t.Errorf("summary: %s is %d, want %d (drops %v)", name, got, w, s.Drops)
+			tb.Errorf("summary: %s is %d, want %d (drops %v)", name, got, w, s.Drops)
 		}
 	}
 }
 
 // same reports where got differs from want, line by line.
-func same(t testing.TB, what string, got, want []byte) bool {
-	t.Helper()
+func same(tb testing.TB, what string, got, want []byte) bool {
+	tb.Helper()
 	if bytes.Equal(got, want) {
 		return true
 	}
@@ -200,22 +201,23 @@ func same(t testing.TB, what string, got, want []byte) bool {
 		}
 		if a != b {
 			shown++
-			t.Errorf("%s: line %d is\n%s\nwant\n%s", what, i+1, a, b)
+			tb.Errorf("%s: line %d is\n%s\nwant\n%s", what, i+1, a, b)
 		}
 	}
-	t.Errorf("%s: %d lines, want %d", what, len(g)-1, len(w)-1)
+	tb.Errorf("%s: %d lines, want %d", what, len(g)-1, len(w)-1)
 	return false
 }
 
-func write(t testing.TB, path string, b []byte) {
-	t.Helper()
+func write(tb testing.TB, path string, b []byte) {
+	tb.Helper()
 	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // workers are the numbers of workers that rows must not depend on.
-func workers(t testing.TB) []int {
+func workers(tb testing.TB) []int {
+	tb.Helper()
 	if testing.Short() {
 		return []int{1, 3}
 	}

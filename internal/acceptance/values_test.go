@@ -18,11 +18,11 @@ func feedOf(feed, query string) string {
 		"queries:\n  q:\n    from: f\n" + indent(query, "    ") + "    sinks: [rows]\nsinks:\n  rows: {jsonl: {path: rows.jsonl}}\n"
 }
 
-func instant(t testing.TB, s string) int64 {
-	t.Helper()
+func instant(tb testing.TB, s string) int64 {
+	tb.Helper()
 	v, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return v.UnixNano()
 }

@@ -52,20 +52,20 @@ var unread = []string{"short", "version", "length", "truncated", "unknown_feed",
 
 // balance checks that every message went somewhere, and every packet that was no
 // message. It holds for one query over formats where a message is an event.
-func (r *result) balance(t testing.TB, what string) {
-	t.Helper()
+func (r *result) balance(tb testing.TB, what string) {
+	tb.Helper()
 	s := &r.summary
 	sum := s.Applied + s.Filtered + *s.Duplicates
 	for reason, n := range s.Drops {
 		if reason == "" || reason == "unknown" || n == 0 {
-			t.Errorf("%s: drops %v", what, s.Drops)
+			tb.Errorf("%s: drops %v", what, s.Drops)
 		}
 		if !slices.Contains(unread, reason) {
 			sum += n
 		}
 	}
 	if sum != *s.Messages {
-		t.Errorf("%s: %d messages, but %d applied + %d filtered + %d duplicates + drops %v = %d",
+		tb.Errorf("%s: %d messages, but %d applied + %d filtered + %d duplicates + drops %v = %d",
 			what, *s.Messages, s.Applied, s.Filtered, *s.Duplicates, s.Drops, sum)
 	}
 }
@@ -148,8 +148,8 @@ func walkITCH(records []record) (kinds map[string]int, duplicates, unknown int) 
 }
 
 // kindRows reads rows of kindsConfig.
-func kindRows(t testing.TB, rows []byte) map[string]int {
-	t.Helper()
+func kindRows(tb testing.TB, rows []byte) map[string]int {
+	tb.Helper()
 	out := map[string]int{}
 	for _, l := range bytes.Split(bytes.TrimSpace(rows), []byte("\n")) {
 		if len(l) == 0 {
@@ -160,7 +160,7 @@ func kindRows(t testing.TB, rows []byte) map[string]int {
 			Values struct{ N int }
 		}
 		if err := json.Unmarshal(l, &r); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out[r.Key.Message] += r.Values.N
 	}
@@ -252,8 +252,8 @@ func TestCapturesInAnyWrapping(t *testing.T) {
 		records[i].stamp -= records[i].stamp % 1000 // pcapng has microseconds here
 	}
 	config := fmt.Sprintf(skewConfig, "10s", 30)
-	kept := judge(bursts, second, 10*second, 30)
-	want := text(flushed(bars(kept.kept, second, "true", nil), kept.mark))
+	kept := judge(bursts, 10*second, 30)
+	want := text(flushed(bars(kept.kept, second, nil), kept.mark))
 	dir := t.TempDir()
 	plain, ng := pcapBytes(records), pcapngBytes(records)
 	files := map[string][]byte{
