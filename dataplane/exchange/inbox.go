@@ -183,3 +183,10 @@ func (x *Inbox) Drained() bool {
 	}
 	return true
 }
+
+// Taken notes the position of each lane, in the inbox's order: what a commit records.
+func (x *Inbox) Taken(into []uint64) {
+	for i := range x.lanes {
+		into[i] = x.lanes[i].lane.Taken()
+	}
+}

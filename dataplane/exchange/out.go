@@ -135,3 +135,12 @@ func (o *Out) Publish(frontier uint64) {
 		}
 	}
 }
+
+// Written notes the position of each lane, by owner: what a commit records.
+func (o *Out) Written(into []uint64) {
+	for owner, l := range o.lanes {
+		if l != nil {
+			into[owner] = l.Written()
+		}
+	}
+}
