@@ -119,6 +119,7 @@ type run struct {
 	spreader *replay.Spreader
 	regions  []*arena.Region
 	workers  []*dataplane.Worker
+	gate     *dataplane.Gate
 	owner    [event.GroupCount]uint16
 	stop     atomic.Bool
 }
@@ -136,11 +137,10 @@ func (r *run) build() error {
 	n := r.Plan.Workers
 	r.owner = steer.OwnerTable(n)
 	var lanes [][]*exchange.Lane
-	var gate *dataplane.Gate
 	receivers := []xsk.Receiver{r.source}
 	if n > 1 {
-		gate = dataplane.NewGate()
-		r.spreader = replay.NewSpreader(r.source, n, &r.owner)
+		r.gate = dataplane.NewGate()
+		r.spreader = replay.NewSpreader(r.source, n, &r.owner, r.gate.Wake)
 		receivers = nil
 		for w := range n {
 			receivers = append(receivers, r.spreader.Port(w))
@@ -160,7 +160,7 @@ func (r *run) build() error {
 		}
 		worker, err := dataplane.NewWorker(dataplane.Config{
 			Plan: r.Plan, Worker: w, Receiver: receivers[w], Segment: r.segment.Worker(w),
-			Region: region, Lanes: lanes, Owner: &r.owner, Gate: gate,
+			Region: region, Lanes: lanes, Owner: &r.owner, Gate: r.gate,
 		})
 		if err != nil {
 			return err
@@ -185,6 +185,7 @@ func (r *run) run(ctx context.Context, pump *export.Pump) (Summary, error) {
 		r.stop.Store(true)
 		if r.spreader != nil {
 			r.spreader.Stop()
+			r.gate.Wake()
 		}
 	})
 	defer unwatch()
