@@ -389,7 +389,7 @@ func (w *Worker) fold() int {
 			w.foldAll()
 			w.inbox.Release()
 			w.waiting = w.gate.arrive(w.inbox.Reached)
-			return n
+			return n + 1
 		case exchange.Empty:
 			w.foldAll()
 			w.inbox.Release()

@@ -118,10 +118,15 @@ func (o *Out) Unselect(k *event.Keyed, sent []uint64) {
 	}
 }
 
-// Mark puts m into every lane.
+// Mark puts m, of the release that was begun last, into every lane.
 func (o *Out) Mark(feed int, m *event.Mark) {
 	for owner, l := range o.lanes {
-		if l != nil {
+		switch {
+		case l == nil:
+		case m.Kind == event.MarkRelease:
+			putRelease(l, feed, m)
+			o.begun[owner] = true
+		default:
 			putMark(o.begin(owner), feed, m)
 		}
 	}
