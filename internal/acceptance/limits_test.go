@@ -163,7 +163,7 @@ func TestTwoFeedsAndThreeQueriesInOneConfig(t *testing.T) {
 		if id[0] == 1 {
 			l.query, l.start, l.end, l.values = "abundant", id[1]*10*second, (id[1]+1)*10*second, fmt.Sprintf(`"sum":%d`, v)
 		}
-		if l.end > newest*1e6-int64(id[0])*5*second {
+		if l.end > newest*1e6-id[0]*5*second {
 			l.firing = "flush"
 		}
 		lines = append(lines, l)
