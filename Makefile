@@ -14,6 +14,9 @@ GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-a
 APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procps
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
 
+# Packages whose tests send packets in real time: one after the other.
+LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|internal/(demo|acceptance|netns))$$$$
+
 FUZZTIME  ?= 5s
 DURATION  ?=
 BENCH     ?=
@@ -61,7 +64,8 @@ run: build ## watch bars come out of multicast packets (DURATION=20s, CAPTURE=fi
 
 .PHONY: test
 test: deps build ## all tests; those that need root are skipped without it, saying so
-	$(GO) test -timeout 20m ./...
+	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v -E '$(LIVE)')
+	$(GO) test -timeout 20m -p 1 $$($(GO) list ./... | grep -E '$(LIVE)')
 
 .PHONY: test-root
 test-root: deps build ## the tests that need root, alone

@@ -54,16 +54,23 @@ func (w *Worker) Finish() {
 // rest is what is done when no frame is in hand: live, gaps whose deadline has passed
 // are given up and silent sources noted; at the end, channels finish one by one.
 func (w *Worker) rest() int {
-	w.received = uint64(w.now) // what time lets through, or the end, no packet caused
-	w.causedAt(w.received)
 	switch {
 	case w.ending == finishing:
+		w.byTime()
 		return w.finishOne()
 	case w.ending != flowing || w.plan.Replay || w.now < w.watched.Add(time.Millisecond):
 		return 0
+	case w.more:
+		return 0 // what is waited for may lie in a ring
 	}
 	w.watched = w.now
 	return w.watch()
+}
+
+// byTime says that what is let through now, by time or the end, no packet caused.
+func (w *Worker) byTime() {
+	w.received = uint64(w.now)
+	w.causedAt(w.received)
 }
 
 // watch looks for deadlines and silence by the clock. Run only.
@@ -76,6 +83,7 @@ func (w *Worker) watch() int {
 		}
 		for r := f.sequencer.Expire(w.now + w.utcOffset); r != nil; r = f.sequencer.Expire(w.now + w.utcOffset) {
 			n++
+			w.byTime()
 			if !w.begin(f, r, 0) {
 				w.watched = event.MinNanos // the rest in the next cycle
 				return n

@@ -143,12 +143,21 @@ type Input interface {
 }
 
 // Replay runs the worker over a receiver that is an [Input], to its end or until
-// stop is set. It is the body of a goroutine.
+// stop is set; who sets it calls [Gate.Wake]. It is the body of a goroutine.
 func (w *Worker) Replay(stop *atomic.Bool) {
 	in := w.receiver.(Input)
 	w.segment.SetState(segment.Running)
 	for !stop.Load() {
-		if w.cycle(in.Now()) > 0 {
+		var seen uint64
+		if w.gate != nil {
+			seen = w.gate.news.Load()
+		}
+		told := w.told
+		n := w.cycle(in.Now())
+		if w.gate != nil && (n > 0 || w.told != told) {
+			w.gate.Wake()
+		}
+		if n > 0 {
 			continue
 		}
 		if in.Ended() && w.at == w.count {
@@ -157,8 +166,11 @@ func (w *Worker) Replay(stop *atomic.Bool) {
 		if w.wind() {
 			return
 		}
-		if w.plan.Workers > 1 || w.windows.Closing() {
+		switch {
+		case w.waiting == 0 && w.windows.Closing(): // the outbox is full, and its reader rings no bell
 			runtime.Gosched()
+		case w.gate != nil && w.told == told && (w.ending == flowing || w.ending >= emptied):
+			w.gate.rest(seen)
 		}
 	}
 	w.segment.Fail("stopped")

@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
@@ -72,7 +71,6 @@ type Worker struct {
 
 	now     event.Nanos
 	watched event.Nanos // when silence was last looked for
-	idles   []time.Duration
 
 	// The end of input.
 	ending  ending
@@ -391,7 +389,7 @@ func (w *Worker) fold() int {
 			w.foldAll()
 			w.inbox.Release()
 			w.waiting = w.gate.arrive(w.inbox.Reached)
-			return n
+			return n + 1
 		case exchange.Empty:
 			w.foldAll()
 			w.inbox.Release()
@@ -439,6 +437,10 @@ func (w *Worker) commit(now event.Nanos, n int) {
 	next := &b.copies[(b.commit+1)&1]
 	next.outbox = w.box.Position()
 	next.frames += uint64(n)
+	if w.out != nil {
+		w.out.Written(next.sent[:])
+		w.inbox.Taken(next.taken[:])
+	}
 	b.commit++
 	if n > 0 {
 		// Before the partials that they let out: who starts after a crash must not put

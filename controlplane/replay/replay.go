@@ -131,6 +131,7 @@ type run struct {
 	spreader *replay.Spreader
 	regions  []*arena.Region
 	workers  []*dataplane.Worker
+	gate     *dataplane.Gate
 	owner    [event.GroupCount]uint16
 	stop     atomic.Bool
 }
@@ -159,11 +160,10 @@ func (r *run) build() error {
 	n := r.Plan.Workers
 	r.owner = steer.OwnerTable(n)
 	var lanes [][]*exchange.Lane
-	var gate *dataplane.Gate
 	receivers := []xsk.Receiver{r.source}
 	if n > 1 {
-		gate = dataplane.NewGate()
-		r.spreader = replay.NewSpreader(r.source, n, &r.owner)
+		r.gate = dataplane.NewGate()
+		r.spreader = replay.NewSpreader(r.source, n, &r.owner, r.gate.Wake)
 		receivers = nil
 		for w := range n {
 			receivers = append(receivers, r.spreader.Port(w))
@@ -180,7 +180,7 @@ func (r *run) build() error {
 		err := r.region(fmt.Sprintf("headrace worker %d", w), func(region *arena.Region) error {
 			worker, err := dataplane.NewWorker(dataplane.Config{
 				Plan: r.Plan, Worker: w, Receiver: receivers[w], Segment: r.segment.Worker(w),
-				Region: region, Lanes: lanes, Owner: &r.owner, Gate: gate,
+				Region: region, Lanes: lanes, Owner: &r.owner, Gate: r.gate,
 			})
 			if err == nil {
 				r.workers = append(r.workers, worker)
@@ -209,6 +209,7 @@ func (r *run) run(ctx context.Context, pump *export.Pump) (Summary, error) {
 		r.stop.Store(true)
 		if r.spreader != nil {
 			r.spreader.Stop()
+			r.gate.Wake()
 		}
 	})
 	defer unwatch()

@@ -13,6 +13,7 @@ import (
 	"github.com/headrace/headrace/controlplane/compile"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/controlplane/usage"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/proc"
@@ -86,6 +87,9 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 		return usage.Errorf(path, "no config: name it with -c FILE")
 	case f.workers < 0 || f.workers > event.WorkersMax:
 		return usage.Errorf(path, "--workers %d: 1 to %d, or 0 for the config's", f.workers, event.WorkersMax)
+	}
+	if _, err := status.Dir(f.name); errors.Is(err, status.ErrBadName) {
+		return usage.Wrap(path, err)
 	}
 	o.Workers, o.Interfaces, o.Name = f.workers, f.interfaces, f.name
 	c, p, err := compile.File(f.config, o)

@@ -103,7 +103,9 @@ func newAppliance(t *testing.T, end *netns.End, config, ring string, args ...str
 			t.Logf("log of headrace:\n%s", a.log)
 		}
 		if dir, err := status.Dir(a.name); err == nil {
-			_ = os.RemoveAll(filepath.Join(dir, a.name+".run"))
+			for _, left := range []string{".run", "-2.run", ".sock"} { // of the killed
+				_ = os.RemoveAll(filepath.Join(dir, a.name+left))
+			}
 		}
 	})
 	return a
@@ -308,7 +310,7 @@ func (a *appliance) settle(n uint64) *status.Report {
 	for {
 		r := a.report()
 		l := xdpLine(a.t, r)
-		if l.Applied >= n {
+		if l.Applied >= n && l.InFlight == 0 {
 			return r
 		}
 		if l.Applied != last {

@@ -47,9 +47,9 @@ func layout(p *plan.Plan) (xsk.Layout, error) {
 	l := xsk.Layout{Workers: p.Workers}
 	for i := range p.Interfaces {
 		x := &p.Interfaces[i]
-		nic, err := net.InterfaceByName(x.Name)
+		nic, err := interfaceNamed(x.Name)
 		if err != nil {
-			return l, fmt.Errorf("interface %s: %w", x.Name, err)
+			return l, err
 		}
 		queues, err := queueCount(nic)
 		if err != nil {

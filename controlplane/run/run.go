@@ -81,6 +81,9 @@ func Run(ctx context.Context, c Config) error {
 	if r.values, err = replay.Values(c.Plan); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
+	if err := checkPrivileges(); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
 	if r.folder, err = openFolder(c.Plan.Name); err != nil {
 		return err
 	}
@@ -108,6 +111,9 @@ func (r *control) begin() error {
 		// A stop that the control before us began is carried through.
 		r.stopping, r.adopted = g.segment.Command() != segment.Go, true
 	} else {
+		if _, err := layout(r.Plan); err != nil {
+			return err // before anything is made
+		}
 		if r.network, err = openNetwork(r.Plan, r.Log); err != nil {
 			return err
 		}

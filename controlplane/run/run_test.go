@@ -72,27 +72,52 @@ func replayed(t *testing.T, end *netns.End, config string, captures ...string) [
 func TestRootRunGivesReplaysRows(t *testing.T) {
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
-	for _, c := range []struct{ workers, queues int }{{1, 1}, {2, 1}, {1, 2}, {2, 2}} {
-		t.Run(fmt.Sprintf("workers=%d/queues=%d", c.workers, c.queues), func(t *testing.T) {
+	for _, c := range []struct {
+		workers, queues int
+		mode            string
+	}{{1, 1, "native"}, {2, 1, "native"}, {1, 2, "generic"}, {2, 2, "auto"}} {
+		t.Run(fmt.Sprintf("workers=%d/queues=%d/mode=%s", c.workers, c.queues, c.mode), func(t *testing.T) {
 			p := netns.NewPair(t, netns.Options{Queues: c.queues})
 			want := replayed(t, p.B, deepConfig, capture)
-			a := newAppliance(t, p.B, deepConfig, patient, "--workers", fmt.Sprint(c.workers))
-			a.start()
-			s := sendCapture(t, p.A, "--pps", "30000", capture)
-			r := a.settle(s.Sent)
-			if l := xdpLine(t, r); l.Received != s.Sent || l.Applied != s.Sent || s.Refused != 0 {
-				t.Errorf("sent %+v, steered %d, received %d, dropped %v", s, l.Received, l.Applied, l.Dropped)
-			}
-			if code := a.stop(); code != 0 {
-				t.Fatalf("exit code %d", code)
-			}
-			if got := a.rows(); !slices.Equal(got, want) {
-				t.Errorf("%d rows, replay has %d", len(got), len(want))
-			}
-			if strings.Contains(a.log.String(), "do not balance") {
-				t.Error("the ledger does not balance")
-			}
+			withoutLoss(t, func() uint64 {
+				a := newAppliance(t, p.B, deepConfig, patient+", mode: "+c.mode, "--workers", fmt.Sprint(c.workers))
+				a.start()
+				s := sendCapture(t, p.A, "--pps", "30000", capture)
+				l := xdpLine(t, a.settle(s.Sent))
+				if l.Received != s.Sent || l.Difference != 0 || s.Refused != 0 {
+					t.Errorf("sent %+v, steered %d, received %d, dropped %v", s, l.Received, l.Applied, l.Dropped)
+				}
+				if code := a.stop(); code != 0 {
+					t.Fatalf("exit code %d", code)
+				}
+				if strings.Contains(a.log.String(), "do not balance") {
+					t.Errorf("the ledger does not balance:\n%s", a.log)
+				}
+				if l.Applied != s.Sent {
+					return s.Sent - l.Applied
+				}
+				if got := a.rows(); !slices.Equal(got, want) {
+					t.Errorf("%d rows, replay has %d", len(got), len(want))
+				}
+				return 0
+			})
 		})
+	}
+}
+
+// withoutLoss calls a run of which nothing may be lost, once more if something was: a
+// machine whose cores are taken by others for longer than the rings last can do that.
+func withoutLoss(t *testing.T, run func() uint64) {
+	t.Helper()
+	for try := 1; ; try++ {
+		lost := run()
+		if lost == 0 || t.Failed() {
+			return
+		}
+		if try == 3 {
+			t.Fatalf("%d frames were lost at the third try, too", lost)
+		}
+		t.Logf("%d frames were lost: another try", lost)
 	}
 }
 
@@ -127,6 +152,13 @@ func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
 	p := netns.NewPair(t, netns.Options{})
 	want := replayed(t, p.B, deepConfig, capture)
+	withoutLoss(t, func() uint64 { return killControl(t, p, capture, want) })
+}
+
+// killControl kills the control process ten times while a capture comes in, and
+// returns how many frames were lost before the workers.
+func killControl(t *testing.T, p *netns.Pair, capture string, want []string) uint64 {
+	t.Helper()
 	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "1")
 	a.start()
 	data := a.dataPID()
@@ -144,12 +176,12 @@ func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
 	}
 	s := <-sent
 	other.ok()
-	r := a.settle(s.Sent)
+	l := xdpLine(t, a.settle(s.Sent))
 	if got := a.dataPID(); got != data {
 		t.Errorf("the data plane is process %d, it was %d", got, data)
 	}
-	if l := xdpLine(t, r); l.Applied != s.Sent {
-		t.Errorf("sent %d, received %d, dropped %v", s.Sent, l.Applied, l.Dropped)
+	if l.Received != s.Sent || l.Difference != 0 {
+		t.Errorf("sent %d, ledger %+v", s.Sent, l)
 	}
 	if code := a.stop(); code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -158,9 +190,10 @@ func TestRootControlKilledLosesNoRowAndDoublesNone(t *testing.T) {
 	if id := twice(t, got); id != "" {
 		t.Errorf("row %s is there twice", id)
 	}
-	if !slices.Equal(got, want) {
+	if l.Applied == s.Sent && !slices.Equal(got, want) {
 		t.Errorf("%d rows, replay has %d", len(got), len(want))
 	}
+	return s.Sent - l.Applied
 }
 
 func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
@@ -426,22 +459,25 @@ func TestRootAStopFiresOrDiscardsWhatIsOpen(t *testing.T) {
 			p := netns.NewPair(t, netns.Options{})
 			// With such a delay nothing closes before the stop.
 			config := strings.Replace(deepConfig, "{delay: 121s}", "{delay: 10h}\n    keys: 100", 1) + "\non_stop: " + c.stop + "\n"
-			a := newAppliance(t, p.B, config, patient, "--workers", "2")
-			a.start()
-			s := sendCapture(t, p.A, "--pps", "60000", capture)
-			a.settle(s.Sent)
-			if code := a.stop(); code != 0 {
-				t.Fatalf("exit code %d", code)
-			}
-			got := a.rows()
-			if len(got) != c.rows {
-				t.Errorf("%d rows, want %d", len(got), c.rows)
-			}
-			for _, row := range got {
-				if !strings.Contains(row, `"firing":"flush"`) {
-					t.Fatalf("row %s", row)
+			withoutLoss(t, func() uint64 {
+				a := newAppliance(t, p.B, config, patient, "--workers", "2")
+				a.start()
+				s := sendCapture(t, p.A, "--pps", "40000", capture)
+				l := xdpLine(t, a.settle(s.Sent))
+				if code := a.stop(); code != 0 {
+					t.Fatalf("exit code %d", code)
 				}
-			}
+				got := a.rows()
+				if l.Applied == s.Sent && len(got) != c.rows {
+					t.Errorf("%d rows, want %d", len(got), c.rows)
+				}
+				for _, row := range got {
+					if !strings.Contains(row, `"firing":"flush"`) {
+						t.Fatalf("row %s", row)
+					}
+				}
+				return s.Sent - l.Applied
+			})
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,31 @@ func TestOnlySingleGroupsAreJoinedOnce(t *testing.T) {
 	}
 	if want := []netip.Prefix{netip.MustParsePrefix("239.1.0.0/16")}; !slices.Equal(wide, want) {
 		t.Errorf("too many to join: %v, want %v", wide, want)
+	}
+}
+
+func TestMissingPrivilegesAreNamed(t *testing.T) {
+	only := func(bits ...int) func(int) bool { return func(bit int) bool { return slices.Contains(bits, bit) } }
+	for _, c := range []struct {
+		name string
+		has  func(int) bool
+		want string
+	}{
+		{"all of them", only(unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_BPF, unix.CAP_PERFMON), ""},
+		{"the older one for two", only(unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN), ""},
+		{"none", only(), "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON"},
+		{"all but one", only(unix.CAP_NET_ADMIN, unix.CAP_BPF, unix.CAP_PERFMON), ": CAP_NET_RAW"},
+	} {
+		err := missing(c.has)
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrPrivileges) || !strings.Contains(err.Error(), c.want+": run as root")) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+func TestAnInterfaceThatIsNotHereIsNamedBesideThoseThatAre(t *testing.T) {
+	if _, err := interfaceNamed("nope0"); err == nil || !strings.Contains(err.Error(), "nope0") || !strings.Contains(err.Error(), "lo") {
+		t.Errorf("interfaceNamed = %v", err)
 	}
 }
 

@@ -10,10 +10,11 @@ import (
 	"slices"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/headrace/headrace/dataplane/aggregate"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
-	"pgregory.net/rapid"
 )
 
 func jsonNumber(f float64) string {

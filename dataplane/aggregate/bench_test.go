@@ -50,6 +50,7 @@ func BenchmarkFold(b *testing.B) {
 }
 
 func benchmarkFold(b *testing.B, q *plan.Query, keys int) {
+	b.Helper()
 	s := newSet(b, q)
 	r := rand.New(rand.NewPCG(1, 1))
 	batch := newBatch()
@@ -91,6 +92,7 @@ func BenchmarkAppendJSON(b *testing.B) {
 }
 
 func benchmarkAppendJSON(b *testing.B, s *aggregate.Set, i int, state []uint64) {
+	b.Helper()
 	var dst []byte
 	for b.Loop() {
 		dst, _ = s.AppendJSON(dst[:0], i, state)

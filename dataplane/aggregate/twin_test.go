@@ -72,11 +72,11 @@ func everyAggregate() *plan.Query {
 	return q
 }
 
-func newSet(t testing.TB, q *plan.Query) *aggregate.Set {
-	t.Helper()
+func newSet(tb testing.TB, q *plan.Query) *aggregate.Set {
+	tb.Helper()
 	s, err := aggregate.NewSet(q, columns)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }

@@ -4,9 +4,10 @@
 //
 // A lane carries typed records in order:
 //
-//	begin  the release that the records after it belong to (position, source)
-//	event  one event of one stream: key, hash, argument columns, queries that want it
-//	mark   a watermark advance, a gap, a retirement: to every worker
+//	begin    the release that the records after it belong to (position, source)
+//	event    one event of one stream: key, hash, argument columns, queries that want it
+//	release  begin, where that is needed, and the release's watermark advance: to every worker
+//	mark     a gap, a retirement: to every worker
 //
 // A writer's records become visible at [Lane.Publish], once a batch. In run an
 // owner takes lane after lane as they come ([Inbox.Next] in arrival order). In

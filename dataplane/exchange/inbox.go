@@ -36,7 +36,8 @@ type Inbox struct {
 	lanes  []cursor
 	shapes []Shape
 	merge  bool
-	at     int // the lane being read
+	at     int    // the lane being read
+	limit  uint64 // in merge: that lane may be read on up to here, without, before others
 
 	// Gate is the position at which Next stops in replay until the caller raises it.
 	Gate uint64
@@ -87,11 +88,18 @@ func (x *Inbox) Next() Status {
 			x.Position, x.Source = c.position, c.source
 			x.Feed = x.shapes[x.Stream].feed
 			return Event
+		case kindRelease:
+			c.source, c.position = uint32(first>>32), c.lane.word(1)
+			x.Feed = int(first >> 16 & 0xffff)
+			x.Mark = event.Mark{Kind: event.MarkRelease, Source: c.source, Position: c.position, Time: event.Nanos(c.lane.word(2))}
+			x.Position, x.Source = c.position, c.source
+			c.lane.head += releaseWords
+			return Mark
 		case kindMark:
 			x.Feed = int(first >> 16 & 0xffff)
 			x.Mark = event.Mark{
-				Kind: event.MarkKind(first >> 8), Gap: uint32(first >> 32), Source: uint32(c.lane.word(1)),
-				Position: c.lane.word(2), Time: event.Nanos(c.lane.word(3)), Count: c.lane.word(4),
+				Kind: event.MarkKind(first >> 8), Gap: uint32(first >> 32), Source: c.source, Position: c.position,
+				Time: event.Nanos(c.lane.word(1)), Count: c.lane.word(2),
 			}
 			x.Position, x.Source = c.position, c.source
 			c.lane.head += markWords
@@ -102,14 +110,23 @@ func (x *Inbox) Next() Status {
 	}
 }
 
-// continues reports whether the lane being read goes on with the same release (in
-// merge) or with anything (in arrival order).
+// continues reports whether the lane being read goes on with something that comes
+// before all other lanes' (in merge) or with anything (in arrival order).
 func (x *Inbox) continues() bool {
 	c := &x.lanes[x.at]
 	if ok, _ := c.lane.available(); !ok {
 		return false
 	}
-	return !x.merge || c.lane.word(0)&0xff != kindBegin
+	return !x.merge || c.next() < x.limit || c.next() == c.position
+}
+
+// next is the position of the record at the lane's head.
+func (c *cursor) next() uint64 {
+	switch c.lane.word(0) & 0xff {
+	case kindBegin, kindRelease:
+		return c.lane.word(1)
+	}
+	return c.position
 }
 
 // choose finds the lane to read from.
@@ -125,19 +142,18 @@ func (x *Inbox) choose() (Status, bool) {
 		x.at = -1
 		return Empty, false
 	}
-	least, at, have := uint64(End), -1, false
+	least, other, at, have := uint64(End), uint64(End), -1, false
 	for i := range x.lanes {
 		c := &x.lanes[i]
 		ok, bound := c.lane.available()
 		if ok {
-			bound = c.position
-			if c.lane.word(0)&0xff == kindBegin {
-				bound = c.lane.word(1)
-			}
+			bound = c.next()
 		}
 		// At equal bounds a lane without records comes first: it may still bring one.
 		if bound < least || bound == least && (at < 0 || !ok) {
-			least, at, have = bound, i, ok
+			least, other, at, have = bound, least, i, ok
+		} else {
+			other = min(other, bound)
 		}
 	}
 	if least >= x.Gate {
@@ -149,7 +165,7 @@ func (x *Inbox) choose() (Status, bool) {
 		x.at = -1
 		return Empty, false
 	}
-	x.at = at
+	x.at, x.limit = at, min(other, x.Gate) // bounds only grow
 	return Empty, true
 }
 
@@ -182,4 +198,11 @@ func (x *Inbox) Drained() bool {
 		}
 	}
 	return true
+}
+
+// Taken notes the position of each lane, in the inbox's order: what a commit records.
+func (x *Inbox) Taken(into []uint64) {
+	for i := range x.lanes {
+		into[i] = x.lanes[i].lane.Taken()
+	}
 }

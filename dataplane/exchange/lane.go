@@ -22,15 +22,19 @@ type Lane struct {
 	ring    []uint64
 	mask    uint64
 
+	_ [64]byte // what is only read, the producer's and the consumer's share no line
+
 	// Producer's private positions.
 	tail     uint64 // written, not yet published
 	headSeen uint64
 
-	_ [64]byte // the sides do not share a line
+	_ [64]byte
 
 	// Consumer's private positions.
 	head     uint64 // taken, not yet given back
 	tailSeen uint64
+
+	_ [64]byte
 }
 
 // NewLane takes a lane of at least words words, rounded up to a power of two, from r.

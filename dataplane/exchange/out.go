@@ -118,10 +118,15 @@ func (o *Out) Unselect(k *event.Keyed, sent []uint64) {
 	}
 }
 
-// Mark puts m into every lane.
+// Mark puts m, of the release that was begun last, into every lane.
 func (o *Out) Mark(feed int, m *event.Mark) {
 	for owner, l := range o.lanes {
-		if l != nil {
+		switch {
+		case l == nil:
+		case m.Kind == event.MarkRelease:
+			putRelease(l, feed, m)
+			o.begun[owner] = true
+		default:
 			putMark(o.begin(owner), feed, m)
 		}
 	}
@@ -132,6 +137,15 @@ func (o *Out) Publish(frontier uint64) {
 	for _, l := range o.lanes {
 		if l != nil {
 			l.Publish(frontier)
+		}
+	}
+}
+
+// Written notes the position of each lane, by owner: what a commit records.
+func (o *Out) Written(into []uint64) {
+	for owner, l := range o.lanes {
+		if l != nil {
+			into[owner] = l.Written()
 		}
 	}
 }

@@ -9,12 +9,14 @@ import (
 const (
 	kindBegin = iota + 1
 	kindEvent
+	kindRelease // begin, and the mark that ends the release
 	kindMark
 )
 
 const (
-	beginWords = 2
-	markWords  = 5
+	beginWords   = 2
+	releaseWords = 3
+	markWords    = 3
 )
 
 // A Shape is the layout of one stream's event records:
@@ -135,10 +137,15 @@ func take(h *Shape, k *event.Keyed, l *Lane) {
 	b.N++
 }
 
+// putMark writes a mark of the release that has begun.
 func putMark(l *Lane, feed int, m *event.Mark) {
 	l.Put(kindMark | uint64(m.Kind)<<8 | uint64(feed)<<16 | uint64(m.Gap)<<32)
-	l.Put(uint64(m.Source))
-	l.Put(m.Position)
 	l.Put(uint64(m.Time))
 	l.Put(m.Count)
+}
+
+func putRelease(l *Lane, feed int, m *event.Mark) {
+	l.Put(kindRelease | uint64(feed)<<16 | uint64(m.Source)<<32)
+	l.Put(m.Position)
+	l.Put(uint64(m.Time))
 }

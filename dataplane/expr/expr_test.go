@@ -9,10 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/expr"
 	"github.com/headrace/headrace/dataplane/plan"
-	"pgregory.net/rapid"
 )
 
 // columns of the tests: two of each type.

@@ -26,8 +26,8 @@ func TestTheClockIsThatOfTheFramesStamps(t *testing.T) {
 		now := clock()
 		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &after)
 		// It was set by comparison, so it may be off by what that takes.
-		const error = event.Nanos(100 * time.Microsecond)
-		if now < event.Nanos(before.Nano())-error || now > event.Nanos(after.Nano())+error {
+		const off = event.Nanos(100 * time.Microsecond)
+		if now < event.Nanos(before.Nano())-off || now > event.Nanos(after.Nano())+off {
 			t.Fatalf("the clock says %d, between %d and %d", now, before.Nano(), after.Nano())
 		}
 	}
@@ -88,7 +88,7 @@ func TestRootLookingAfterTheSocketsAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.segment.Close()
-	p.keeper.init(p)
+	p.init(p)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0)
 	if err != nil {
 		t.Fatal(err)

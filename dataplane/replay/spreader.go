@@ -26,6 +26,7 @@ type Spreader struct {
 	owner  *[event.GroupCount]uint16
 	ports  []*Port
 	stop   atomic.Bool
+	wake   func()
 }
 
 // Port is one worker's receiver. That worker's thread uses it.
@@ -44,9 +45,10 @@ type Port struct {
 	frontier uint64
 }
 
-// NewSpreader deals source's frames out to workers by owner.
-func NewSpreader(source *Source, workers int, owner *[event.GroupCount]uint16) *Spreader {
-	s := &Spreader{source: source, owner: owner}
+// NewSpreader deals source's frames out to workers by owner. It calls wake, from Run,
+// when workers have got frames or know more of what comes.
+func NewSpreader(source *Source, workers int, owner *[event.GroupCount]uint16, wake func()) *Spreader {
+	s := &Spreader{source: source, owner: owner, wake: wake}
 	for range workers {
 		p := &Port{queue: make(chan *chunk, chunksAhead), free: make(chan *chunk, chunksAhead+2)}
 		for range chunksAhead + 2 {
@@ -100,6 +102,7 @@ func (s *Spreader) Run() {
 		p.bound.Store(exchange.End)
 		p.ended.Store(true)
 	}
+	s.wake()
 }
 
 // empty takes an empty chunk for p. Where it must wait for one, no other worker may
@@ -123,6 +126,7 @@ func (s *Spreader) send(p *Port) {
 		p.queue <- p.open
 	}
 	p.open = nil
+	s.wake()
 }
 
 // sync hands every worker but except what there is for it, as far as its queue has
@@ -143,6 +147,7 @@ func (s *Spreader) sync(bound uint64, except *Port) {
 		default: // it has enough to do
 		}
 	}
+	s.wake()
 }
 
 // Receive implements [xsk.Receiver].

@@ -78,12 +78,14 @@ func (l *setAside) batch(q *query) *event.Keyed {
 // Settle admits the events that all workers have set aside, in capture order, up to
 // each query's limit of keys, and tells every worker what the others dropped. Events
 // without a pane are judged too; they enter when some are free ([State.Close]). Every
-// state must have folded the same prefix of the capture, and none may be in use.
-func Settle(states []*State) {
+// state must have folded the same prefix of the capture, and none may be in use. It
+// reports whether there was anything to admit.
+func Settle(states []*State) (any bool) {
 	for n := range states[0].queries {
 		shareHits(states, n)
 		for _, s := range states {
 			if s.log.of(n) {
+				any = true
 				admit(states, n)
 				break
 			}
@@ -97,6 +99,7 @@ func Settle(states []*State) {
 			}
 		}
 	}
+	return any
 }
 
 // shareHits makes what one worker lost beside query n's open windows known to all.

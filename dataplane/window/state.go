@@ -26,7 +26,7 @@ type Limit uint8
 const (
 	// Alone: this worker owns every key; its own count decides.
 	Alone Limit = iota
-	// Shared: workers draw on a common allowance ([Shared]).
+	// SharedLimit: workers draw on a common allowance ([Shared]).
 	SharedLimit
 	// Settled: new keys wait in a log until [Settle] admits them in capture order.
 	Settled

@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-func compiled(t testing.TB) string {
-	t.Helper()
+func compiled(tb testing.TB) string {
+	tb.Helper()
 	if _, err := exec.LookPath("g++"); err != nil {
-		t.Skip("needs g++ for the C++ side: g++ is missing")
+		tb.Skip("needs g++ for the C++ side: g++ is missing")
 	}
-	path, err := Build(t.TempDir())
+	path, err := Build(tb.TempDir())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return path
 }

@@ -277,8 +277,9 @@ func (m *gomap) fold(b *columns) error {
 			w.slots[b.key[i]] = slot
 			w.sums = append(w.sums, sums{key: b.key[i]})
 		}
-		s, v, carry := &w.sums[slot], b.value[i], uint64(0)
+		s, v := &w.sums[slot], b.value[i]
 		s.count++
+		var carry uint64
 		s.lo, carry = bits.Add64(s.lo, uint64(v), 0)
 		s.hi += uint64(v>>63) + carry
 		m.greatest = max(m.greatest, t)

@@ -12,15 +12,15 @@ import (
 	"github.com/headrace/headrace/internal/testdata"
 )
 
-func settings(t testing.TB, rounds int, reading time.Duration) Config {
-	t.Helper()
+func settings(tb testing.TB, rounds int, reading time.Duration) Config {
+	tb.Helper()
 	if _, err := exec.LookPath("g++"); err != nil {
-		t.Skip("needs g++ for the C++ side: g++ is missing")
+		tb.Skip("needs g++ for the C++ side: g++ is missing")
 	}
 	return Config{
 		Config:  filepath.Join("..", "..", "examples", "iex-bars.yaml"),
-		Capture: testdata.Path(t, "iex", "DEEP10.pcap.gz"),
-		Dir:     t.TempDir(), Rounds: rounds, Reading: reading,
+		Capture: testdata.Path(tb, "iex", "DEEP10.pcap.gz"),
+		Dir:     tb.TempDir(), Rounds: rounds, Reading: reading,
 	}
 }
 

@@ -64,7 +64,7 @@ func profile(h *headrace, n int) ([]Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // a scratch file
 	if err := pprof.StartCPUProfile(f); err != nil {
 		return nil, err
 	}

@@ -2,7 +2,7 @@ package jsonwire
 
 import (
 	"bytes"
-	"encoding/json" //nolint:depguard // what the scanner is held against
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
