@@ -98,6 +98,7 @@ func (g *Gate) arrive(reached uint64) uint64 {
 	}
 	g.arrived, g.least = 0, math.MaxUint64
 	g.turn.Store(turn)
+	g.Wake() // also if it was no work: the others wait for the turn
 	return turn
 }
 

@@ -169,7 +169,7 @@ func (w *Worker) Replay(stop *atomic.Bool) {
 		switch {
 		case w.waiting == 0 && w.windows.Closing(): // the outbox is full, and its reader rings no bell
 			runtime.Gosched()
-		case w.gate != nil && w.told == told && (w.ending == flowing || w.ending >= emptied):
+		case w.gate != nil && w.told == told && (w.ending == flowing || w.ending == emptied):
 			w.gate.rest(seen)
 		}
 	}
