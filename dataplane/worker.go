@@ -460,7 +460,9 @@ func (w *Worker) commit(now event.Nanos, n int) {
 	w.counters.Worker.Cycles++
 	if n > 0 {
 		w.counters.Worker.BusyCycles++
-		w.publish(now)
+		if w.waiting == 0 { // at a gate another worker may be counting for this one
+			w.publish(now)
+		}
 	}
 }
 

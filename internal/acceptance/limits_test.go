@@ -137,3 +137,54 @@ func TestASnapLengthIsSurvived(t *testing.T) {
 		t.Fatalf("%d packets cut, %d messages whole: not much of a test", cut, whole)
 	}
 }
+
+// Feeds do not know of each other: what is late in one has nothing to do with the
+// other's time, and the rows of all queries are one sorted file.
+func TestTwoFeedsAndThreeQueriesInOneConfig(t *testing.T) {
+	records, bursts := skewed(9, second/2, 3000, false)
+	j := judge(bursts, 100e6, 12)
+	lines := flushed(bars(j.kept, second, nil), j.mark)
+	const begin = int64(1493132700) // as in skewed
+	sums := map[[3]int64]int64{}    // query, window, key
+	var objects []record
+	dice := rand.New(rand.NewPCG(2, 51))
+	newest := int64(0)
+	for i := range 2000 {
+		at, k := begin*1000+int64(i)*9, dice.Int64N(5)
+		newest = at
+		sums[[3]int64{0, at / 1000, k}]++
+		sums[[3]int64{1, at / 10_000, k}] += at
+		objects = append(objects, record{
+			stamp: at * 1e6, data: udp("10.0.0.9:9", "239.1.1.1:9000", fmt.Appendf(nil, `{"t":%d,"k":%d}`, at, k)),
+		})
+	}
+	for id, v := range sums {
+		l := line{query: "few", key: fmt.Sprintf(`"k":%d`, id[2]), canonical: canonicalInt(id[2]), start: id[1] * second, end: (id[1] + 1) * second, values: fmt.Sprintf(`"n":%d`, v)}
+		if id[0] == 1 {
+			l.query, l.start, l.end, l.values = "abundant", id[1]*10*second, (id[1]+1)*10*second, fmt.Sprintf(`"sum":%d`, v)
+		}
+		if l.end > newest*1e6-id[0]*5*second {
+			l.firing = "flush"
+		}
+		lines = append(lines, l)
+	}
+	config := fmt.Sprintf(skewConfig, "100ms", 12)
+	config = strings.Replace(config, "feeds:\n", `feeds:
+  f:
+    match: {protocol: udp, destination: 239.1.1.0/24}
+    format: json
+    columns: {k: int64, t: int64}
+    time: {column: t, unit: ms}
+`, 1)
+	config = strings.Replace(config, "queries:\n", `queries:
+  few: {from: f, key: [k], window: {tumbling: 1s}, select: {n: count()}, sinks: [rows]}
+  abundant: {from: f, key: [k], window: {tumbling: 10s}, watermark: {delay: 5s}, select: {sum: sum(t)}, sinks: [rows]}
+`, 1)
+	want := text(lines)
+	a, b := writePcap(t, "iex.pcap", records), writePcap(t, "json.pcap", objects)
+	for _, n := range workers(t) {
+		r := replay(t, config, append(flag("workers", n), b, a)...)
+		same(t, fmt.Sprint(n, " workers"), r.rows, want)
+		r.counts(t, map[string]uint64{"late": j.late, "packets": uint64(len(records) + len(objects))})
+	}
+}
