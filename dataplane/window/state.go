@@ -88,6 +88,7 @@ type query struct {
 	at    [event.BatchMax]uint32
 	base  [event.BatchMax]uint32
 	which [event.BatchMax]uint16
+	away  away
 	next  int // of the batch being applied: position in the selection
 
 	// told is the window number up to which the outbox has been told.
