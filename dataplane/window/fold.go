@@ -84,22 +84,11 @@ func (s *State) Fold(stream int, k *event.Keyed) {
 // the cache misses run side by side, and the search, then the aggregates by column.
 func (s *State) fold(f *feed, q *query, k *event.Keyed, sel []uint16) {
 	n := s.panesOf(f, q, k, sel)
-	lost, asked := 0, n
-	if q.panes[q.slot].Count > prefetchLeast {
-		asked = 0
-	}
-	last := q.geometry.Stride - 1
-	for from := 0; from < n; from += blockMax {
-		if ahead := min(n, from+2*blockMax); asked < ahead {
-			arena.Prefetch(q.mem, q.at[asked:ahead], last)
-			asked = ahead
-		}
-		to := min(n, from+blockMax)
-		if q.geometry.KeyWords == 1 && !q.geometry.Variable {
-			lost += s.wordEntries(q, k, from, to)
-		} else {
-			lost += s.entries(q, k, from, to)
-		}
+	lost := 0
+	if q.geometry.KeyWords == 1 && !q.geometry.Variable {
+		lost = s.wordEntries(q, k, n)
+	} else {
+		lost = s.entries(q, k, n)
 	}
 	if lost > 0 {
 		n = q.compact(n)
@@ -115,6 +104,19 @@ const (
 	blockMax      = 64
 	prefetchLeast = 512
 )
+
+// prefetch asks for the home slots of block from, and of the first ones also for those
+// of the block before the search of which nothing was asked.
+func (q *query) prefetch(from, n int) {
+	if q.panes[q.slot].Count <= prefetchLeast {
+		return
+	}
+	ahead := from + blockMax
+	if from == 0 {
+		ahead = 0
+	}
+	arena.Prefetch(q.mem, q.at[min(n, ahead):min(n, from+2*blockMax)], q.geometry.Stride-1)
+}
 
 // panesOf finds each event's pane and home slot and drops what has none.
 func (s *State) panesOf(f *feed, q *query, k *event.Keyed, sel []uint16) int {
@@ -165,11 +167,14 @@ func (q *query) homes(k *event.Keyed, sel []uint16) bool {
 // gone stands for the state of an event that has none.
 const gone = ^uint32(0)
 
-// entries turns home slots [from, to) into the entries' states, adding entries for
-// new keys, and returns how many events have none.
-func (s *State) entries(q *query, k *event.Keyed, from, to int) (lost int) {
+// entries turns the home slots of n events into their states, adding entries for new
+// keys, and returns how many events have none.
+func (s *State) entries(q *query, k *event.Keyed, n int) (lost int) {
 	g := &q.geometry
-	for j := from; j < to; j++ {
+	for j := range n {
+		if j%blockMax == 0 {
+			q.prefetch(j, n)
+		}
 		i := int(q.which[j])
 		at := q.at[j]
 		if q.mem[at] != tag(k.Hash[i]) || !q.sameKey(at, k.Key[i*g.KeyWords:(i+1)*g.KeyWords], k.KeyLen[i]) {
@@ -189,41 +194,56 @@ func (s *State) entries(q *query, k *event.Keyed, from, to int) (lost int) {
 const setAsideNow = event.DropCount
 
 // wordEntries is entries for keys of one word. Whether a key is in its home slot is
-// found without a branch, since no predictor knows it; what is not there comes after.
-func (s *State) wordEntries(q *query, k *event.Keyed, from, to int) (lost int) {
-	var away [blockMax]uint8
-	ats := q.at[from:to]
-	n := notHome(q.mem, ats, q.which[from:to], k, q.stateAt, &away)
-	for _, j := range away[:n] {
-		w := from + int(j)
-		i, base := q.which[w], q.base[w]
-		if at := s.walk(q, k, int(uint8(i)), base, ats[j]-q.stateAt); at != gone {
-			ats[j] = at + q.stateAt
+// found without a branch, since no predictor knows it; the others are searched for
+// when the slots behind their homes have been asked for too.
+func (s *State) wordEntries(q *query, k *event.Keyed, n int) (lost int) {
+	away := &q.away
+	away.n = 0
+	for from := 0; from < n; from += blockMax {
+		q.prefetch(from, n)
+		away.add(q.mem, q.at[from:min(n, from+blockMax)], q.which[from:], k, q.stateAt, from)
+	}
+	stride := uint32(q.geometry.Stride)
+	if q.panes[q.slot].Count > prefetchLeast {
+		arena.Prefetch(q.mem, away.at[:away.n], 2*int(stride)-1)
+	}
+	for j, w := range away.which[:away.n] {
+		i := int(uint8(q.which[w]))
+		at := s.walk(q, k, i, q.base[w], away.at[j])
+		if at == gone {
+			q.at[w] = gone
+			lost++
 			continue
 		}
-		ats[j] = gone
-		lost++
+		q.at[w] = at + q.stateAt
 	}
 	return lost
 }
 
-// notHome turns home slots into the entries' states, and lists the events, by their
-// place in which, whose key is not in its home slot.
-func notHome(mem []uint64, ats []uint32, which []uint16, k *event.Keyed, stateAt uint32, away *[blockMax]uint8) int {
+// away are the events of a fold whose key is not in its home slot: their places in
+// the fold, and their home slots.
+type away struct {
+	n     uint
+	which [event.BatchMax]uint8
+	at    [event.BatchMax]uint32
+}
+
+// add turns the home slots ats into the entries' states, and takes in those events
+// whose key is not there. The first of them has place from.
+func (a *away) add(mem []uint64, ats []uint32, which []uint16, k *event.Keyed, stateAt uint32, from int) {
 	keys := (*[event.BatchMax]uint64)(k.Key)
-	which = which[:min(len(which), blockMax)]
-	ats = ats[:len(which)]
-	n := uint(0)
-	for j, w := range which {
-		i, at := uint8(w), uint(ats[j])
-		miss := mem[at] ^ tag(k.Hash[i]) | mem[at+1] ^ keys[i]
-		ats[j] = uint32(at) + stateAt
-		away[n%blockMax] = uint8(j)
+	which = which[:len(ats)]
+	n := a.n
+	for j, at := range ats {
+		i := uint8(which[j])
+		miss := mem[at] ^ tag(k.Hash[i]) | mem[uint(at)+1] ^ keys[i]
+		ats[j] = at + stateAt
+		a.which[uint8(n)], a.at[uint8(n)] = uint8(from+j), at
 		if miss != 0 {
 			n++
 		}
 	}
-	return int(n)
+	a.n = n
 }
 
 // walk searches for the key of event i, one word long, from its home slot at on, and

@@ -102,6 +102,7 @@ type query struct {
 	at    [event.BatchMax]uint32
 	base  [event.BatchMax]uint32
 	which [event.BatchMax]uint16
+	away  away
 	next  int // of the batch being applied: position in the selection
 
 	told int64 // window number up to which the outbox has been told
