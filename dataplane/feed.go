@@ -258,9 +258,10 @@ func (f *feed) step() bool {
 	}
 }
 
-// room makes room for at least one event and the marks of a step.
+// room makes room for at least one event and the marks of a step. There is none in a
+// batch that is on its way.
 func (f *feed) room() bool {
-	if !f.batch.Full() && len(f.batch.Marks) <= event.MarksMax-marksReserve {
+	if !f.keyed && !f.batch.Full() && len(f.batch.Marks) <= event.MarksMax-marksReserve {
 		return true
 	}
 	f.w.flush()

@@ -55,11 +55,12 @@ var scenes = flag.Int("scenes", 24, "how many random scenes to check")
 // Scenes that were computed wrongly once.
 func TestScenesThatWereWrongOnce(t *testing.T) {
 	for _, seed := range []uint64{
-		202, // packets of several feeds in one worker's lanes, out of order
-		206, // a record cut by the end of the file
-		218, // sessions of an IEX-TP channel, placed on different workers
-		407, // windows beyond the panes, while others close
-		632, // keys of windows without a pane, admitted out of order
+		202,                 // packets of several feeds in one worker's lanes, out of order
+		206,                 // a record cut by the end of the file
+		218,                 // sessions of an IEX-TP channel, placed on different workers
+		407,                 // windows beyond the panes, while others close
+		632,                 // keys of windows without a pane, admitted out of order
+		8713257703809717820, // events added to a batch that was on its way
 	} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			checkScene(t, newScene(seed), func(i int) (int, int) { return []int{2, 3, 8}[i], []int{256, 7, 1}[i] })
