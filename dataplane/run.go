@@ -152,7 +152,7 @@ func (w *Worker) Replay(stop *atomic.Bool) {
 		if w.gate != nil {
 			seen = w.gate.news.Load()
 		}
-		told := w.told
+		told, ending := w.told, w.ending
 		n := w.cycle(in.Now())
 		if w.gate != nil && (n > 0 || w.told != told) {
 			w.gate.Wake()
@@ -167,9 +167,10 @@ func (w *Worker) Replay(stop *atomic.Bool) {
 			return
 		}
 		switch {
+		case w.told != told || w.ending != ending: // something was done after all
 		case w.waiting == 0 && w.windows.Closing(): // the outbox is full, and its reader rings no bell
 			runtime.Gosched()
-		case w.gate != nil && w.told == told && (w.ending == flowing || w.ending == emptied):
+		case w.gate != nil:
 			w.gate.rest(seen)
 		}
 	}

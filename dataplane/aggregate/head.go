@@ -56,7 +56,7 @@ func foldSum(mem []uint64, off uint, at []uint32, m uint64, x []int64) {
 	at = at[:len(x)]
 	if off == 2 { // behind the flags and the count
 		for i, y := range x {
-			p := (*[4]uint64)(mem[at[i]:]) //gcassert:bce
+			p := (*[4]uint64)(mem[at[i]:]) // keeps its check: a wild offset must stop the program
 			lo, carry := bits.Add64(p[2], uint64(y), 0)
 			p[0] |= m
 			p[1]++
