@@ -9,7 +9,6 @@ import (
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/dataplane/capture"
-	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/internal/testdata"
 )
 
@@ -26,7 +25,7 @@ func BenchmarkDEEP10(b *testing.B) {
 			before := cpu(b)
 			for b.Loop() {
 				mem.Rewind()
-				s, err := replay.Run(b.Context(), replay.Config{Plan: deepPlan(workers), Records: mem, OpenSinks: func(*segment.Segment) ([]export.Sink, error) {
+				s, err := replay.Run(b.Context(), replay.Config{Plan: deepPlan(workers), Records: mem, OpenSinks: func() ([]export.Sink, error) {
 					return []export.Sink{&memory{}}, nil
 				}})
 				if err != nil {
