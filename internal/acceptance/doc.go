@@ -8,6 +8,6 @@
 // generator's own account of them.
 //
 // HEADRACE_BINARY names a binary to test instead of the one built from the tree;
-// HEADRACE_RUNNER a program to run it with (an emulator). the tests in arch compares builds for
+// HEADRACE_RUNNER a program to run it with (an emulator). The tests in arch compare builds for
 // several processors.
 package acceptance
