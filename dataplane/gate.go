@@ -111,6 +111,7 @@ func (w *Worker) atGate() bool {
 		return true
 	}
 	w.waiting = 0
+	w.windows.Book()
 	w.inbox.Gate = w.gate.next.Load()
 	return false
 }
