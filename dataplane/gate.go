@@ -112,6 +112,7 @@ func (w *Worker) atGate() bool {
 		return true
 	}
 	w.waiting = 0
+	w.windows.Book()
 	w.inbox.Gate = w.gate.next.Load()
 	return false
 }

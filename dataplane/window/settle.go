@@ -206,7 +206,7 @@ func (s *State) admit(c *census, k *event.Keyed, i int) {
 		c.keys[window]++
 	}
 	if !kept {
-		q.counters.Drops[event.DropKeyLimit]++
+		q.refused++
 		c.lost[window] = true
 	}
 }
@@ -224,7 +224,7 @@ func (s *State) enterPane(q *query, slot int, k *event.Keyed, i int, room bool) 
 	}
 	q.at[0], q.which[0] = at+q.stateAt, uint16(i)
 	q.set.Fold(q.mem, q.at[:1], k.Batch, q.which[:1])
-	q.counters.Applied++
+	q.admitted++
 	return !found, true
 }
 
@@ -293,5 +293,18 @@ func (s *State) enterWaiting(q *query) {
 			}
 		}
 		s.log.spare[n] = append(s.log.spare[n], k)
+	}
+	s.Book()
+}
+
+// Book counts what became of events that were set aside. It is called by the state's
+// own thread after [Settle], which runs on whichever came last.
+func (s *State) Book() {
+	for i := range s.queries {
+		if q := &s.queries[i]; q.admitted|q.refused > 0 {
+			q.counters.Applied += q.admitted
+			q.counters.Drops[event.DropKeyLimit] += q.refused
+			q.admitted, q.refused = 0, 0
+		}
 	}
 }

@@ -79,9 +79,11 @@ type query struct {
 	lost     []int64
 	set      *aggregate.Set
 	counters *segment.QueryCounters
-	geometry Geometry
-	stateAt  uint32
-	keyWidth int
+	// What Settle did, until it is booked.
+	admitted, refused uint64
+	geometry          Geometry
+	stateAt           uint32
+	keyWidth          int
 
 	mem       []uint64 // panes one after the other
 	panes     []pane   // window i is in pane i modulo their number, unless that was taken

@@ -139,6 +139,7 @@ func (s *State) advance(f *feed) bool {
 	case s.config.Limit == Settled: // the gate does it, when all workers are there
 	case s.log.any():
 		Settle([]*State{s})
+		s.Book()
 	default:
 		s.forgetGaps(f)
 	}
