@@ -175,6 +175,7 @@ func beltPlan(format string, workers int) *plan.Plan {
 
 // newBelt makes n frames of a format and steers them.
 func newBelt(t *testing.T, p *plan.Plan, n int) *belt {
+	t.Helper()
 	s, err := steer.New(p.Feeds)
 	if err != nil {
 		t.Fatal(err)
@@ -196,6 +197,7 @@ func newBelt(t *testing.T, p *plan.Plan, n int) *belt {
 
 // newWorkers builds the workers of a running data plane, each with its receiver.
 func newWorkers(t *testing.T, p *plan.Plan, receivers ...xsk.Receiver) ([]*Worker, *segment.Segment) {
+	t.Helper()
 	seg, err := segment.Create(p)
 	if err != nil {
 		t.Fatal(err)

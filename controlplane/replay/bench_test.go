@@ -43,6 +43,7 @@ func BenchmarkDEEP10(b *testing.B) {
 
 // cpu is the processor time that the process has taken, in seconds.
 func cpu(b *testing.B) float64 {
+	b.Helper()
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)

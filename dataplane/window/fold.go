@@ -84,7 +84,7 @@ func (s *State) Fold(stream int, k *event.Keyed) {
 // the cache misses run side by side, and the search, then the aggregates by column.
 func (s *State) fold(f *feed, q *query, k *event.Keyed, sel []uint16) {
 	n := s.panesOf(f, q, k, sel)
-	lost := 0
+	var lost int
 	if q.geometry.KeyWords == 1 && !q.geometry.Variable {
 		lost = s.wordEntries(q, k, n)
 	} else {

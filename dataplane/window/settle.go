@@ -80,12 +80,12 @@ func (l *setAside) batch(q *query) *event.Keyed {
 // without a pane are judged too; they enter when some are free ([State.Close]). Every
 // state must have folded the same prefix of the capture, and none may be in use. It
 // reports whether there was anything to admit.
-func Settle(states []*State) (any bool) {
+func Settle(states []*State) (some bool) {
 	for n := range states[0].queries {
 		shareHits(states, n)
 		for _, s := range states {
 			if s.log.of(n) {
-				any = true
+				some = true
 				admit(states, n)
 				break
 			}
@@ -99,7 +99,7 @@ func Settle(states []*State) (any bool) {
 			}
 		}
 	}
-	return any
+	return some
 }
 
 // shareHits makes what one worker lost beside query n's open windows known to all.

@@ -9,9 +9,9 @@ import (
 	"github.com/headrace/headrace/internal/testdata"
 )
 
-func data(t testing.TB) string {
-	t.Helper()
-	return filepath.Dir(filepath.Dir(testdata.Path(t, "iex", "DEEP10.pcap.gz")))
+func data(tb testing.TB) string {
+	tb.Helper()
+	return filepath.Dir(filepath.Dir(testdata.Path(tb, "iex", "DEEP10.pcap.gz")))
 }
 
 func TestEveryFormatIsMeasured(t *testing.T) {
