@@ -75,7 +75,7 @@ test-root: deps build ## the tests that need root, alone
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /controlplane/run)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
