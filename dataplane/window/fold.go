@@ -322,7 +322,7 @@ func (s *State) turn(f *feed, q *query, t event.Nanos, src uint32) event.Drop {
 		return event.DropLate
 	}
 	if i > q.mark[0].Index+int64(q.plan.Panes) && s.tooFar(f, q, t, i, src) {
-		s.markOpen(q)
+		s.markOpen(q, q.mark[0].Index)
 		return event.DropTooFarAhead
 	}
 	slot := q.slotOf(i)
@@ -333,7 +333,7 @@ func (s *State) turn(f *feed, q *query, t event.Nanos, src uint32) event.Drop {
 		if s.config.Wait {
 			return setAsideNow
 		}
-		s.markOpen(q)
+		s.markOpen(q, i)
 		return event.DropPaneMemory
 	}
 	s.enter(q, slot)
@@ -360,12 +360,15 @@ func (s *State) tooFar(f *feed, q *query, t event.Nanos, i int64, src uint32) bo
 	return i > q.index(max(reach, q.mark[0].Time))+int64(q.plan.Panes)
 }
 
-// markOpen says in every window of q that may be open that something was dropped.
-func (s *State) markOpen(q *query) {
-	q.hit = max(q.hit, q.mark[0].Index+int64(q.plan.Panes))
+// markOpen says in every window of q that may be open, and in window also, that
+// something was dropped.
+func (s *State) markOpen(q *query, also int64) {
+	last := q.mark[0].Index + int64(q.plan.Panes)
+	q.hit = max(q.hit, last, also)
 	if s.config.Limit == SharedLimit {
-		for i := q.mark[0].Index; i <= q.hit; i++ {
+		for i := q.mark[0].Index; i <= last; i++ {
 			s.config.Shared.mark(q.number, i)
 		}
+		s.config.Shared.mark(q.number, also)
 	}
 }

@@ -128,6 +128,7 @@ type source struct {
 type gap struct {
 	Source, Number uint32
 	From, To       event.Nanos
+	Least          event.Nanos // To will not be before
 	Count          uint64
 	Open           uint32
 	Hit            uint32

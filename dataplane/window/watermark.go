@@ -216,6 +216,7 @@ func (f *feed) missing(start, end event.Nanos, q *query) (count uint64, hit bool
 
 func (f *feed) openGap(g gap) {
 	n := f.counts[0].Gaps
+	g.Least = g.From
 	f.gaps[n] = g
 	if n++; n > gapsMax {
 		n = f.joinNearest(n)
@@ -227,13 +228,13 @@ func (f *feed) openGap(g gap) {
 func (f *feed) closeGaps(n, upto uint32, to event.Nanos) {
 	for i := range f.gaps[:f.counts[0].Gaps] {
 		if g := &f.gaps[i]; g.Source == n && g.Open != 0 && g.Number <= upto {
-			g.Open, g.To = 0, max(g.From, to)
+			g.Open, g.To = 0, max(g.Least, to)
 		}
 	}
 }
 
 // joinNearest makes one gap of two, those of one source that are nearest in time
-// (of any two sources if each has only one), and returns the new number of gaps.
+// (of any two sources if each has only one), and returns the new number of gaps. n > 1.
 // Counts are added and the interval spans both: nothing missing is forgotten, only
 // where it was becomes less exact.
 func (f *feed) joinNearest(n uint32) uint32 {
@@ -252,11 +253,19 @@ func (f *feed) joinNearest(n uint32) uint32 {
 		}
 	}
 	g, h := &f.gaps[a], f.gaps[b]
-	g.From, g.To = min(g.From, h.From), max(g.To, h.To)
+	for _, x := range []*gap{g, &h} {
+		if x.Open == 0 {
+			x.Least = x.To
+		}
+	}
+	g.From, g.To, g.Least = min(g.From, h.From), max(g.To, h.To), max(g.Least, h.Least)
 	g.Count += h.Count
 	g.Hit |= h.Hit
-	g.Open |= h.Open
-	if h.Open != 0 {
+	switch {
+	case h.Open == 0:
+	case g.Open == 0: // what is open is closed by its own source
+		g.Source, g.Number, g.Open = h.Source, h.Number, 1
+	case g.Source == h.Source:
 		g.Number = max(g.Number, h.Number)
 	}
 	copy(f.gaps[b:], f.gaps[b+1:n])
