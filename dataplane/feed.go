@@ -95,7 +95,7 @@ func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {
 		f.channels[i].Max = event.MinNanos
 	}
 	f.plain = sequence.Release{Items: make([]sequence.Item, 1), Retired: -1}
-	f.batch = newBatch(f.plan)
+	f.batch = plan.NewBatch(f.plan.Columns)
 	f.batch.Feed = number
 	f.batch.Limit = max(1, min(w.plan.Batch, event.BatchMax))
 	for i := range w.plan.Streams {
@@ -440,7 +440,6 @@ func (f *feed) prepare() {
 			}
 			s.keyed.Select[j] = sel
 			f.w.counters.Queries[q].Drops[event.DropFiltered] += uint64(b.N - len(sel))
-			f.w.counters.TouchQuery(q)
 		}
 		s.keyer.Keys(s.keyed, s.drop)
 	}

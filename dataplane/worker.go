@@ -180,7 +180,7 @@ func (w *Worker) exchange(c Config) {
 	w.inbox.Gate = gateEvery
 	for s := range c.Plan.Streams {
 		st := &c.Plan.Streams[s]
-		k := event.NewKeyed(newBatch(&c.Plan.Feeds[st.Feed]), st.KeyWidth, len(st.Queries))
+		k := event.NewKeyed(plan.NewBatch(c.Plan.Feeds[st.Feed].Columns), st.KeyWidth, len(st.Queries))
 		if c.Plan.Replay {
 			k.Position = make([]uint64, event.BatchMax)
 		}
@@ -189,14 +189,6 @@ func (w *Worker) exchange(c Config) {
 	if w.gate != nil {
 		w.gate.join(w)
 	}
-}
-
-func newBatch(f *plan.Feed) *event.Batch {
-	columns := make([]event.Column, len(f.Columns))
-	for i, c := range f.Columns {
-		columns[i] = event.Column{Type: c.Type, Scale: c.Scale}
-	}
-	return event.NewBatch(columns)
 }
 
 // ready reports whether new events can go all the way: nothing decoded waits, and
@@ -422,7 +414,6 @@ func (w *Worker) foldStream(s int) {
 	}
 	for j, q := range w.plan.Streams[s].Queries {
 		w.counters.Queries[q].Arrived += uint64(len(k.Select[j]))
-		w.counters.TouchQuery(q)
 	}
 	w.windows.Fold(s, k)
 	k.Reset()

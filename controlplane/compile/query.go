@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/expr-lang/expr/ast"
 
@@ -96,27 +95,16 @@ func (b *builder) panes(c *config.Query) int {
 	need++
 	switch {
 	case need+8 > panesMax:
-		b.c.Report(b.c.Pos("queries", c.Name, "watermark", "delay"), fmt.Sprintf("a delay of %s keeps %d windows of %s open", short(delay), need, short(width)),
+		b.c.Report(b.c.Pos("queries", c.Name, "watermark", "delay"), fmt.Sprintf("a delay of %s keeps %d windows of %s open", config.FormatDuration(delay), need, config.FormatDuration(width)),
 			fmt.Sprintf("at most %d: widen the window or shorten the delay", panesMax-8), "")
 		return 1
 	case c.Panes == 0:
 		return int(need) + 8
 	case int64(c.Panes) < need && !b.c.Bad("queries", c.Name, "panes"):
-		b.c.Report(b.c.Pos("queries", c.Name, "panes"), fmt.Sprintf("%s: too few for a delay of %s and windows of %s", plural(c.Panes, "pane"), short(delay), short(width)),
+		b.c.Report(b.c.Pos("queries", c.Name, "panes"), fmt.Sprintf("%s: too few for a delay of %s and windows of %s", plural(c.Panes, "pane"), config.FormatDuration(delay), config.FormatDuration(width)),
 			fmt.Sprintf("at least %d, or leave panes out", need), "")
 	}
 	return c.Panes
-}
-
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 // key resolves the key's columns.

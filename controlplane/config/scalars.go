@@ -40,6 +40,18 @@ type Duration time.Duration
 // D returns d as Go's type.
 func (d *Duration) D() time.Duration { return time.Duration(*d) }
 
+// FormatDuration writes d as a config would: without the parts that are zero.
+func FormatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
 // ShortForms says how a duration is written.
 func (*Duration) ShortForms() []ShortForm {
 	return []ShortForm{{Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d))+$`, Doc: "a duration such as 500ms, 1m, 1h30m"}}

@@ -140,7 +140,7 @@ func (e *explainer) feed(f *plan.Feed) {
 		e.say("order", "none: packets are taken as they come, and what is lost on the way is not known")
 		return
 	}
-	e.say("order", "%s: the first copy of a message wins over all lines; up to %d packets or %s wait %s for one that is missing, then it is a gap", f.Sequence, f.HoldPackets, size(f.HoldBytes), duration(f.HoldFor))
+	e.say("order", "%s: the first copy of a message wins over all lines; up to %d packets or %s wait %s for one that is missing, then it is a gap", f.Sequence, f.HoldPackets, size(f.HoldBytes), config.FormatDuration(f.HoldFor))
 	e.say("limits", "%s a worker%s", count(f.Channels, "channel"), orders(f))
 }
 
@@ -288,7 +288,7 @@ func (e *explainer) query(q *plan.Query) error {
 	key := strings.Join(names, ", ")
 	e.say("key", "%s: up to %s", key, count(s.KeyWidth, "byte"))
 	e.say("moves", "%s", e.moves(s, key))
-	e.say("window", "%s, %s open at a time%s", duration(q.Width), count(q.Panes, "window"), offset(q.Offset))
+	e.say("window", "%s, %s open at a time%s", config.FormatDuration(q.Width), count(q.Panes, "window"), offset(q.Offset))
 	e.say("watermark", "%s", watermark(f, q))
 	e.say("keys", "%d in one window, on the box; %d slots in each of 1024 key groups", q.Keys, slots(q.Keys))
 	for i, a := range q.Aggregates {
@@ -331,7 +331,7 @@ func offset(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
-	return ", shifted by " + duration(d)
+	return ", shifted by " + config.FormatDuration(d)
 }
 
 // slots is the room of one key group: DESIGN, State.
@@ -357,14 +357,14 @@ func watermark(f *plan.Feed, q *plan.Query) string {
 		source = "every channel has"
 	}
 	if q.Delay > 0 {
-		past = duration(q.Delay) + " past "
+		past = config.FormatDuration(q.Delay) + " past "
 	}
 	out := fmt.Sprintf("a window closes when %s shown an event time %sits end; what comes for it later is late, dropped and counted", source, past)
 	if q.Delay == 0 {
 		out += "; without a delay every event out of order may be late"
 	}
 	if q.Idle > 0 {
-		out += fmt.Sprintf("; in run a source that is silent for %s holds nothing back", duration(q.Idle))
+		out += fmt.Sprintf("; in run a source that is silent for %s holds nothing back", config.FormatDuration(q.Idle))
 	}
 	return out
 }
@@ -461,16 +461,4 @@ func size(n int) string {
 	unit := (bits.Len(uint(n)) - 1) / 10
 	name := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}[unit]
 	return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/float64(uint64(1)<<(10*unit))), ".0") + " " + name
-}
-
-// duration writes d without empty parts.
-func duration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

@@ -115,11 +115,7 @@ func testPlan(workers int, replay bool) *plan.Plan {
 }
 
 func newTestBatch(f *plan.Feed) *event.Batch {
-	columns := make([]event.Column, len(f.Columns))
-	for i, c := range f.Columns {
-		columns[i] = event.Column{Type: c.Type, Scale: c.Scale}
-	}
-	return event.NewBatch(columns)
+	return plan.NewBatch(f.Columns)
 }
 
 func newTestKeyed(p *plan.Plan, s int) *event.Keyed {

@@ -132,6 +132,15 @@ type Column struct {
 	Offset, Width int
 }
 
+// NewBatch returns an empty batch for columns.
+func NewBatch(columns []Column) *event.Batch {
+	shape := make([]event.Column, len(columns))
+	for i, c := range columns {
+		shape[i] = event.Column{Type: c.Type, Scale: c.Scale}
+	}
+	return event.NewBatch(shape)
+}
+
 // TimeUnit says how event time is written.
 type TimeUnit string
 

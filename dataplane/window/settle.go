@@ -66,11 +66,7 @@ func (l *setAside) batch(q *query) *event.Keyed {
 		k.Batch.Reset()
 		return k
 	}
-	columns := make([]event.Column, len(l.plan.Feeds[q.plan.Feed].Columns))
-	for i, c := range l.plan.Feeds[q.plan.Feed].Columns {
-		columns[i] = event.Column{Type: c.Type, Scale: c.Scale}
-	}
-	k := event.NewKeyed(event.NewBatch(columns), q.keyWidth, 1)
+	k := event.NewKeyed(plan.NewBatch(l.plan.Feeds[q.plan.Feed].Columns), q.keyWidth, 1)
 	k.Position = make([]uint64, event.BatchMax)
 	return k
 }

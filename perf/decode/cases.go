@@ -122,11 +122,7 @@ func (d *definition) open(data string) (*run, error) {
 	if r.decoder, err = format.New(feed, r.region); err != nil {
 		return nil, fmt.Errorf("decode: %s: %w", d.name, err)
 	}
-	columns := make([]event.Column, len(feed.Columns))
-	for i, c := range feed.Columns {
-		columns[i] = event.Column{Type: c.Type, Scale: c.Scale}
-	}
-	r.batch = event.NewBatch(columns)
+	r.batch = plan.NewBatch(feed.Columns)
 	steerer, err := steer.New(p.Feeds)
 	if err != nil {
 		return nil, fmt.Errorf("decode: %s: %w", d.name, err)

@@ -92,48 +92,24 @@ func newDecoder(f *plan.Feed, _ *arena.Region) (wire.Decoder, error) {
 // Forget does nothing: no event refers to another.
 func (d *decoder) Forget(int) {}
 
-// Decode decodes p's lines. p.Next is the offset of the next one, p.Done its number,
-// empty lines not counted.
+// Decode implements [wire.Decoder].
 func (d *decoder) Decode(p *wire.Packet, b *event.Batch) (more bool) {
-	more = d.lines(p, b)
+	more = wire.DecodeLines(p, b, d)
 	clear(d.fields) // keep no hold of the frame
 	return more
 }
 
-func (d *decoder) lines(p *wire.Packet, b *event.Batch) (more bool) {
-	for p.Next < len(p.Payload) {
-		line := p.Payload[p.Next:]
-		end := bytes.IndexByte(line, '\n')
-		next := p.Next + end + 1
-		if end < 0 {
-			end, next = len(line), len(p.Payload)
-		}
-		line = line[:end]
-		if end > 0 && line[end-1] == '\r' {
-			line = line[:end-1]
-		}
-		if len(line) == 0 {
-			p.Next = next
-			continue
-		}
-		if b.Full() {
-			return true
-		}
-		heap := len(b.Heap)
-		if end == len(p.Payload)-p.Next && p.Cut {
-			p.LoseCut() // even if it looks whole
-		} else if drop := d.line(p, b, line); drop != event.Kept {
-			b.Heap = b.Heap[:heap]
-			p.Lose(drop)
-		}
-		p.Next = next
-		p.Done++
-	}
-	return false
-}
+// Blank implements [wire.LineDecoder]: only the empty line is nothing.
+func (d *decoder) Blank(line []byte) bool { return len(bare(line)) == 0 }
 
-// line decodes one line.
-func (d *decoder) line(p *wire.Packet, b *event.Batch, line []byte) event.Drop {
+// bare is a line without the \r of its end.
+func bare(line []byte) []byte { return bytes.TrimSuffix(line, carriageReturn) }
+
+var carriageReturn = []byte{'\r'}
+
+// Line implements [wire.LineDecoder].
+func (d *decoder) Line(p *wire.Packet, b *event.Batch, line []byte) event.Drop {
+	line = bare(line)
 	if len(line) > LineMax {
 		return event.DropTooLong
 	}

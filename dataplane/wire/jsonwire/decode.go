@@ -1,7 +1,6 @@
 package jsonwire
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -83,45 +82,16 @@ func (n *node) add(path []string, slot uint8) {
 // Forget does nothing: no event refers to another.
 func (d *decoder) Forget(int) {}
 
-// Decode decodes p's lines. p.Next is the offset of the next one, p.Done its number,
-// blank lines not counted.
+// Decode implements [wire.Decoder].
 func (d *decoder) Decode(p *wire.Packet, b *event.Batch) (more bool) {
-	more = d.lines(p, b)
+	more = wire.DecodeLines(p, b, d)
 	d.scan.b = nil // keep no hold of the frame
 	clear(d.scan.slots)
 	return more
 }
 
-func (d *decoder) lines(p *wire.Packet, b *event.Batch) (more bool) {
-	for p.Next < len(p.Payload) {
-		line := p.Payload[p.Next:]
-		end := bytes.IndexByte(line, '\n')
-		next := p.Next + end + 1
-		if end < 0 {
-			end, next = len(line), len(p.Payload)
-		}
-		line = line[:end]
-		if blank(line) {
-			p.Next = next
-			continue
-		}
-		if b.Full() {
-			return true
-		}
-		heap := len(b.Heap)
-		if end == len(p.Payload)-p.Next && p.Cut {
-			p.LoseCut() // even if it looks whole
-		} else if drop := d.line(p, b, line); drop != event.Kept {
-			b.Heap = b.Heap[:heap]
-			p.Lose(drop)
-		}
-		p.Next = next
-		p.Done++
-	}
-	return false
-}
-
-func blank(line []byte) bool {
+// Blank implements [wire.LineDecoder]: white space is nothing.
+func (d *decoder) Blank(line []byte) bool {
 	for _, c := range line {
 		if !isSpace(c) {
 			return false
@@ -130,8 +100,8 @@ func blank(line []byte) bool {
 	return true
 }
 
-// line decodes one line.
-func (d *decoder) line(p *wire.Packet, b *event.Batch, line []byte) event.Drop {
+// Line implements [wire.LineDecoder].
+func (d *decoder) Line(p *wire.Packet, b *event.Batch, line []byte) event.Drop {
 	if len(line) > LineMax {
 		return event.DropTooLong
 	}

@@ -86,11 +86,7 @@ func Kinds(tb testing.TB, f *wire.Format, names ...string) uint64 {
 
 // Batch returns an empty batch for the feed's columns.
 func Batch(feed *plan.Feed) *event.Batch {
-	columns := make([]event.Column, len(feed.Columns))
-	for i, c := range feed.Columns {
-		columns[i] = event.Column{Type: c.Type, Scale: c.Scale}
-	}
-	return event.NewBatch(columns)
+	return plan.NewBatch(feed.Columns)
 }
 
 // Rows returns b's events.
