@@ -32,8 +32,10 @@ import (
 // Rewrite them with -rewrite.
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata/stories", func(t *testing.T, path string) {
+		t.Helper()
 		var s *story
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			if d.Cmd == "query" {
 				s = newStory(t, d)
 				return ""
@@ -53,15 +55,17 @@ type story struct {
 	position uint64
 }
 
-func seconds(t testing.TB, text string) event.Nanos {
+func seconds(tb testing.TB, text string) event.Nanos {
+	tb.Helper()
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return event.Nanos(v * 1e9)
 }
 
 func newStory(t *testing.T, d *datadriven.TestData) *story {
+	t.Helper()
 	arg := func(name, otherwise string) string {
 		for _, a := range d.CmdArgs {
 			if a.Key == name {
