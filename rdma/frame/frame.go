@@ -20,9 +20,9 @@ const (
 // several, all with the same Total.
 type Header struct {
 	Kind   Kind
-	Op     uint8  // the operation of a Dense round, so that members notice if they disagree
-	Source uint8  // the sender
-	Dest   uint8  // the receiver; AnyDest where the same frame goes to several
+	Op     uint8 // the operation of a Dense round, so that members notice if they disagree
+	Source uint8 // the sender
+	Dest   uint8 // the receiver; AnyDest where the same frame goes to several
 	Epoch  uint64
 	Round  uint64
 	Total  uint64 // bytes of the whole contribution
