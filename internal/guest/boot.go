@@ -212,9 +212,10 @@ func (r *run) keepConsole() error {
 	return os.WriteFile(r.Console, text, 0o644)
 }
 
-// tail returns the last lines of the console.
+// tail returns the last lines of the console: a panic's first line is what counts, and
+// its registers and stack are some forty lines.
 func (r *run) tail() string {
-	const lines = 30
+	const lines = 60
 	text, err := os.ReadFile(r.consoleFile())
 	if err != nil {
 		return "" // QEMU did not start

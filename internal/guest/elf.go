@@ -83,7 +83,7 @@ func (l *linker) needs(path string) ([]string, error) {
 	}
 	names, err := f.DynString(elf.DT_NEEDED)
 	if err != nil || len(names) == 0 {
-		return files, nil //nolint:nilerr // no dynamic section: static
+		return files, nil // no dynamic section: static
 	}
 	dirs := append(runPath(f, path), l.dirs...)
 	for _, name := range names {

@@ -100,8 +100,8 @@ type Config struct {
 	Timeout time.Duration
 	// Console is a file that keeps what the kernel says; "" keeps it only for the error.
 	Console string
-	// Kernel is the name of a kernel package or the path of a .deb. "" is what was used
-	// last, else what linux-image-amd64 means to apt.
+	// Kernel is the name of a kernel package or the path of a .deb. "" is what apt said
+	// that linux-image-amd64 means when this was asked first; see [CacheDir].
 	Kernel string
 	// Accelerator is QEMU's -accel; "" is KVM where it is the hardware's, else TCG.
 	Accelerator string

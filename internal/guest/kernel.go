@@ -56,8 +56,10 @@ func openKernel(ctx context.Context, name string) (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(cache, "deb"), 0o755); err != nil {
-		return nil, err
+	for _, dir := range []string{"deb", "named"} {
+		if err := os.MkdirAll(filepath.Join(cache, dir), 0o755); err != nil {
+			return nil, err
+		}
 	}
 	// Two test binaries that start together would fetch twice into one file.
 	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
@@ -83,16 +85,18 @@ func openKernel(ctx context.Context, name string) (*kernel, error) {
 
 // findPackage returns the .deb to use. A kernel that is in the cache is used before
 // apt is asked: asking takes a second, and tests should not change their kernel by
-// themselves.
+// themselves. What was asked for by name is kept apart, so that it does not become the
+// kernel of every other test.
 func findPackage(ctx context.Context, cache, name string) (string, error) {
 	if strings.HasSuffix(name, ".deb") {
 		_, err := os.Stat(name)
 		return name, err
 	}
-	pattern := filepath.Join(cache, "deb", name+"_*.deb")
+	dir, pattern := filepath.Join(cache, "named"), name+"_*.deb"
 	if name == "" {
-		pattern = filepath.Join(cache, "deb", "linux-image-*.deb")
+		dir, pattern = filepath.Join(cache, "deb"), "linux-image-*.deb"
 	}
+	pattern = filepath.Join(dir, pattern)
 	if debs, err := filepath.Glob(pattern); err == nil && len(debs) > 0 {
 		return newest(debs), nil
 	}
@@ -111,7 +115,7 @@ func findPackage(ctx context.Context, cache, name string) (string, error) {
 		}
 	}
 	fetch := exec.CommandContext(ctx, "apt-get", "download", "-qq", name)
-	fetch.Dir = filepath.Join(cache, "deb")
+	fetch.Dir = dir
 	if _, err := output(fetch); err != nil {
 		return "", fmt.Errorf("%w (apt-get update, if its lists are old)", err)
 	}

@@ -86,7 +86,7 @@ func parse(args []string, stderr io.Writer) (c guest.Config, command []string, e
 		return err
 	})
 	f.StringVar(&c.Console, "log", "", "`file` that keeps the kernel's messages")
-	f.StringVar(&c.Kernel, "kernel", "", "kernel `package` or .deb (default: what was used last, else what apt calls linux-image-amd64)")
+	f.StringVar(&c.Kernel, "kernel", "", "kernel `package` or .deb (default: the one in the cache, else what apt calls linux-image-amd64)")
 	f.StringVar(&c.Accelerator, "accel", "", "QEMU's accelerator (default: kvm where it is the hardware's, else tcg)")
 	f.Var(words{&c.QEMU}, "qemu", "more `arguments` for QEMU")
 	f.BoolVar(&c.Keep, "keep", false, "keep the work directory")
