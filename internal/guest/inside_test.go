@@ -137,12 +137,16 @@ timeout 60 ibv_rc_pingpong -d rxe2 -g 1 -n 50 -s 64 10.9.0.1
 wait $server
 [ $(($(count p1) - first)) -ge 100 ] && [ $(($(count p2) - second)) -ge 100 ]
 echo over the wire
+second=$(count p2)
+ping -c 3 -W 5 -I 10.9.0.2 10.9.0.1 >/dev/null
+[ $(($(count p2) - second)) -ge 3 ]
+echo by address too
 tc qdisc add dev v1 root netem loss 100%
 ! ping -c 1 -W 1 -I v1 10.9.0.2 >/dev/null
 echo cut
 ping -c 1 -W 5 -I v3 10.9.0.4 >/dev/null
 echo others are well`,
-		"rxe1", "rxe2", "rxe3", "rxe4", "50 iters in", "over the wire", "cut", "others are well")
+		"rxe1", "rxe2", "rxe3", "rxe4", "50 iters in", "over the wire", "by address too", "cut", "others are well")
 }
 
 func TestGuestHasTwoNodesAndIsolatedCPUs(t *testing.T) {

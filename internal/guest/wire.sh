@@ -8,9 +8,10 @@
 # Linux 6.1 and 6.12). In another namespace a device can be made, has its GIDs, its
 # queue pairs even come up, and then every send ends in a local error.
 #
-# In one namespace, though, the kernel would hand packets between two of its own
-# addresses straight to itself. So the table of local addresses, which it asks first,
-# is moved behind rules that send what comes from card I out of card I.
+# In one namespace, though, the kernel hands packets between two of its own addresses
+# straight to itself, unless the sender names its card, as rxe does. For those that name
+# an address only, as TCP does, the table of local addresses, which is asked first, is
+# moved behind rules that send what has address I out of card I.
 #
 # Before you write a test with it: seven retries mean for ever to rxe, so a queue pair
 # whose peer is cut off never says so (6 and less end after (retries+1) * 4.096 us *
@@ -45,9 +46,9 @@ while [ $i -le $n ]; do
 	ip rule add pref $((500 + i)) from 10.9.0.$i to 10.9.0.$i lookup local
 	table=$((100 + i))
 	ip route add 10.9.0.0/24 dev v$i src 10.9.0.$i table $table
-	ip rule add pref $i iif v$i lookup local                               # came over the wire: it is for us
-	ip rule add pref $((1000 + i)) oif v$i lookup $table                   # rxe asks for a route from its card
-	ip rule add pref $((2000 + i)) from 10.9.0.$i to 10.9.0.0/24 lookup $table # so does TCP, by address
+	ip rule add pref $i iif v$i lookup local                              # came over the wire: it is for us
+	ip rule add pref $((1000 + i)) oif v$i lookup $table                      # what names its card
+	ip rule add pref $((2000 + i)) from 10.9.0.$i to 10.9.0.0/24 lookup $table # what names its address
 	i=$((i + 1))
 done
 ip rule add pref 32000 lookup local
