@@ -94,41 +94,57 @@ func findPackage(ctx context.Context, cache, name string) (string, error) {
 	}
 	dir, pattern := filepath.Join(cache, "named"), name+"_*.deb"
 	if name == "" {
-		dir, pattern = filepath.Join(cache, "deb"), "linux-image-*.deb"
+		dir, name, pattern = filepath.Join(cache, "deb"), metaPackage, "linux-image-*.deb"
 	}
-	pattern = filepath.Join(dir, pattern)
-	if debs, err := filepath.Glob(pattern); err == nil && len(debs) > 0 {
-		return newest(debs), nil
+	if deb, ok := newest(filepath.Join(dir, pattern)); ok {
+		return deb, nil
 	}
-	for _, program := range []string{"apt-get", "apt-cache"} {
-		if _, err := lookPath(program); err != nil {
-			return "", &MissingError{Names: []string{program}, Packages: []string{packages[program]}}
-		}
+	name, err := resolve(ctx, name)
+	if err != nil {
+		return "", err
 	}
-	if name == "" {
-		text, err := output(exec.CommandContext(ctx, "apt-cache", "depends", metaPackage))
-		if err != nil {
-			return "", err
-		}
-		if name = dependsOn(text); name == "" {
-			return "", fmt.Errorf("apt knows no %s: apt-get update, on Debian", metaPackage)
-		}
+	pattern = filepath.Join(dir, name+"_*.deb")
+	if deb, ok := newest(pattern); ok {
+		return deb, nil
 	}
 	fetch := exec.CommandContext(ctx, "apt-get", "download", "-qq", name)
 	fetch.Dir = dir
 	if _, err := output(fetch); err != nil {
 		return "", fmt.Errorf("%w (apt-get update, if its lists are old)", err)
 	}
-	debs, err := filepath.Glob(pattern)
-	if err != nil || len(debs) == 0 {
+	deb, ok := newest(pattern)
+	if !ok {
 		return "", fmt.Errorf("apt-get download %s left no %s", name, pattern)
 	}
-	return newest(debs), nil
+	return deb, nil
 }
 
-// newest returns the file that was changed last: names of versions do not sort.
-func newest(files []string) string {
-	return slices.MaxFunc(files, func(a, b string) int { return changed(a).Compare(changed(b)) })
+// resolve returns the package with a kernel in it that the named package means: itself,
+// or what it depends on if it is one that only follows the newest version.
+func resolve(ctx context.Context, name string) (string, error) {
+	for _, program := range []string{"apt-get", "apt-cache"} {
+		if _, err := lookPath(program); err != nil {
+			return "", &MissingError{Names: []string{program}, Packages: []string{packages[program]}}
+		}
+	}
+	text, err := output(exec.CommandContext(ctx, "apt-cache", "depends", name))
+	if err != nil {
+		return "", fmt.Errorf("%w (apt-get update, if its lists are old or empty)", err)
+	}
+	if means := dependsOn(text); means != "" {
+		return means, nil
+	}
+	return name, nil
+}
+
+// newest returns the file of a pattern that was changed last: names of versions do not
+// sort.
+func newest(pattern string) (string, bool) {
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		return "", false
+	}
+	return slices.MaxFunc(files, func(a, b string) int { return changed(a).Compare(changed(b)) }), true
 }
 
 // dependsOn finds the kernel package in what apt-cache depends says.
