@@ -399,13 +399,20 @@ type Metrics struct {
 
 // A Group is the boxes that are one system. All of them have the same `group` but for
 // `me`, `dir` and `device`, and the same global queries over feeds that are read
-// alike; which packets a box takes, and its other queries, are its own. A box whose
-// part differs is refused.
+// alike; which packets a box takes, where its rows go, and its other queries are its
+// own. A box is refused that differs in who the peers are, in how many go on, in
+// `seal` or in a global query.
 //
 // More than half of the peers must hear each other for global rows: a box that is cut
 // off makes only rows of its own. Of two boxes that is both, unless one is the
 // `tie_breaker` or `allow_solo` is given: without either there are no global rows
 // while one of them is gone.
+//
+// Rows of a box in a group say whose they are: `"scope":"global"`, or
+// `"scope":"local:a"` for what box a saw alone. A global row's `completeness` names the
+// peers that are merged in it, those that are known, and the epoch of the group. Rows
+// with equal `row_id` and `revision` are the same bytes, whoever wrote them, and each
+// may come more than once: after a failure.
 type Group struct {
 	// Me is the id of this box, one of the peers.
 	Me string `yaml:"me" jsonschema:"required"`
