@@ -366,14 +366,15 @@ func (g *gate) Write(ctx context.Context, lines []byte, n int, positions []uint6
 
 func global(i int) string { return fmt.Sprintf(`{"query":"q","scope":"global","n":%d}`+"\n", i) }
 
-// injectPlan has q in one and two, r in two, and s in no sink that there is.
+// injectPlan has q in one and two, r in two, s in no sink that there is, u in one.
 func injectPlan() *plan.Plan {
 	p := groupTestPlan(1)
-	p.Queries = append(p.Queries, plan.Query{Name: "s", Global: true, Aggregates: p.Queries[0].Aggregates, Sinks: []string{"three"}})
+	p.Queries = append(p.Queries, plan.Query{Name: "s", Global: true, Aggregates: p.Queries[0].Aggregates, Sinks: []string{"three"}},
+		plan.Query{Name: "u", Global: true, Aggregates: p.Queries[0].Aggregates, Sinks: []string{"one"}})
 	return p
 }
 
-var injectValues = []rows.Values{number{}, number{}, number{}}
+var injectValues = []rows.Values{number{}, number{}, number{}, number{}}
 
 func TestInjectedRowsAreWrittenInOrderAndThenSaidToBe(t *testing.T) {
 	p := injectPlan()
@@ -473,19 +474,19 @@ func TestWrittenWaitsForTheSinksThatWantTheRowsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := start(t, pump)
-	var both, two, none, empty atomic.Uint64
+	var both, one, two, none, empty atomic.Uint64
 	pump.Inject([]InjectedRow{{Query: 0, Line: []byte(global(0))}}, func() { both.Add(1) })
 	pump.Inject([]InjectedRow{{Query: 1, Line: []byte(global(1))}, {Query: 2, Line: []byte(global(2))}}, func() { two.Add(1) })
 	pump.Inject([]InjectedRow{{Query: 2, Line: []byte(global(3))}}, func() { none.Add(1) })
 	pump.Inject(nil, func() { empty.Add(1) })
-	pump.Inject([]InjectedRow{{Query: 0, Line: []byte(global(4))}}, nil)
+	pump.Inject([]InjectedRow{{Query: 3, Line: []byte(global(4))}}, func() { one.Add(1) })
 	wait(t, "the others", func() bool { return two.Load() == 1 && none.Load() == 1 && empty.Load() == 1 })
 	time.Sleep(10 * time.Millisecond)
-	if both.Load() != 0 {
+	if both.Load() != 0 || one.Load() != 0 {
 		t.Error("rows were said to be written that a slow sink does not have")
 	}
 	slowOne.open()
-	wait(t, "the slow sink", func() bool { return both.Load() == 1 })
+	wait(t, "the slow sink", func() bool { return both.Load() == 1 && one.Load() == 1 })
 	s.Worker(0).SetState(segment.Done)
 	wait(t, "the end of the outboxes", func() bool { return tap.asked.Load() > 2 })
 	if !pump.Inject([]InjectedRow{{Query: 0, Line: []byte(global(5))}}, func() { both.Add(1); tap.done.Store(true) }) {
