@@ -105,7 +105,7 @@ func (d *Dir) Issue(id string, life time.Duration) (text string, t *Token, known
 	nonce := make([]byte, 16)
 	_, _ = rand.Read(nonce) // it never fails
 	t = &Token{
-		Nonce: hex.EncodeToString(nonce), Expires: time.Now().Add(life).UTC().Truncate(time.Second),
+		Nonce: hex.EncodeToString(nonce), Expires: time.Now().Add(life).UTC(),
 		For: id, ID: f.Me, Address: f.find(f.Me).Address, Pin: pin,
 	}
 	payload, err := json.Marshal(t)
@@ -118,7 +118,7 @@ func (d *Dir) Issue(id string, life time.Duration) (text string, t *Token, known
 	}
 	d.sweep()
 	open := filepath.Join(d.path, dirTokens, t.Nonce)
-	if err := os.WriteFile(open, []byte(t.Expires.Format(time.RFC3339)), 0o600); err != nil {
+	if err := os.WriteFile(open, []byte(t.Expires.Format(time.RFC3339Nano)), 0o600); err != nil {
 		return "", nil, false, err
 	}
 	enc := base64.RawURLEncoding
@@ -148,7 +148,7 @@ func (d *Dir) sweep() {
 		if err != nil {
 			continue
 		}
-		if at, err := time.Parse(time.RFC3339, string(text)); err != nil || time.Now().After(at) {
+		if at, err := time.Parse(time.RFC3339Nano, string(text)); err != nil || time.Now().After(at) {
 			_ = os.Remove(path)
 		}
 	}
