@@ -97,7 +97,7 @@ func Init(path, id, address string) (*Dir, error) {
 	if err := os.MkdirAll(filepath.Join(path, dirTokens), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o700); err != nil { //nolint:gosec // a directory needs x
+	if err := os.Chmod(path, 0o700); err != nil {
 		return nil, err
 	}
 	d := &Dir{path: path}
@@ -161,20 +161,31 @@ func (d *Dir) Peers() ([]boot.Peer, error) {
 	return f.list(), nil
 }
 
-// Certificate returns the key that we present, as it is now. It is a
-// boot.Config.Certificate.
+// Certificate returns the key that we present, as it is now; while it cannot be read,
+// as it was. It is a boot.Config.Certificate.
 func (d *Dir) Certificate() (*tls.Certificate, error) {
+	c, err := d.certificate()
+	if c != nil {
+		return c, nil
+	}
+	return nil, err
+}
+
+func (d *Dir) certificate() (*tls.Certificate, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.key.get(d.at(fileKey), func(text []byte) (*tls.Certificate, error) {
 		c, err := tls.X509KeyPair(text, text)
-		return &c, err
+		if err != nil {
+			return nil, err
+		}
+		return &c, nil
 	})
 }
 
-// Pin returns the pin of the key that we present.
+// Pin returns the pin of the key in the directory.
 func (d *Dir) Pin() (string, error) {
-	c, err := d.Certificate()
+	c, err := d.certificate()
 	if err != nil {
 		return "", err
 	}

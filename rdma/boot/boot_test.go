@@ -27,7 +27,12 @@ import (
 	"github.com/headrace/headrace/rdma/collective"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if config := os.Getenv(childEnv); config != "" {
+		beChild(config)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A box is a peer of a test's group.
 type box struct {
@@ -410,7 +415,7 @@ func meet(tb testing.TB, m *Mesh, b *box, change func(*hello)) *tls.Conn {
 	if change != nil {
 		change(&h)
 	}
-	c.Write(appendFrame(nil, kindHello, h.append(nil)))
+	c.Write(appendFrame(nil, kindHello, h.encode()))
 	return c
 }
 
@@ -484,7 +489,7 @@ func TestGarbageIsCountedAndHarmsNobody(t *testing.T) {
 			}
 			c.Close()
 		},
-		func() { stranger(t, a, bs[1].key) },                  // no protocol
+		func() { stranger(t, a, bs[1].key) },                   // no protocol
 		func() { stranger(t, a, bs[1].key, "http/1.1", "h2") }, // others
 		func() { // a frame that is too large
 			c, _ := stranger(t, a, bs[1].key, protocolControl)
@@ -587,19 +592,19 @@ func TestASilentPeerIsResetAndOneWhoIsSlowIsNot(t *testing.T) {
 		}
 	}()
 	one := beat{regular: true, hears: 3}
-	c.Write(appendFrame(nil, kindBeat, one.append(nil)))
+	c.Write(appendFrame(nil, kindBeat, one.encode()))
 	time.Sleep(50 * time.Millisecond)
 	if rows(a)[0] != 1 {
 		t.Error("heard after one beat")
 	}
 	again := one
 	again.regular = false
-	c.Write(appendFrame(nil, kindBeat, again.append(nil)))
+	c.Write(appendFrame(nil, kindBeat, again.encode()))
 	time.Sleep(50 * time.Millisecond)
 	if rows(a)[0] != 1 {
 		t.Error("an irregular beat counts")
 	}
-	c.Write(appendFrame(nil, kindBeat, one.append(nil)))
+	c.Write(appendFrame(nil, kindBeat, one.encode()))
 	within(t, time.Second, "heard after two", func() bool { r := rows(a); return r[0] == 3 && r[1] == 3 })
 	// A large message, a piece at a time.
 	msg := appendFrame(nil, kindMessage, make([]byte, 1000))
@@ -749,7 +754,7 @@ func TestANewcomerJoinsOnlyWhereItIsInvited(t *testing.T) {
 	ask := Request{ID: "n", Address: "10.0.0.9:9200", Token: "sesame"}
 	address := bs[0].Peers[0].Address
 	alone := bs[0].start(t)
-	var r *Refusal
+	var r *RefusedError
 	if _, err := Join(t.Context(), address, bs[0].pins["a"][0], key, ask); !errors.As(err, &r) || r.Reason != Token || !r.Theirs {
 		t.Errorf("where nobody can join: %v", err)
 	}
