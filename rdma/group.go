@@ -19,6 +19,10 @@ var (
 	ErrOp = errors.New("members disagree on the operation")
 	// ErrTooLarge reports a contribution beyond the limit.
 	ErrTooLarge = errors.New("the contribution is too large")
+	// ErrClosed reports a group that was closed.
+	ErrClosed = errors.New("the group is closed")
+	// ErrConfig reports a configuration that cannot be.
+	ErrConfig = errors.New("a group that cannot be")
 )
 
 // GroupConfig makes a [Group].
@@ -45,7 +49,12 @@ type GroupConfig struct {
 	Spin time.Duration
 	// ContributionMax bounds the bytes of a contribution to one peer. Zero: 1 GiB.
 	ContributionMax int
-	Log             *slog.Logger
+	// Crossover is the length in bytes from which AllReduce goes in two steps, each
+	// member reducing a slice. Zero: measured at the start of an epoch; negative:
+	// never. The lowest member's counts.
+	Crossover int
+	// Log is told of what an operator should know. Nil: slog.Default().
+	Log *slog.Logger
 }
 
 // An Epoch is who is in the group now.
@@ -53,10 +62,11 @@ type Epoch struct {
 	Number  uint64 // 0: none
 	Me      int
 	Members collective.Set
-	// Carried are the members that were in the epoch before and have seen all its
-	// rounds; the others know nothing of it.
+	// Carried are the members that have seen the result of every round up to and with
+	// the last one that counts, which was in epoch Previous; the others know nothing of
+	// it. Both are the same at all members. Empty and 0: there has been no such round.
 	Carried   collective.Set
-	Previous  uint64 // the epoch that Carried come from
+	Previous  uint64
 	Transport string
 }
 
@@ -91,3 +101,38 @@ const (
 	NewsEpoch                  // the epoch is another one, or none
 	NewsWoken                  // Wake was called
 )
+
+// A Late is the outcome of a round whose call ended with ErrNoEpoch, because it could
+// not be known then whether it counts. It does.
+type Late struct {
+	Gathered *Gathered // of an Exchange
+	Result   Result    // of an AllReduce, with
+	Vector   []byte    // what it came to
+}
+
+// A State is what an operator may want to see of a group.
+type State struct {
+	Epoch Epoch
+	Round uint64
+	// Hears says of each peer whom that one hears, as far as we know.
+	Hears []collective.Set
+	// Shunned are the peers that count as not heard for a while because frames do not
+	// get through between them and us.
+	Shunned collective.Set
+}
+
+// A Group is our part in a group of peers. One goroutine uses it; only Wake, Stats,
+// State and Close may be called from others. Nothing goes on between the calls of
+// Wait, AllReduce and Exchange, so one of them should be running nearly always.
+type Group struct {
+	c       GroupConfig
+	bell    *Bell
+	using   sync.Mutex // held by the call that is running
+	closed  atomic.Bool
+	woken   atomic.Bool
+	tally   tally
+
+	agreement
+	path
+	rounds
+}
