@@ -12,6 +12,9 @@ import (
 	"github.com/headrace/headrace/rdma/frame"
 )
 
+// ErrMissing reports members that did not open the epoch in time.
+var ErrMissing = errors.New("not there in time")
+
 // ErrNotPrepared reports an Open of an epoch that was not prepared, or not any more.
 var ErrNotPrepared = errors.New("the epoch is not prepared")
 
@@ -92,7 +95,11 @@ func (t *Transport) Open(c rdma.MeshConfig) (rdma.Mesh, error) {
 		}
 		if late || e.gone || n.config.Alone {
 			e.leave()
-			return nil, fmt.Errorf("loop: epoch %d: peer %d: not there within %v", c.Epoch, missing.Lowest(), c.Patience)
+			text := ""
+			for p := range missing.All {
+				text += fmt.Sprintf(" peer %d", p)
+			}
+			return nil, fmt.Errorf("loop: epoch %d:%s: %w", c.Epoch, text, ErrMissing)
 		}
 		n.opened.Wait()
 	}
