@@ -37,3 +37,13 @@ func TestConformance(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkMesh(b *testing.B) {
+	for _, busy := range []bool{true, false} {
+		b.Run(fmt.Sprintf("busy=%v", busy), func(b *testing.B) {
+			meshtest.Bench(b, meshtest.Config{
+				Make: func(t testing.TB, n int) []rdma.Transport { return transports(t, n, busy) },
+			})
+		})
+	}
+}
