@@ -6,6 +6,7 @@
 package meshtest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"testing"
@@ -221,12 +222,23 @@ func (g *group) end() {
 	}
 }
 
+// pattern is what frame number n of a pair holds: word i of it is pattern + i times an
+// odd number.
+func pattern(from, to, n int) uint64 {
+	return uint64(from)<<56 ^ uint64(to)<<48 ^ uint64(n)*0x9e3779b97f4a7c15
+}
+
+const step = 0xd1342543de82ef95
+
 // fill writes what frame number n of a pair must hold.
 func fill(b []byte, from, to, n int) {
-	x := uint32(from)<<24 ^ uint32(to)<<16 ^ uint32(n)*2654435761
+	x := pattern(from, to, n)
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, x)
+		x += step
+	}
 	for i := range b {
-		x = x*1664525 + 1013904223
-		b[i] = byte(x >> 24)
+		b[i] = byte(x >> (8 * i))
 	}
 }
 
@@ -235,15 +247,20 @@ func check(ev *rdma.Event, to, n, size int, epoch uint64) error {
 	if ev.Err != nil {
 		return fmt.Errorf("frame %d from peer %d to %d: %w", n, ev.Peer, to, ev.Err)
 	}
-	h := &ev.Header
-	if h.Round != uint64(n) || int(h.Source) != ev.Peer || h.Epoch != epoch || int(h.Length) != size || len(ev.Payload) != size {
-		return fmt.Errorf("frame %d of %d bytes from peer %d to %d: %+v with %d bytes", n, size, ev.Peer, to, *h, len(ev.Payload))
+	h, b := &ev.Header, ev.Payload
+	if h.Round != uint64(n) || int(h.Source) != ev.Peer || h.Epoch != epoch || int(h.Length) != size || len(b) != size {
+		return fmt.Errorf("frame %d of %d bytes from peer %d to %d: %+v with %d bytes", n, size, ev.Peer, to, *h, len(b))
 	}
-	x := uint32(ev.Peer)<<24 ^ uint32(to)<<16 ^ uint32(n)*2654435761
-	for i, b := range ev.Payload {
-		x = x*1664525 + 1013904223
-		if b != byte(x>>24) {
-			return fmt.Errorf("frame %d of %d bytes from peer %d to %d: byte %d is another", n, size, ev.Peer, to, i)
+	x := pattern(ev.Peer, to, n)
+	for ; len(b) >= 8; b = b[8:] {
+		if binary.LittleEndian.Uint64(b) != x {
+			return fmt.Errorf("frame %d of %d bytes from peer %d to %d: another at byte %d", n, size, ev.Peer, to, size-len(b))
+		}
+		x += step
+	}
+	for i := range b {
+		if b[i] != byte(x>>(8*i)) {
+			return fmt.Errorf("frame %d of %d bytes from peer %d to %d: another at its end", n, size, ev.Peer, to)
 		}
 	}
 	return nil

@@ -81,7 +81,7 @@ func (t *Transport) refuse(c net.Conn, err error) {
 // meet reads the hello of a connection and gives it to the epoch that expects it.
 func (t *Transport) meet(c *net.TCPConn) {
 	var b [helloBytes]byte
-	_ = c.SetDeadline(time.Now().Add(helloTime))
+	_ = c.SetDeadline(time.Now().Add(t.config.Hello))
 	_, err := io.ReadFull(c, b[:])
 	t.mu.Lock()
 	defer t.mu.Unlock()

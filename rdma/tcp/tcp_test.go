@@ -3,6 +3,7 @@ package tcp_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/headrace/headrace/rdma"
@@ -35,5 +36,44 @@ func TestConformance(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+func BenchmarkMesh(b *testing.B) {
+	for _, busy := range []bool{true, false} {
+		b.Run(fmt.Sprintf("busy=%v", busy), func(b *testing.B) {
+			meshtest.Bench(b, meshtest.Config{
+				Make: func(t testing.TB, n int) []rdma.Transport { return transports(t, n, busy) },
+			})
+		})
+	}
+}
+
+// descriptors counts what this process has open.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+func TestNoDescriptorIsLeft(t *testing.T) {
+	before := 0
+	for i := range 4 {
+		t.Run("", func(t *testing.T) {
+			meshtest.Run(t, meshtest.Config{
+				PeersMax: 3,
+				Bytes:    1 << 17,
+				Make:     func(t testing.TB, n int) []rdma.Transport { return transports(t, n, false) },
+			})
+		})
+		if i == 0 {
+			before = descriptors(t) // what the runtime and the tests open once is open
+		}
+	}
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors, %d after the first run", after, before)
 	}
 }
