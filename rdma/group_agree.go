@@ -1,0 +1,313 @@
+package rdma
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/headrace/headrace/rdma/collective"
+)
+
+// agreement is the part of a Group that talks with peers about epochs: it drives the
+// machine of package collective.
+type agreement struct {
+	machine  *collective.Machine
+	effects  []collective.Effect            // reused
+	timeout  time.Time                      // when the machine wants to be called; zero: not
+	hears    []collective.Set               // as the control tells it, then as we use it
+	told     []collective.Set               // as the machine was told
+	reason   Change                         // why the next change of epoch comes about
+	wedgedAt time.Time                      // zero: not wedged
+	failAt   time.Time                      // when to give up an epoch that cannot work; zero: not
+	failedAt time.Time                      // when we last gave one up
+	troubled [collective.PeersMax]time.Time // when frames last failed between a peer and us
+	shunned  [collective.PeersMax]time.Time // until when a peer counts as not heard
+	unfit    []time.Time                    // until when a transport is not offered
+	prepared []bool                         // transports that are ready for the epoch to come
+	steps    collective.Step                // of the epoch that was opened last
+}
+
+// Change says why an epoch ended.
+type Change uint8
+
+// The reasons.
+const (
+	ChangeHeard     Change = iota // who hears whom is different, or a peer asked for it
+	ChangeMesh                    // frames do not get through to a peer
+	ChangeFrame                   // a member sent what cannot be
+	ChangeOp                      // members disagreed on the operation
+	ChangeTransport               // the transport could not be opened, or its probe failed
+	ChangeLeave                   // we leave
+	changeCount
+)
+
+var changeNames = [changeCount]string{"heard", "mesh", "frame", "op", "transport", "leave"}
+
+// String names the reason as metrics do.
+func (c Change) String() string { return changeNames[c] }
+
+// listen takes in what the control has.
+func (g *Group) listen() {
+	g.bell.Clear()
+	g.listenHears()
+	for {
+		peer, msg, ok := g.c.Control.Receive()
+		if !ok {
+			return
+		}
+		m, err := decodeMessage(msg, len(g.c.Names))
+		if err != nil || peer < 0 || peer >= len(g.c.Names) || peer == g.c.Me {
+			g.tally.badMessage()
+			g.c.Log.Warn("a control message was refused", "peer", g.name(peer), "error", err)
+			continue
+		}
+		g.act(g.machine.Receive(peer, &m, g.effects[:0]))
+	}
+}
+
+// listenHears tells the machine what has changed in who hears whom.
+func (g *Group) listenHears() {
+	clear(g.hears)
+	g.c.Control.Hears(g.hears)
+	var out collective.Set
+	for p := range g.hears {
+		if !g.shunned[p].IsZero() {
+			out = out.With(p)
+			g.hears[p] = 0
+		}
+	}
+	g.hears[g.c.Me] = g.hears[g.c.Me].With(g.c.Me) &^ out
+	changed := false
+	for p, s := range g.hears {
+		if s != g.told[p] {
+			g.told[p], changed = s, true
+			g.act(g.machine.Hear(p, s, g.effects[:0]))
+		}
+	}
+	if changed {
+		g.tally.hears(g.told, out)
+	}
+}
+
+// act carries out effects, and those that come of them.
+func (g *Group) act(effects []collective.Effect) {
+	g.effects = nil // an effect may end in another call of act
+	for i := 0; i < len(effects); i++ {
+		e := effects[i]
+		switch e.Kind {
+		case collective.Send:
+			g.c.Control.Send(e.To, appendMessage(nil, &e.Message))
+		case collective.Arm:
+			g.timeout = time.Now().Add(g.c.Period)
+		case collective.Disarm:
+			g.timeout = time.Time{}
+		case collective.Wedge:
+			g.wedge()
+		case collective.MakeOffers:
+			effects = g.machine.Offer(e.Step.Epoch, g.offers(e.Step), effects)
+		case collective.Hand:
+			if body, contributors, ok := g.result(e.Epoch, e.Round); ok {
+				g.tally.handed()
+				effects = g.machine.Hand(e.To, e.Epoch, e.Round, body, contributors, effects)
+			}
+		case collective.Take:
+			g.take(e)
+		case collective.Settle:
+			g.settle(e)
+		case collective.Open:
+			g.open(e)
+		}
+	}
+	g.effects = effects[:0]
+}
+
+// fail gives up the present epoch. If we did so just before, it waits a little: an
+// epoch that cannot work must not make peers agree as fast as they can.
+func (g *Group) fail(reason Change) {
+	now := time.Now()
+	g.shut()
+	if soonest := g.failedAt.Add(g.c.Period / 2); now.Before(soonest) {
+		if g.failAt.IsZero() {
+			g.failAt, g.reason = soonest, reason
+		}
+		return
+	}
+	g.failedAt, g.failAt, g.reason = now, time.Time{}, reason
+	g.act(g.machine.Fail(g.effects[:0]))
+}
+
+// tick does what is due and returns when the next thing is; zero: nothing is.
+func (g *Group) tick(now time.Time) (next time.Time) {
+	if due(g.timeout, now) {
+		g.timeout = time.Time{}
+		g.act(g.machine.Timeout(g.effects[:0]))
+	}
+	if due(g.failAt, now) {
+		g.fail(g.reason)
+	}
+	if due(g.probe.deadline, now) {
+		g.unfitFor("its probe did not come through")
+	}
+	expired := false
+	for p := range g.shunned {
+		if due(g.shunned[p], now) {
+			g.shunned[p], expired = time.Time{}, true
+		}
+		next = earlier(next, g.shunned[p])
+	}
+	if expired {
+		g.listenHears()
+	}
+	next = earlier(next, g.timeout)
+	next = earlier(next, g.failAt)
+	return earlier(next, g.probe.deadline)
+}
+
+func due(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
+
+func earlier(t, u time.Time) time.Time {
+	if t.IsZero() || !u.IsZero() && u.Before(t) {
+		return u
+	}
+	return t
+}
+
+// hopeless reports that there is no sense in waiting for an epoch: those whom we
+// could be in one with are too few, and have been for a while.
+func (g *Group) hopeless(now time.Time) bool {
+	if g.wedgedAt.IsZero() || now.Sub(g.wedgedAt) < 2*g.c.Period {
+		return false
+	}
+	return !g.c.Quorum.Has(collective.Choose(g.c.Me, g.told, g.machine.Step().Members))
+}
+
+// distrust notes that frames failed between a peer and us. At the second time within
+// two periods the peer counts as not heard for a period, so that the others go on.
+func (g *Group) distrust(peer int, err error) {
+	now := time.Now()
+	again := !g.troubled[peer].IsZero() && now.Sub(g.troubled[peer]) < 2*g.c.Period
+	g.troubled[peer] = now
+	g.tally.meshFailed(peer)
+	g.c.Log.Warn("frames do not get through", "peer", g.name(peer), "again", again, "error", err)
+	g.fail(ChangeMesh)
+	if again {
+		g.shunned[peer], g.troubled[peer] = now.Add(g.c.Period), time.Time{}
+		g.listenHears()
+	}
+}
+
+func (g *Group) name(peer int) string {
+	if peer < 0 || peer >= len(g.c.Names) {
+		return "?"
+	}
+	return g.c.Names[peer]
+}
+
+// names is for logs.
+func (g *Group) names(s collective.Set) (names []string) {
+	for p := range s.All {
+		names = append(names, g.name(p))
+	}
+	return names
+}
+
+// offers prepares every transport that is fit for the epoch of step and returns what
+// each peer is to know.
+func (g *Group) offers(step collective.Step) [][]byte {
+	now := time.Now()
+	lists := make([][]offer, len(g.c.Names))
+	anyFit := false
+	for i := range g.unfit {
+		if due(g.unfit[i], now) {
+			g.unfit[i] = time.Time{}
+		}
+		anyFit = anyFit || g.unfit[i].IsZero()
+	}
+	for i, t := range g.c.Transports {
+		g.prepared[i] = false
+		if !g.unfit[i].IsZero() && anyFit {
+			continue
+		}
+		forPeers, err := t.Prepare(step.Epoch, step.Members)
+		if err == nil {
+			err = offersFit(forPeers, step.Members)
+		}
+		if err != nil {
+			g.tally.transportFailed()
+			g.c.Log.Warn("a transport cannot be used now", "transport", t.Name(), "error", err)
+			continue
+		}
+		g.prepared[i] = true
+		for p := range step.Members.All {
+			if p < len(forPeers) {
+				lists[p] = append(lists[p], offer{t.Name(), forPeers[p]})
+			} else {
+				lists[p] = append(lists[p], offer{t.Name(), nil})
+			}
+		}
+	}
+	out := make([][]byte, len(g.c.Names))
+	for p := range out {
+		out[p] = appendOffers(nil, lists[p])
+	}
+	return out
+}
+
+// choose returns the first transport, in the order of the lowest member, that all
+// members offer, and what they offer to us.
+func (g *Group) choose(step collective.Step, offers [][]byte) (transport int, given [][]byte) {
+	lists := make([][]offer, len(g.c.Names))
+	for p := range step.Members.All {
+		if p == g.c.Me {
+			for i, t := range g.c.Transports {
+				if g.prepared[i] {
+					lists[p] = append(lists[p], offer{t.Name(), nil})
+				}
+			}
+			continue
+		}
+		if p < len(offers) {
+			var err error
+			if lists[p], err = decodeOffers(offers[p]); err != nil {
+				g.tally.badMessage()
+				g.c.Log.Warn("an offer was refused", "peer", g.name(p), "error", err)
+			}
+		}
+	}
+	for _, first := range lists[step.Members.Lowest()] {
+		i := slices.IndexFunc(g.c.Transports, func(t Transport) bool { return t.Name() == first.transport })
+		if i < 0 || !g.prepared[i] {
+			continue
+		}
+		given = make([][]byte, len(g.c.Names))
+		all := true
+		for p := range step.Members.All {
+			at := slices.IndexFunc(lists[p], func(o offer) bool { return o.transport == first.transport })
+			if at < 0 {
+				all = false
+				break
+			}
+			given[p] = lists[p][at].bytes
+		}
+		if all {
+			return i, given
+		}
+	}
+	return -1, nil
+}
+
+// unfitFor leaves the transport of the present epoch out for ten periods, unless the
+// failure has to do with a peer that has gone, and gives up the epoch.
+func (g *Group) unfitFor(what string, attrs ...any) {
+	g.listenHears()
+	t := g.transport
+	attrs = append([]any{slog.String("transport", g.c.Transports[t].Name()), slog.String("what", what)}, attrs...)
+	if g.steps.Members&^g.told[g.c.Me] == 0 {
+		g.unfit[t] = time.Now().Add(10 * g.c.Period)
+		g.tally.transportFailed()
+		g.c.Log.Warn("a transport failed at the start of an epoch and is left out for ten periods", attrs...)
+	} else {
+		g.c.Log.Warn("a transport failed at the start of an epoch: a member has gone", attrs...)
+	}
+	g.fail(ChangeTransport)
+}
