@@ -93,25 +93,26 @@ func TestACutHoldsOneDirection(t *testing.T) {
 
 func TestFaultsAreToldAtTheRightEnds(t *testing.T) {
 	for name, c := range map[string]struct {
-		config  loop.Config
-		do      func(n *loop.Net)
-		at0     string
-		at1, at error
+		config loop.Config
+		before func(n *loop.Net) // the frame is sent
+		after  func(n *loop.Net)
+		at0    string
+		at1    error
 	}{
-		"fail":    {do: func(n *loop.Net) { n.Fail(0, 1) }, at0: "failed", at1: loop.ErrFailed},
-		"crash":   {do: func(n *loop.Net) { n.Crash(0) }, at1: loop.ErrClosed},
-		"loss":    {config: loop.Config{LossPerMille: 1000}, do: func(*loop.Net) {}, at0: "lost", at1: loop.ErrLost},
-		"corrupt": {do: func(n *loop.Net) { n.Corrupt(0, 1) }, at1: errBadFrame},
+		"fail":    {after: func(n *loop.Net) { n.Fail(0, 1) }, at0: "told to fail", at1: loop.ErrFailed},
+		"crash":   {after: func(n *loop.Net) { n.Crash(0) }, at1: loop.ErrClosed},
+		"loss":    {config: loop.Config{LossPerMille: 1000}, at0: "lost", at1: loop.ErrLost},
+		"corrupt": {before: func(n *loop.Net) { n.Corrupt(0, 1) }, at1: errBadFrame},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.config.Peers = 3
 			n, m := open(t, c.config)
-			if name == "corrupt" {
-				c.do(n)
-				say(t, m[0], 1, "x")
-			} else {
-				say(t, m[0], 1, "x")
-				c.do(n)
+			if c.before != nil {
+				c.before(n)
+			}
+			say(t, m[0], 1, "x")
+			if c.after != nil {
+				c.after(n)
 			}
 			var events [8]rdma.Event
 			var err error
