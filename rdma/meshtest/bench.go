@@ -19,6 +19,7 @@ import (
 // both sending at once, which is a round of a group of two. Each peer is a thread with
 // a core of its own where there are two. The low quantile is what a quiet machine does.
 func Bench(b *testing.B, c Config) {
+	b.Helper()
 	c.Scale = max(c.Scale, 1)
 	s := &suite{Config: c}
 	for _, size := range []int{8, 1024, 16 << 10, 32 << 10, rdma.FrameMax} {

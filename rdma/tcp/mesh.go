@@ -46,6 +46,11 @@ type Mesh struct {
 	more  bool           // the last Poll has left something
 	ready collective.Set // that Park has found; empty: not known
 
+	patience time.Duration
+	polls    uint64
+	nextLook time.Time // at whether the peers still answer
+	info     tcpInfo
+
 	header  [frame.HeaderBytes]byte
 	gather  gather
 	fds     [collective.PeersMax + 1]unix.PollFd
@@ -55,12 +60,15 @@ type Mesh struct {
 
 // newMesh takes over the connections. On an error it has closed them.
 func newMesh(c Config, mc rdma.MeshConfig, conns []*net.TCPConn) (*Mesh, error) {
-	m := &Mesh{busy: c.Busy, bell: mc.Bell, codec: mc.Codec, sealed: mc.Codec.Sealed(), turn: mc.Me}
+	m := &Mesh{
+		busy: c.Busy, bell: mc.Bell, codec: mc.Codec, sealed: mc.Codec.Sealed(),
+		turn: mc.Me, patience: max(mc.Patience, time.Millisecond),
+	}
 	for p, nc := range conns {
 		if nc == nil {
 			continue
 		}
-		fd, err := take(nc, mc.Patience)
+		fd, err := take(nc)
 		if err != nil {
 			_ = m.Close()
 			return nil, fmt.Errorf("peer %d: %w", p, err)
@@ -128,6 +136,9 @@ func (m *Mesh) Poll(events []rdma.Event) (got int) {
 	if read == 0 {
 		read = m.peers
 	}
+	if m.polls++; m.polls%lookEvery == 0 {
+		m.look()
+	}
 	m.ready, m.more = 0, false
 	m.turn = (m.turn + 1) % collective.PeersMax
 	high := m.peers >> m.turn << m.turn
@@ -176,7 +187,8 @@ func (m *Mesh) wait(d time.Duration) {
 		m.who[n] = c.peer
 		n++
 	}
-	m.timeout = unix.NsecToTimespec(int64(d))
+	m.look()
+	m.timeout = unix.NsecToTimespec(int64(min(d, m.patience/4)))
 	if _, err := unix.Ppoll(m.fds[:n], &m.timeout, nil); err != nil {
 		return // interrupted: as good as early
 	}
