@@ -251,4 +251,3 @@ func (t *Transport) Stats() Stats {
 	s.Counters = counters(s.Device, s.Port)
 	return s
 }
-
