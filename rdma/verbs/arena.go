@@ -13,7 +13,8 @@ import (
 const hugeBytes = 2 << 20
 
 // An arena is memory outside Go's heap: the collector does not move it, and cgo's
-// rules do not ask about it. All of it is there before it is registered.
+// rules do not ask about it. All of it is there before it is registered. Starting a
+// program does not copy it: Go's child shares our memory until it executes.
 type arena struct {
 	mem  []byte
 	huge bool

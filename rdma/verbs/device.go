@@ -2,19 +2,7 @@
 
 package verbs
 
-/*
-#include <infiniband/verbs.h>
-
-static int hr_query_port(struct ibv_context *c, int port, struct ibv_port_attr *a)
-{
-	return ibv_query_port(c, port, a);
-}
-
-static ssize_t hr_gids(struct ibv_context *c, struct ibv_gid_entry *e, size_t n)
-{
-	return ibv_query_gid_table(c, e, n, 0);
-}
-*/
+// #include "link.h"
 import "C"
 
 import (
@@ -133,7 +121,7 @@ func (d *device) choosePort(port, index int) error {
 	case a.state != C.IBV_PORT_ACTIVE:
 		return errors.New("not active")
 	}
-	table := make([]C.struct_ibv_gid_entry, 4096)
+	table := make([]C.struct_ibv_gid_entry, 1024) // in use; the kernel takes less than 64 KiB
 	n := C.hr_gids(d.ctx, &table[0], C.size_t(len(table)))
 	if n < 0 {
 		return fmt.Errorf("ibv_query_gid_table: %w", unix.Errno(-n))

@@ -147,7 +147,7 @@ func TestOffer(t *testing.T) {
 		mtu: 5, slots: 16, slotBytes: slotBytes, from: 2, to: 1,
 	}
 	var got offer
-	if err := got.parse(good.append(nil), 2, &mine); err != nil || got != good {
+	if err := got.parse(good.bytes(), 2, &mine); err != nil || got != good {
 		t.Fatalf("parse = %+v, %v, want %+v", got, err, good)
 	}
 	for name, spoil := range map[string]func(*offer){
@@ -162,11 +162,11 @@ func TestOffer(t *testing.T) {
 	} {
 		bad := good
 		spoil(&bad)
-		if err := got.parse(bad.append(nil), 2, &mine); !errors.Is(err, errOffer) {
+		if err := got.parse(bad.bytes(), 2, &mine); !errors.Is(err, errOffer) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	b := good.append(nil)
+	b := good.bytes()
 	for _, bad := range [][]byte{nil, b[:63], append(b, 0), append([]byte{9}, b[1:]...)} {
 		if err := got.parse(bad, 2, &mine); !errors.Is(err, errOffer) {
 			t.Errorf("%d bytes, version %v: %v", len(bad), bad[:min(1, len(bad))], err)

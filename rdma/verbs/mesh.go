@@ -191,6 +191,7 @@ func (m *mesh) drain(looks int) (total int) {
 func (m *mesh) completed(c *completion) {
 	p := m.by[c.peer()]
 	switch {
+	case p.err != nil: // nothing more of it counts
 	case c.kind() == kindReceive:
 		if err := m.received(p, word(c.imm), c.len); err != nil {
 			m.fail(p, err)
@@ -206,8 +207,6 @@ func (m *mesh) completed(c *completion) {
 // received takes in a write by p, of so many bytes.
 func (m *mesh) received(p *peer, w word, length uint32) error {
 	switch kind := w.kind(); {
-	case p.err != nil:
-		return nil
 	case kind == wordHello && m.joining.Has(p.id) && p.id > m.me:
 		m.joined(p)
 		m.postWord(p, wordWelcome, 0)
@@ -375,9 +374,9 @@ func (m *mesh) troubles() {
 	for {
 		peer, what, ok := m.link.trouble()
 		switch {
-		case what == "":
-			return
 		case !ok:
+			return
+		case what == "":
 		case peer < 0:
 			m.failAll(errors.New(what))
 		default:

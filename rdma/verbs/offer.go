@@ -29,8 +29,8 @@ type offer struct {
 	from, to  uint8
 }
 
-func (o *offer) append(b []byte) []byte {
-	b = append(b, offerVersion, byte(o.mtu), o.from, o.to)
+func (o *offer) bytes() []byte {
+	b := append(make([]byte, 0, offerBytes), offerVersion, byte(o.mtu), o.from, o.to)
 	b = binary.LittleEndian.AppendUint32(b, uint32(o.slotBytes))
 	b = binary.LittleEndian.AppendUint64(b, o.epoch)
 	b = append(b, o.gid[:]...)

@@ -109,7 +109,7 @@ func (t *Transport) build(m *mesh) (offers [][]byte, err error) {
 		if err = m.link.add(id, sends, p.ring, o); err != nil {
 			return nil, err
 		}
-		offers[id] = o.append(nil)
+		offers[id] = o.bytes()
 	}
 	return offers, nil
 }
