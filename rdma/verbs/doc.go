@@ -27,6 +27,10 @@
 // # Failure
 //
 // The first completion that is not a success fails the peer; the queue pair is then
-// dead. A peer that falls silent is noticed only while something is being sent to it,
-// after [Config.Silence].
+// dead. A peer that falls silent is noticed by what is sent to it, after
+// [Config.Silence]; if there is nothing to send, an empty write is sent every quarter
+// of a second. That is answered by the peer's device: a stopped peer does not fail.
+//
+// Registered memory is locked: a limit (ulimit -l) that is too low for it makes
+// Prepare fail, unless the program may do so without (CAP_IPC_LOCK).
 package verbs

@@ -512,26 +512,33 @@ func TestGuestEpochs(t *testing.T) {
 	}
 }
 
-// TestGuestBell wakes a Park that has nothing to wait for.
-func TestGuestBell(t *testing.T) {
+// TestGuestListener sends nothing and loses its peer; before that it is probed many
+// times and nothing happens.
+func TestGuestListener(t *testing.T) {
 	for _, busy := range []bool{false, true} {
-		cl := newCluster(t, Config{Busy: busy})
+		c := Config{Busy: busy, Timeout: 12}
+		cl := newCluster(t, c)
 		meshes := cl.open(t, collective.Of(0, 1))
 		var events [4]rdma.Event
-		for range 3 { // what opening left
-			meshes[0].Poll(events[:])
-			meshes[0].Park(10 * time.Millisecond)
+		for start := time.Now(); time.Since(start) < 6*probeEvery; meshes[0].Park(time.Minute) {
+			if n := meshes[0].Poll(events[:]); n != 0 {
+				t.Fatalf("busy %v: %+v", busy, events[0])
+			}
 		}
+		before := cl.transports[0].Stats().Completions[0]
+		if before < 3 {
+			t.Errorf("busy %v: %d probes in %v", busy, before, 6*probeEvery)
+		}
+		meshes[1].Close()
 		start := time.Now()
-		meshes[0].Park(50 * time.Millisecond)
-		if d := time.Since(start); d < 50*time.Millisecond {
-			t.Errorf("busy %v: Park(50ms) came back after %v", busy, d)
+		for meshes[0].Poll(events[:]) == 0 {
+			meshes[0].Park(time.Minute)
+			if limit := 20 * (c.Silence() + probeEvery); time.Since(start) > limit {
+				t.Fatalf("busy %v: nothing told within %v", busy, limit)
+			}
 		}
-		go func() { time.Sleep(50 * time.Millisecond); cl.bells[0].Ring() }()
-		start = time.Now()
-		meshes[0].Park(time.Minute)
-		if d := time.Since(start); d > 30*time.Second || !cl.bells[0].Clear() {
-			t.Errorf("busy %v: Park(1m) came back after %v", busy, d)
+		if err := events[0].Err; err == nil || events[0].Peer != 1 {
+			t.Errorf("busy %v: %+v", busy, events[0])
 		}
 		closeAll(meshes)
 	}

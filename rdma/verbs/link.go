@@ -29,8 +29,9 @@ import (
 // What a work request was, in its id.
 const (
 	kindReceive = C.HR_RECV
-	kindFrame   = 2
-	kindWord    = 3
+	kindFrame   = C.HR_FRAME
+	kindWord    = C.HR_WORD
+	kindProbe   = C.HR_PROBE
 )
 
 const batchMax = C.HR_BATCH

@@ -11,7 +11,10 @@
 #include <string.h>
 #include <infiniband/verbs.h>
 
-enum { HR_PEERS = 16, HR_BATCH = 64, HR_RECV = 1 };
+enum { HR_PEERS = 16, HR_BATCH = 64 };
+
+/* What a work request is. */
+enum { HR_RECV = 1, HR_FRAME, HR_WORD, HR_PROBE };
 
 /* Work request ids: peer, what it was, how often the queue pair had been reset. */
 #define HR_ID(peer, kind, life) ((peer) | (kind) << 8 | (uint32_t)(life) << 16)
@@ -170,7 +173,7 @@ static inline int hr_reset(struct hr_link *l, int peer, int port, int recvs)
 	return err == ENOMEM ? 0 : err; /* some devices keep those that were posted */
 }
 
-/* One write with immediate for each of n requests, each of which gets its outcome. */
+/* One write for each of n requests, each of which gets its outcome. */
 static inline void hr_post(struct hr_link *l, int n)
 {
 	for (struct hr_request *r = l->request; r < l->request + n; r++) {
@@ -192,6 +195,8 @@ static inline void hr_post(struct hr_link *l, int n)
 
 		if (r->len && r->len <= p->inl)
 			wr.send_flags |= IBV_SEND_INLINE;
+		if (r->kind == HR_PROBE) /* takes no receive at the peer */
+			wr.opcode = IBV_WR_RDMA_WRITE;
 		r->err = ibv_post_send(p->qp, &wr, &bad);
 	}
 }

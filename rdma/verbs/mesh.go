@@ -14,6 +14,9 @@ import (
 	"github.com/headrace/headrace/rdma/frame"
 )
 
+// probeEvery is how often something is sent to every peer at least.
+const probeEvery = 250 * time.Millisecond
+
 // overheadMax bounds what a seal adds to a frame.
 const overheadMax = 16
 
@@ -33,6 +36,9 @@ type peer struct {
 	err   error    // why the pair failed
 	told  bool     // err has been an event
 	stale bool     // hello was not answered: to be said again
+	// quiet: nothing was sent to it since the last probe. probing: it has not answered
+	// the last one.
+	quiet, probing bool
 }
 
 // A mesh is the frames of one epoch. It implements [rdma.Mesh].
@@ -51,6 +57,7 @@ type mesh struct {
 	joining, live collective.Set
 	armed         bool // the next completion makes the link's descriptor readable
 	turn          int  // whose frames are read first
+	probed        time.Time
 	poll          [3]unix.PollFd
 }
 
@@ -82,6 +89,7 @@ func (m *mesh) Send(to collective.Set, h *frame.Header, payload []byte) (taken c
 			from: addr(f), to: p.to + slot*slotBytes, peer: uint32(p.id), kind: kindFrame,
 			len: uint32(m.codec.FrameBytes(len(payload))), imm: uint32(w),
 		}
+		p.quiet = false
 		taken = taken.With(p.id)
 		n++
 	}
@@ -106,6 +114,27 @@ func (m *mesh) post(n int) {
 func (m *mesh) postWord(p *peer, kind, n int) {
 	m.link.requests[n] = request{to: p.to, peer: uint32(p.id), kind: kindWord, imm: uint32(p.word(kind, 0))}
 	p.words++
+	p.quiet = false
+}
+
+// probe sends an empty write to the peers to whom nothing was sent for some time. The
+// peer's device answers it, no matter how busy the peer is; who only listens would
+// never learn that the other end is gone.
+func (m *mesh) probe(now time.Time) {
+	if now.Sub(m.probed) < probeEvery {
+		return
+	}
+	m.probed = now
+	n := 0
+	for _, p := range m.peers {
+		if m.live.Has(p.id) && p.quiet && !p.probing {
+			p.probing = true
+			m.link.requests[n] = request{to: p.to, peer: uint32(p.id), kind: kindProbe}
+			n++
+		}
+		p.quiet = true
+	}
+	m.post(n)
 }
 
 // Poll implements [rdma.Mesh].
@@ -118,7 +147,9 @@ func (m *mesh) Poll(events []rdma.Event) (n int) {
 	for i := range m.peers {
 		n += m.read(m.peers[(m.turn+i)%len(m.peers)], events[n:])
 	}
-	m.turn++
+	if m.turn++; m.turn%64 == 0 { // for who never parks
+		m.probe(time.Now())
+	}
 	return n
 }
 
@@ -201,6 +232,8 @@ func (m *mesh) completed(c *completion) {
 		p.done++
 	case c.kind() == kindWord:
 		p.words--
+	case c.kind() == kindProbe:
+		p.probing = false
 	}
 }
 
@@ -320,19 +353,22 @@ func (m *mesh) Park(d time.Duration) {
 			return
 		}
 	}
+	now := time.Now()
+	m.probe(now)
+	d = min(d, probeEvery)
 	switch {
 	case d <= 0 || m.bell.Rung():
 	case m.t.config.Busy:
-		m.spin(d)
+		m.spin(now, d)
 	default:
 		m.wait(d, 3)
 	}
 }
 
-// spin polls for d. It yields the core now and then: with soft devices it is the
+// spin polls from start for d. It yields the core now and then: with soft devices it is the
 // kernel's interrupts that need it.
-func (m *mesh) spin(d time.Duration) {
-	for start := time.Now(); m.drain(256) == 0 && !m.bell.Rung(); {
+func (m *mesh) spin(start time.Time, d time.Duration) {
+	for m.drain(256) == 0 && !m.bell.Rung() {
 		if time.Since(start) > d {
 			m.troubles()
 			return

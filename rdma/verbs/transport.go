@@ -84,7 +84,7 @@ func (t *Transport) Prepare(epoch uint64, members collective.Set) ([][]byte, err
 func (t *Transport) build(m *mesh) (offers [][]byte, err error) {
 	slots, n := t.config.Slots, m.joining.Len()
 	ring := (slots*slotBytes + 4095) &^ 4095
-	sends, recvs := slots+wordsMax, slots+wordsMax
+	sends, recvs := slots+wordsMax+1, slots+wordsMax // one is a probe's
 	if m.link, err = newLink(t.dev, n, sends, recvs); err != nil {
 		return nil, err
 	}
