@@ -16,6 +16,7 @@ import (
 	"github.com/headrace/headrace/rdma"
 	"github.com/headrace/headrace/rdma/collective"
 	"github.com/headrace/headrace/rdma/frame"
+	"github.com/headrace/headrace/rdma/meshtest"
 )
 
 // These tests need devices: peer i uses the i-th that HEADRACE_RDMA_DEVICES lists, soft
@@ -29,6 +30,9 @@ func devices(t *testing.T) []string {
 	}
 	return strings.Split(list, ",")
 }
+
+// patient is for tests that are not about time: a guest may be stopped for long.
+var patient = Config{RetryCount: 6, Timeout: 18}
 
 // A cluster is the transports of one process's peers.
 type cluster struct {
@@ -210,11 +214,36 @@ func allRight(t *testing.T, errs []error) {
 	}
 }
 
+// TestGuestConformance is what every transport must do.
+func TestGuestConformance(t *testing.T) {
+	list := devices(t)
+	for _, both := range []bool{false, true} {
+		t.Run(fmt.Sprintf("busy=%v/sealed=%v", both, both), func(t *testing.T) {
+			meshtest.Run(t, meshtest.Config{
+				PeersMax: len(list), Sealed: both, Scale: 20, Bytes: 1 << 20,
+				Make: func(t testing.TB, n int) []rdma.Transport {
+					ts := make([]rdma.Transport, n)
+					for p := range ts {
+						tr, err := New(Config{Me: p, Device: list[p], GIDIndex: -1, RetryCount: 6, Timeout: 15, Busy: both})
+						if err != nil {
+							t.Fatal(err)
+						}
+						ts[p] = tr
+					}
+					return ts
+				},
+			})
+		})
+	}
+}
+
 func TestGuestRounds(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		for _, sealed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("busy=%v/sealed=%v", busy, sealed), func(t *testing.T) {
-				cl := newCluster(t, Config{Busy: busy})
+				c := patient
+				c.Busy = busy
+				cl := newCluster(t, c)
 				cl.sealed = sealed
 				meshes := cl.open(t, cl.all())
 				defer closeAll(meshes)
@@ -222,7 +251,7 @@ func TestGuestRounds(t *testing.T) {
 				for _, step := range []struct {
 					size int
 					n    uint64
-				}{{0, 20}, {8, 40}, {1000, 20}, {rdma.FrameMax, 4}} {
+				}{{0, 20}, {8, 20}, {1000, 20}, {rdma.FrameMax, 3}} {
 					start := time.Now()
 					allRight(t, together(meshes, func(m *mesh) error {
 						return rounds(m, cl.all(), first, first+step.n-1, step.size, time.Minute)
@@ -238,7 +267,9 @@ func TestGuestRounds(t *testing.T) {
 // TestGuestSlowReader overruns a peer that does not poll: it takes as many frames as
 // its ring has slots, then none, then all the rest in order.
 func TestGuestSlowReader(t *testing.T) {
-	cl := newCluster(t, Config{Slots: 4})
+	c := patient
+	c.Slots = 4
+	cl := newCluster(t, c)
 	pair := collective.Of(0, 1)
 	meshes := cl.open(t, pair)
 	defer closeAll(meshes)
@@ -291,10 +322,10 @@ func TestGuestSlowReader(t *testing.T) {
 // TestGuestLateOpen has peers that open long after the others' first packets were given
 // up.
 func TestGuestLateOpen(t *testing.T) {
-	c := Config{Timeout: 12, RetryCount: 1}
+	c := Config{RetryCount: 6, Timeout: 15}
 	for _, who := range []int{0, len(devices(t)) - 1} {
 		cl := newCluster(t, c)
-		cl.late[who] = 40 * c.Silence()
+		cl.late[who] = 4 * c.Silence()
 		meshes := cl.open(t, cl.all())
 		allRight(t, together(meshes, func(m *mesh) error { return rounds(m, cl.all(), 1, 5, 100, time.Minute) }))
 		failed := cl.transports[len(meshes)-1].Stats().Completions[12]
@@ -308,7 +339,7 @@ func TestGuestLateOpen(t *testing.T) {
 
 // TestGuestAbsent has a peer that does not open at all.
 func TestGuestAbsent(t *testing.T) {
-	cl := newCluster(t, Config{Timeout: 12, RetryCount: 1})
+	cl := newCluster(t, Config{RetryCount: 6, Timeout: 15})
 	last := len(cl.transports) - 1
 	cl.late[last] = 6 * time.Second
 	meshes, errs := cl.tryOpen(t, cl.all(), 2*time.Second)
@@ -347,7 +378,7 @@ func netem(t *testing.T, dev string, how ...string) (undo func()) {
 // TestGuestSilentCut lets nothing out of peer 0, which still hears the others: every
 // peer is told in time, and the others go on in a new epoch without it.
 func TestGuestSilentCut(t *testing.T) {
-	c := Config{Timeout: 12}
+	c := Config{}
 	cl := newCluster(t, c)
 	meshes := cl.open(t, cl.all())
 	allRight(t, together(meshes, func(m *mesh) error { return rounds(m, cl.all(), 1, 3, 100, time.Minute) }))
@@ -390,7 +421,7 @@ func TestGuestSilentCut(t *testing.T) {
 // TestGuestLoss loses, repeats and reorders packets on every wire: all payloads are
 // right all the same.
 func TestGuestLoss(t *testing.T) {
-	cl := newCluster(t, Config{RetryCount: 6})
+	cl := newCluster(t, Config{RetryCount: 6, Timeout: 16})
 	for i := range cl.transports {
 		netem(t, fmt.Sprintf("v%d", i+1), "delay", "200us", "loss", "2%", "duplicate", "2%", "reorder", "75%", "50%")
 	}
@@ -415,7 +446,7 @@ func TestGuestLoss(t *testing.T) {
 
 // TestGuestKill ends one peer's queue pairs behind its back.
 func TestGuestKill(t *testing.T) {
-	c := Config{Timeout: 12}
+	c := Config{}
 	cl := newCluster(t, c)
 	meshes := cl.open(t, cl.all())
 	allRight(t, together(meshes, func(m *mesh) error { return rounds(m, cl.all(), 1, 3, 100, time.Minute) }))
@@ -437,7 +468,7 @@ func TestGuestKill(t *testing.T) {
 
 // TestGuestBadFrame writes a frame with one bit wrong.
 func TestGuestBadFrame(t *testing.T) {
-	cl := newCluster(t, Config{Timeout: 12})
+	cl := newCluster(t, patient)
 	pair := collective.Of(0, 1)
 	meshes := cl.open(t, pair)
 	defer closeAll(meshes)
@@ -467,7 +498,7 @@ func TestGuestBadFrame(t *testing.T) {
 // TestGuestEpochs opens one epoch after the other, some prepared in vain: nothing of
 // one is seen in the next, and no descriptor is left behind.
 func TestGuestEpochs(t *testing.T) {
-	cl := newCluster(t, Config{})
+	cl := newCluster(t, patient)
 	files := func() int { l, _ := os.ReadDir("/proc/self/fd"); return len(l) }
 	closeAll(cl.open(t, cl.all()))
 	before := files()
@@ -516,7 +547,7 @@ func TestGuestEpochs(t *testing.T) {
 // times and nothing happens.
 func TestGuestListener(t *testing.T) {
 	for _, busy := range []bool{false, true} {
-		c := Config{Busy: busy, Timeout: 12}
+		c := Config{Busy: busy}
 		cl := newCluster(t, c)
 		meshes := cl.open(t, collective.Of(0, 1))
 		var events [4]rdma.Event
@@ -547,7 +578,9 @@ func TestGuestListener(t *testing.T) {
 // TestGuestAllocs sends, polls and parks without Go memory.
 func TestGuestAllocs(t *testing.T) {
 	for _, busy := range []bool{false, true} {
-		cl := newCluster(t, Config{Busy: busy})
+		c := patient
+		c.Busy = busy
+		cl := newCluster(t, c)
 		cl.sealed = busy
 		pair := collective.Of(0, 1)
 		meshes := cl.open(t, pair)
@@ -575,7 +608,9 @@ func TestGuestAllocs(t *testing.T) {
 }
 
 func TestGuestStats(t *testing.T) {
-	cl := newCluster(t, Config{Busy: true})
+	c := patient
+	c.Busy = true
+	cl := newCluster(t, c)
 	pair := collective.Of(0, 1)
 	meshes := cl.open(t, pair)
 	defer closeAll(meshes)
@@ -601,7 +636,7 @@ func TestGuestStats(t *testing.T) {
 
 func TestGuestRefuses(t *testing.T) {
 	list := devices(t)
-	for name, c := range map[string]Config{
+	for want, c := range map[string]Config{
 		"no device nosuch":      {Device: "nosuch", GIDIndex: -1},
 		"no port 9":             {Device: list[0], Port: 9, GIDIndex: -1},
 		"GID 99 is not of Ro":   {Device: list[0], GIDIndex: 99},
@@ -611,8 +646,8 @@ func TestGuestRefuses(t *testing.T) {
 		if err == nil {
 			tr.Close()
 		}
-		if err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("New(%+v) = %v, want %q", c, err, name)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("New(%+v) = %v, want %q", c, err, want)
 		}
 		if err != nil && !errors.Is(err, ErrConfig) && !errors.Is(err, ErrNoVerbs) {
 			t.Errorf("New(%+v) = %v, neither ErrConfig nor ErrNoVerbs", c, err)
