@@ -13,6 +13,8 @@ GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-a
 # Debian packages by what needs them.
 APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procps
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
+APT_GUEST := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
+	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils
 
 # Packages whose tests send packets in real time: one after the other.
 LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|internal/(demo|acceptance|netns))$$$$
@@ -36,6 +38,10 @@ deps: ## install what the tests use and a bare Debian 12 with Go lacks
 .PHONY: deps-bpf
 deps-bpf: ## install what `make generate` uses
 	@$(call apt,$(APT_BPF))
+
+.PHONY: deps-guest
+deps-guest: ## install what `make test-guest` uses: QEMU, verbs and their tools
+	@$(call apt,$(APT_GUEST))
 
 # apt installs those of the packages $(1) that are missing, if it may.
 define apt
@@ -74,6 +80,10 @@ test: deps build ## all tests; those that need root are skipped without it, sayi
 .PHONY: test-root
 test-root: deps build ## the tests that need root, alone
 	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./internal/...
+
+.PHONY: test-guest
+test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 30m -count=1 -p 1 -v -run Guest ./internal/guest/...
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory

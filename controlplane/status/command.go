@@ -43,6 +43,7 @@ func Command() *cobra.Command {
 	var (
 		name   string
 		asJSON bool
+		peers  bool
 	)
 	c := &cobra.Command{
 		Use:   "status",
@@ -63,10 +64,14 @@ func Command() *cobra.Command {
 			if err := json.Unmarshal(body, &r); err != nil {
 				return fmt.Errorf("status: the answer of %s: %w", name, err)
 			}
+			if peers {
+				return r.Snapshot.Group.WritePeers(c.OutOrStdout())
+			}
 			return r.Write(c.OutOrStdout())
 		},
 	}
 	c.Flags().StringVar(&name, "name", "headrace", "name of the run")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&peers, "peers", false, "show the group instead: its peers, who is waited for, its global queries")
 	return c
 }

@@ -83,6 +83,7 @@ type Metrics struct {
 	queries   []metric[queryView]
 	sinks     []metric[sinkView]
 	xdp       []metric[InterfaceXDP]
+	group     *groupMetrics
 	buildTags []string
 }
 
@@ -96,7 +97,7 @@ func NewMetrics(source *Source) *Metrics {
 		latency: prometheus.NewDesc("headrace_sink_row_latency_seconds",
 			"From the receipt of the packet that closed a row's window to the row's commit.", bySink, nil),
 		workers: describeAll(workerMetrics()), feeds: describeAll(feedMetrics()), queries: describeAll(queryMetrics()),
-		sinks: describeAll(sinkMetrics()), xdp: describeAll(xdpMetrics()),
+		sinks: describeAll(sinkMetrics()), xdp: describeAll(xdpMetrics()), group: newGroupMetrics(),
 		buildTags: []string{"unknown", runtime.Version()},
 	}
 	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
@@ -123,6 +124,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	describe(ch, m.queries)
 	describe(ch, m.sinks)
 	describe(ch, m.xdp)
+	m.group.describe(ch)
 }
 
 func describe[T any](ch chan<- *prometheus.Desc, list []metric[T]) {
@@ -159,6 +161,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for i := range s.Sinks {
 		collect(ch, m.sinks, &s.Sinks[i], s.Sinks[i].Name)
 		ch <- m.rowLatency(&s.Sinks[i])
+	}
+	if s.Group != nil {
+		m.group.collect(ch, s.Group)
 	}
 	if s.XDP == nil {
 		return

@@ -87,6 +87,7 @@ type Snapshot struct {
 	Sinks    []export.Stats `json:"sinks"`
 	Faults   []Count        `json:"outbox_faults"`
 	XDP      *XDPSnapshot   `json:"xdp,omitempty"`
+	Group    *Group         `json:"group,omitempty"`
 
 	workers []segment.Counters // consistent copies, by worker
 	expects []uint64           // rows that each sink will have in the end
@@ -157,6 +158,7 @@ type Source struct {
 	Rows    Rows               // nil: no rows are shown
 	XDP     func() XDPSnapshot // nil: no XDP is shown, as in replay
 	Clock   func() time.Time   // nil: time.Now
+	Group   func() *Group      // nil: the box is in no group
 	Former  Former             // what the data planes before this one counted
 
 	mu   sync.Mutex
@@ -200,6 +202,9 @@ func (s *Source) Snapshot() *Snapshot {
 			x.Interfaces[i].add(&s.Former.Sockets[i])
 		}
 		snap.XDP = &x
+	}
+	if s.Group != nil {
+		snap.Group = s.Group()
 	}
 	for w := range max(s.Plan.Workers, 1) {
 		snap.worker(s, w)

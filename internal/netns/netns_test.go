@@ -105,3 +105,47 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 	after.Close()
 }
+
+// Two namespaces on a switch reach each other, until a plug is pulled.
+func TestNetnsASwitchCarriesUntilThePlugIsPulled(t *testing.T) {
+	s, a, b := NewSwitch(t), New(t), New(t)
+	p, q := s.Plug(t, a), s.Plug(t, b)
+	var from, to net.PacketConn
+	var err error
+	b.Do(t, func() { to, err = net.ListenPacket("udp", q.Address.String()+":7000") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	a.Do(t, func() { from, err = net.ListenPacket("udp", p.Address.String()+":0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	ping := func() error {
+		if _, err := from.WriteTo([]byte("x"), to.LocalAddr()); err != nil {
+			return err
+		}
+		_ = to.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		_, _, err := to.ReadFrom(make([]byte, 8))
+		return err
+	}
+	if err := ping(); err != nil {
+		t.Fatalf("%v does not reach %v: %v", p.Address, q.Address, err)
+	}
+	if err := q.SetUp(false); err != nil {
+		t.Fatal(err)
+	}
+	if ping() == nil {
+		t.Error("a plug that was pulled carries")
+	}
+	if err := q.SetUp(true); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if ping() == nil {
+			return
+		}
+	}
+	t.Error("a plug that was put back does not carry")
+}
