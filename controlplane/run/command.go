@@ -114,7 +114,7 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 	return Run(cmd.Context(), Config{
-		Plan: p, Metrics: metrics, Log: log, Ledger: cmd.ErrOrStderr(),
+		Plan: p, Metrics: metrics, Group: c.Group, Log: log, Ledger: cmd.ErrOrStderr(),
 		OpenSinks: func(seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(c, seg, log) },
 	})
 }

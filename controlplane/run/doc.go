@@ -9,7 +9,9 @@
 //	network.go     sockets' layout, XDP programs, what is handed over of them
 //	joins.go       multicast groups
 //	folder.go      locks: one control and one data plane under a name
+//	peers.go       the group of boxes: connections, transports, global queries
 //	figures.go     status, metrics, ledger
+//	peerfigures.go those of the group
 //
 // The data plane itself is package dataplane/proc; [DataCommand] is its entry.
 //

@@ -59,6 +59,9 @@ func (f *figures) close() {
 func (r *control) show(g *generation, former status.Former) {
 	if r.figures.source == nil {
 		r.figures.source = &status.Source{Plan: r.Plan}
+		if r.peers != nil {
+			r.figures.source.Group = r.peers.show
+		}
 	}
 	r.figures.source.Replace(g.segment, g.pump, r.xdp(g), former)
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/cluster"
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
@@ -182,9 +183,15 @@ func (r *control) startPump(g *generation) error {
 	if err != nil {
 		return err
 	}
-	g.pump, err = export.NewPump(export.Config{Plan: r.Plan, Segment: g.segment, Values: r.values, Sinks: sinks, Log: r.Log})
-	if err != nil {
+	c := export.Config{Plan: r.Plan, Segment: g.segment, Values: r.values, Sinks: sinks, Log: r.Log}
+	if r.peers != nil {
+		c.Tap = r.peers.cluster.Tap(cluster.GenerationOf(r.Plan, g.segment))
+	}
+	if g.pump, err = export.NewPump(c); err != nil {
 		return err
+	}
+	if r.peers != nil {
+		r.peers.pump.Store(g.pump)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel

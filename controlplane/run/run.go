@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/rows"
@@ -30,7 +31,9 @@ type Config struct {
 	OpenSinks func(*segment.Segment) ([]export.Sink, error)
 	// Metrics is the address of /metrics; empty for none.
 	Metrics string
-	Log     *slog.Logger
+	// Group is the config of the group that the plan names. Nil: none.
+	Group *config.Group
+	Log   *slog.Logger
 	// Ledger gets the ledger at the end.
 	Ledger io.Writer
 }
@@ -54,6 +57,7 @@ type control struct {
 	figures figures
 	g       *generation
 	policy  policy
+	peers   *peers // nil: no group
 
 	signals  chan os.Signal
 	asked    int  // signals so far
@@ -88,6 +92,11 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer r.folder.close()
+	if c.Group != nil {
+		if r.peers, err = joinGroup(c.Group, c.Plan, r.values, c.Log); err != nil {
+			return fmt.Errorf("run: %w", err)
+		}
+	}
 	if err = r.begin(); err == nil {
 		if err = r.live(ctx); !errors.Is(err, ErrKilled) {
 			r.printLedger()
@@ -247,6 +256,9 @@ func (r *control) stop(why string) {
 		command = segment.Discard
 	}
 	r.g.segment.SetCommand(command)
+	if r.peers != nil {
+		r.peers.drain()
+	}
 }
 
 // giveUp ends the data plane at once.
@@ -277,6 +289,9 @@ func (r *control) end() error {
 	var errs []error
 	if r.g != nil {
 		errs = append(errs, r.g.close())
+	}
+	if r.peers != nil {
+		errs = append(errs, r.peers.close())
 	}
 	return errors.Join(append(errs, r.dropNetwork())...)
 }

@@ -1,0 +1,135 @@
+package run
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/cluster"
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/rdma"
+	"github.com/headrace/headrace/rdma/boot"
+	"github.com/headrace/headrace/rdma/collective"
+	"github.com/headrace/headrace/rdma/verbs"
+)
+
+// show returns what `headrace status --peers` and the metrics show of the group.
+func (x *peers) show() *status.Group {
+	s := x.group.Stats()
+	g := &status.Group{
+		Me: x.names[x.me], Epoch: s.Epoch.Number, Members: x.some(s.Epoch.Members), Known: x.names,
+		Transport: s.Epoch.Transport, Fallback: s.Fallback, EpochChanges: counts(s.EpochChanges),
+		EpochChange: durations(&s.EpochChange), BadFrames: counts(s.BadFrames), StaleFrames: s.StaleDrops, BadMessages: s.BadMessages,
+		Rounds: []status.Count{
+			{Name: "complete", Count: s.RoundsComplete}, {Name: "rerun", Count: s.RoundsRerun},
+			{Name: "taken", Count: s.RoundsTaken}, {Name: "handed", Count: s.RoundsHanded},
+		},
+	}
+	for _, op := range slices.Sorted(maps.Keys(s.Ops)) {
+		o := s.Ops[op]
+		for _, p := range []struct {
+			name string
+			h    *rdma.Histogram
+		}{{"whole", &o.Whole}, {"post", &o.Post}, {"wait", &o.Wait}, {"reduce", &o.Reduce}} {
+			g.RoundDurations = append(g.RoundDurations, status.OpPhase{Op: op, Phase: p.name, Durations: durations(p.h)})
+		}
+	}
+	for reason, n := range x.boot.Refused() {
+		g.Refused = append(g.Refused, status.Count{Name: string(reason), Count: n})
+	}
+	slices.SortFunc(g.Refused, byName)
+	x.showPeers(g, s)
+	if x.verbs != nil {
+		showVerbs(g, x.verbs.Stats())
+	}
+	x.showQueries(g)
+	return g
+}
+
+func (x *peers) showPeers(g *status.Group, s *rdma.Stats) {
+	for i, b := range x.boot.Peers() {
+		p := status.GroupPeer{
+			ID: b.ID, Address: b.Address, Me: b.Me, Member: s.Epoch.Members.Has(i), Connected: b.Connected, Heard: b.Heard,
+			RTT: b.RTTMin, ClockOffset: b.Offset, ClockKnown: b.RTTMin > 0,
+		}
+		if i < len(s.Peers) {
+			q := &s.Peers[i]
+			p.Sent, p.Received, p.Waited, p.WaitedRounds, p.PathFailures = q.SentBytes, q.ReceivedBytes, q.Waited, q.WaitedRounds, q.MeshFailures
+		}
+		g.Peers = append(g.Peers, p)
+	}
+}
+
+func showVerbs(g *status.Group, v verbs.Stats) {
+	g.CreditsLeast, g.DeviceCounters = v.CreditsMin, counts(v.Counters)
+	for i, n := range v.Completions {
+		if n > 0 {
+			g.Completions = append(g.Completions, status.Count{Name: verbs.Status(i).String(), Count: n})
+		}
+	}
+	if g.Transport == "verbs" {
+		g.Device, g.GID, g.MTU = v.Device, v.GID.String(), v.MTU
+	}
+}
+
+func (x *peers) showQueries(g *status.Group) {
+	s := x.cluster.Stats()
+	g.KeptBytes, g.KeptLimit = uint64(s.KeptBytes), uint64(x.config.Keep)
+	for i := range s.Queries {
+		q := &s.Queries[i]
+		g.KeptLost += q.Overflow
+		g.Queries = append(g.Queries, globalQuery(q))
+	}
+	for _, b := range s.Bad {
+		g.Bad = append(g.Bad, status.Count{Name: fmt.Sprintf("%s of %s", b.Reason, b.Peer), Count: b.Count})
+	}
+}
+
+func globalQuery(q *cluster.QueryStats) status.GlobalQuery {
+	out := status.GlobalQuery{
+		Name: q.Name, HeldBy: q.Straggler, Lag: q.Lag, Open: uint64(q.Open), Rows: q.Rows,
+		Windows: q.Fired, Corrections: q.Corrections, Forced: q.Forced, Unknown: q.Unknown,
+	}
+	least, any := int64(1<<63-1), false
+	for _, m := range q.Watermarks {
+		if m.Nanos != nil && !m.Idle && !m.Final {
+			least, any = min(least, *m.Nanos), true
+		}
+	}
+	if any {
+		out.Watermark = time.Unix(0, least).UTC()
+	}
+	return out
+}
+
+// some returns the names of the peers in s.
+func (x *peers) some(s collective.Set) []string {
+	names := []string{}
+	for p := range s.All {
+		names = append(names, x.names[p])
+	}
+	return names
+}
+
+func counts[N ~string](m map[N]uint64) []status.Count {
+	out := []status.Count{}
+	for name, n := range m {
+		out = append(out, status.Count{Name: string(name), Count: n})
+	}
+	slices.SortFunc(out, byName)
+	return out
+}
+
+func byName(a, b status.Count) int {
+	if a.Name < b.Name {
+		return -1
+	}
+	return 1
+}
+
+func durations(h *rdma.Histogram) status.Durations {
+	return status.Durations{Bounds: rdma.HistogramBounds[:], Counts: h.Counts[:], Sum: h.Sum}
+}
+
+var _ rdma.Control = (*boot.Mesh)(nil)

@@ -1,0 +1,226 @@
+package run
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/cluster"
+	"github.com/headrace/headrace/controlplane/compile"
+	"github.com/headrace/headrace/controlplane/config"
+	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/group"
+	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/dataplane/aggregate"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/rdma"
+	"github.com/headrace/headrace/rdma/boot"
+	"github.com/headrace/headrace/rdma/collective"
+	"github.com/headrace/headrace/rdma/tcp"
+	"github.com/headrace/headrace/rdma/verbs"
+)
+
+const (
+	// peersVersion is that of what clusters and groups say to each other.
+	peersVersion = 1
+	// partFor bounds, besides max_wait and three periods, how long a stop waits for the
+	// others to have what is ours.
+	partFor = 5 * time.Second
+	// sealLabel names the keys of sealed frames (RFC 8446 §7.5; RFC 5705 asks for the prefix).
+	sealLabel = "EXPORTER-headrace-frames"
+)
+
+// peers is this box's part in its group. It outlives data planes.
+type peers struct {
+	config  *config.Group
+	names   []string
+	me      int
+	log     *slog.Logger
+	boot    *boot.Mesh
+	tcp     *tcp.Transport
+	verbs   *verbs.Transport // nil: there are none
+	group   *rdma.Group
+	cluster *cluster.Cluster
+	pump    atomic.Pointer[export.Pump] // of the present data plane
+
+	cancel context.CancelFunc
+	ran    chan error // one value
+}
+
+// joinGroup takes up the box's part in the group of c and p.
+func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Logger) (_ *peers, err error) {
+	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("group: %w", err), x.closeAll())
+		}
+	}()
+	if err := x.connect(p); err != nil {
+		return nil, err
+	}
+	transports, err := x.transports()
+	if err != nil {
+		return nil, err
+	}
+	if x.group, err = rdma.NewGroup(x.groupConfig(transports)); err != nil {
+		return nil, err
+	}
+	sets := make([]*aggregate.Set, len(p.Queries))
+	for i := range p.Queries {
+		if sets[i], err = aggregate.NewSet(&p.Queries[i], p.Feeds[p.Queries[i].Feed].Columns); err != nil {
+			return nil, err
+		}
+	}
+	x.cluster, err = cluster.New(cluster.Config{
+		Plan: p, Values: values, Sets: sets, Group: x.group, Names: x.names, Me: x.me, MaxWait: time.Duration(c.MaxWait),
+		CorrectFor: time.Duration(c.CorrectFor), Period: time.Duration(c.Period), Keep: int(c.Keep), Emit: x.emit, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	x.cancel = cancel
+	go func() {
+		if c.Busy { // it polls: a thread of its own
+			runtime.LockOSThread()
+		}
+		x.ran <- x.cluster.Run(ctx)
+	}()
+	return x, nil
+}
+
+// connect opens the control connections.
+func (x *peers) connect(p *plan.Plan) error {
+	dir, err := group.Open(x.config.Dir)
+	if err != nil {
+		return err
+	}
+	list := make([]boot.Peer, len(x.config.Peers))
+	for i, b := range x.config.Peers {
+		list[i] = boot.Peer{ID: b.ID, Address: b.Address, Pins: b.Pin}
+	}
+	period := time.Duration(x.config.Period)
+	x.boot, err = boot.New(boot.Config{
+		Me: x.config.Me, Peers: list, Certificate: dir.Certificate, Pins: dir.Pins(list), Join: dir.Admit,
+		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p)},
+		Silence:  period, Beat: period / 5, Log: x.log,
+	})
+	return err
+}
+
+// transports opens those that the config asks for, the preferred one first.
+func (x *peers) transports() ([]rdma.Transport, error) {
+	var list []rdma.Transport
+	if x.config.Transport != "tcp" {
+		v, err := verbs.New(verbs.Config{Me: x.me, Device: x.config.Device, GIDIndex: -1, Busy: x.config.Busy})
+		switch {
+		case err == nil:
+			x.verbs = v
+			list = append(list, v)
+		case x.config.Transport == "verbs":
+			x.log.Warn("no RDMA: the group exchanges over TCP", "reason", err)
+		default:
+			x.log.Info("the group exchanges over TCP", "reason", err)
+		}
+	}
+	host, err := net.ResolveTCPAddr("tcp", x.address(x.me))
+	if err != nil {
+		return nil, err
+	}
+	x.tcp, err = tcp.New(tcp.Config{Listen: host.AddrPort().Addr().Unmap(), Busy: x.config.Busy, Log: x.log})
+	if err != nil {
+		return nil, err
+	}
+	return append(list, x.tcp), nil
+}
+
+func (x *peers) address(peer int) string {
+	for i := range x.config.Peers {
+		if x.config.Peers[i].ID == x.names[peer] {
+			return x.config.Peers[i].Address
+		}
+	}
+	return ""
+}
+
+func (x *peers) groupConfig(transports []rdma.Transport) rdma.GroupConfig {
+	c := rdma.GroupConfig{
+		Names: x.names, Me: x.me, Control: x.boot, Transports: transports, Period: time.Duration(x.config.Period), Log: x.log,
+		Quorum: collective.Quorum{Peers: len(x.names), TieBreaker: slices.Index(x.names, x.config.TieBreaker), AllowSolo: x.config.AllowSolo},
+	}
+	if x.config.Busy {
+		c.Spin = -1
+	}
+	if x.config.Seal {
+		c.Seal = x.keys
+	}
+	return c
+}
+
+// keys returns the keys of the frames that go to a peer and come from it in an epoch.
+func (x *peers) keys(peer int, epoch uint64) (send, receive [32]byte, err error) {
+	context := func(from, to int) []byte {
+		return append(binary.BigEndian.AppendUint64(nil, epoch), byte(from), byte(to))
+	}
+	send, err = x.boot.Key(peer, sealLabel, context(x.me, peer))
+	if err == nil {
+		receive, err = x.boot.Key(peer, sealLabel, context(peer, x.me))
+	}
+	return send, receive, err
+}
+
+// emit gives rows to the present data plane's sinks.
+func (x *peers) emit(out []export.InjectedRow, written func()) bool {
+	p := x.pump.Load()
+	return p != nil && p.Inject(out, written)
+}
+
+// drain contributes what is left and waits until the others have it, within bounds.
+// Nothing that is not there then holds up the end.
+func (x *peers) drain() {
+	x.cluster.Finish()
+	most := partFor + time.Duration(x.config.MaxWait) + 3*time.Duration(x.config.Period)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), most)
+		defer cancel()
+		if err := x.cluster.Drain(ctx); err != nil {
+			x.log.Error("the group is left all the same", "waited", most, "error", err)
+			x.cancel()
+		}
+	}()
+}
+
+// close leaves the group. The last pump has ended.
+func (x *peers) close() error {
+	x.cancel()
+	err := <-x.ran
+	x.group.Leave()
+	return errors.Join(err, x.closeAll())
+}
+
+func (x *peers) closeAll() error {
+	var errs []error
+	if x.cancel != nil {
+		x.cancel()
+	}
+	if x.group != nil {
+		errs = append(errs, x.group.Close())
+	}
+	if x.verbs != nil {
+		errs = append(errs, x.verbs.Close())
+	}
+	if x.tcp != nil {
+		errs = append(errs, x.tcp.Close())
+	}
+	if x.boot != nil {
+		errs = append(errs, x.boot.Close())
+	}
+	return errors.Join(errs...)
+}
