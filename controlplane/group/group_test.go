@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -84,6 +85,13 @@ func TestOnlyTheOwnerReadsTheFiles(t *testing.T) {
 	if _, err := Init(d.Path(), "a", "10.0.0.1:9200"); !errors.Is(err, ErrExists) {
 		t.Errorf("a second init: %v", err)
 	}
+	open := filepath.Join(t.TempDir(), "open")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Init(open, "a", "h:1"); err == nil || !strings.Contains(err.Error(), "others may write into it") {
+		t.Errorf("a directory of everybody: %v", err)
+	}
 	if err := os.Chmod(d.at(fileKey), 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -110,9 +118,16 @@ func TestAFileThatIsNotGoodIsRefusedAndSaysWhy(t *testing.T) {
 		if _, err := Open(d.Path()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\n%v, want %q", text, err, want)
 		}
-		// A box that runs keeps what it had.
-		if pins := d.Pins(nil)("a"); len(pins) != 1 {
-			t.Errorf("%s: pins of a are %v", want, pins)
+		// A box that runs keeps what it had, and says so once.
+		var log bytes.Buffer
+		d.Log = slog.New(slog.NewTextHandler(&log, nil))
+		for range 3 {
+			if pins := d.Pins(nil)("a"); len(pins) != 1 {
+				t.Errorf("%s: pins of a are %v", want, pins)
+			}
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+			t.Errorf("%s: said %d times:\n%s", want, n, &log)
 		}
 	}
 }

@@ -621,6 +621,50 @@ func TestASilentPeerIsResetAndOneWhoIsSlowIsNot(t *testing.T) {
 	}
 }
 
+// A peer that reads nothing is heard all the same; what it does not take is dropped.
+func TestSendingAndHearingDoNotDependOnEachOther(t *testing.T) {
+	bs := boxes(t, 2)
+	bs[0].Silence = 400 * time.Millisecond
+	a := bs[0].start(t)
+	c := establish(t, a, bs[1])
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		one := beat{regular: true, hears: 2}
+		for {
+			if _, err := c.Write(appendFrame(nil, kindBeat, one.encode())); err != nil {
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(40 * time.Millisecond):
+			}
+		}
+	})
+	within(t, 5*time.Second, "b is heard", func() bool { return rows(a)[0] == 3 })
+	msg := make([]byte, 1<<20)
+	for range 100 {
+		a.Send(1, msg)
+	}
+	for range 80 {
+		time.Sleep(10 * time.Millisecond)
+		if r := rows(a); r[0] != 3 || r[1] != 2 {
+			t.Fatalf("rows are %b", r)
+		}
+	}
+	if p := a.Peers()[1]; p.DroppedSend == 0 || p.Queued > 64 {
+		t.Errorf("%d dropped, %d wait", p.DroppedSend, p.Queued)
+	}
+	began := time.Now()
+	a.Close()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	close(stop)
+	wg.Wait()
+}
+
 func TestKeysChangeWithoutARestart(t *testing.T) {
 	bs := boxes(t, 2)
 	ms := start(t, bs)
