@@ -66,11 +66,11 @@ type Epoch struct {
 	Number  uint64 // 0: none
 	Me      int
 	Members collective.Set
-	// Carried are the members that have seen the result of every round up to and with
-	// the last one that counts, which was in epoch Previous; the others know nothing of
-	// it. Both are the same at all members. Empty and 0: there has been no such round.
+	// Carried are the members that have seen the result of every round that counts so
+	// far; the others know nothing of them. It is the same at all members, and empty if
+	// no round has counted yet.
 	Carried   collective.Set
-	Previous  uint64
+	Previous  uint64 // the epoch before, as members agree, whether rounds of it count or not
 	Transport string
 }
 
@@ -154,9 +154,10 @@ func NewGroup(c GroupConfig) (*Group, error) {
 	}
 	peers := len(c.Names)
 	g := &Group{c: c, bell: bell}
-	// A ballot that was used before this start would be refused; the time is past it.
+	// Ballots must be beyond those of an earlier life. Milliseconds keep the numbers of
+	// epochs within what any reader of JSON takes for a whole number.
 	g.machine = collective.New(collective.Config{
-		Me: c.Me, Quorum: c.Quorum, Counter: uint64(time.Now().Unix()),
+		Me: c.Me, Quorum: c.Quorum, Counter: uint64(time.Now().UnixMilli()),
 	})
 	g.hears, g.told = make([]collective.Set, peers), make([]collective.Set, peers)
 	g.unfit, g.prepared = make([]time.Time, len(c.Transports)), make([]bool, len(c.Transports))

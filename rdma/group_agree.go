@@ -1,6 +1,7 @@
 package rdma
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -178,7 +179,7 @@ func (g *Group) hopeless(now time.Time) bool {
 	if g.wedgedAt.IsZero() || now.Sub(g.wedgedAt) < 2*g.c.Period {
 		return false
 	}
-	return !g.c.Quorum.Has(collective.Choose(g.c.Me, g.told, g.machine.Step().Members))
+	return !g.c.Quorum.Has(g.machine.Chosen())
 }
 
 // distrust notes that frames failed between a peer and us. At the second time within
@@ -230,7 +231,7 @@ func (g *Group) offers(step collective.Step) [][]byte {
 		}
 		forPeers, err := t.Prepare(step.Epoch, step.Members)
 		if err == nil {
-			err = offersFit(forPeers, step.Members)
+			err = offersFit(forPeers)
 		}
 		if err != nil {
 			g.tally.transportFailed()
@@ -310,4 +311,14 @@ func (g *Group) unfitFor(what string, attrs ...any) {
 		g.c.Log.Warn("a transport failed at the start of an epoch: a member has gone", attrs...)
 	}
 	g.fail(ChangeTransport)
+}
+
+// offersFit checks that offers can be told to peers.
+func offersFit(offers [][]byte) error {
+	for p, o := range offers {
+		if len(o) > offerMax/(2*transportsMax) {
+			return fmt.Errorf("rdma: an offer to peer %d of %d bytes, limit %d: %w", p, len(o), offerMax/(2*transportsMax), ErrTooLarge)
+		}
+	}
+	return nil
 }

@@ -63,7 +63,7 @@ func (g *Group) prepare(op Op, o operation, v []byte) {
 		kept.buf = make([]byte, len(v))
 	}
 	kept.buf = kept.buf[:len(v)]
-	h.op, h.o, h.v, h.acc = op, o, v, kept.buf
+	h.op, h.o, h.v, h.acc, h.length = op, o, v, kept.buf, len(v)
 	if h.todo == 0 {
 		return
 	}

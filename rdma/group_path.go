@@ -24,16 +24,12 @@ type path struct {
 	seen      uint64 // the number that the caller knows
 	news      News
 	crossover uint64
-	lineage   lineage
 }
-
-// A lineage names the last round whose result a peer has seen.
-type lineage struct{ epoch, round uint64 }
 
 // The steps of a probe are in the Op of its frames. A member begins round 1 when it
 // gets probeGo: frames of another that got it earlier find the crossover known here.
 const (
-	probeHello  = iota + 1 // to all: our lineage
+	probeHello  = iota + 1 // to all
 	probeOffer             // the lowest member to all: how long does this take?
 	probeAnswer            // back, of the same length
 	probeLength            // the lowest member to all: the crossover; answered too
@@ -46,7 +42,6 @@ type probe struct {
 	active   bool
 	deadline time.Time
 	hello    collective.Set // whose hello is here, ours included
-	lineages [collective.PeersMax]lineage
 	done     bool
 	queue    []probeFrame
 	trial    trial
@@ -84,7 +79,6 @@ func (g *Group) open(e collective.Effect) {
 	g.steps, g.failAt = e.Step, time.Time{}
 	g.resetRounds(e.Step)
 	g.probe = probe{active: true, hello: collective.Of(g.c.Me)}
-	g.probe.lineages[g.c.Me] = g.lineage
 	if e.Step.Members.Len() == 1 {
 		g.mesh, g.transport, g.probe.done = nil, -1, true
 		g.probed()
@@ -118,9 +112,7 @@ func (g *Group) open(e collective.Effect) {
 		return
 	}
 	g.probe.deadline = time.Now().Add(4 * g.c.Period)
-	hello := binary.LittleEndian.AppendUint64(nil, g.lineage.epoch)
-	hello = binary.LittleEndian.AppendUint64(hello, g.lineage.round)
-	g.say(g.others(), probeHello, 0, hello)
+	g.say(g.others(), probeHello, 0, nil)
 }
 
 func (g *Group) others() collective.Set { return g.steps.Members.Without(g.c.Me) }
@@ -181,8 +173,7 @@ func (g *Group) heardProbe(e *Event) {
 	}
 	fromLowest, lowest := e.Peer == g.steps.Members.Lowest(), g.c.Me == g.steps.Members.Lowest()
 	switch {
-	case e.Header.Op == probeHello && !g.probe.hello.Has(e.Peer) && len(e.Payload) == 16:
-		g.probe.lineages[e.Peer] = lineage{binary.LittleEndian.Uint64(e.Payload), binary.LittleEndian.Uint64(e.Payload[8:])}
+	case e.Header.Op == probeHello && !g.probe.hello.Has(e.Peer):
 		g.probe.hello = g.probe.hello.With(e.Peer)
 		if lowest && g.probe.hello == g.steps.Members {
 			g.try()
@@ -301,10 +292,9 @@ func crossover(took []time.Duration, members int, fold time.Duration) uint64 {
 // probed makes the epoch one that the caller may use.
 func (g *Group) probed() {
 	g.probe.active, g.probe.deadline = false, time.Time{}
-	carried, previous := carriedOf(&g.steps, &g.probe.lineages)
 	g.epoch = Epoch{
 		Number: g.steps.Epoch, Me: g.c.Me, Members: g.steps.Members,
-		Carried: carried, Previous: previous,
+		Carried: g.steps.Carried, Previous: g.steps.Prev,
 	}
 	if g.transport >= 0 {
 		g.epoch.Transport = g.c.Transports[g.transport].Name()
@@ -317,34 +307,11 @@ func (g *Group) probed() {
 	g.tally.epoch(g.epoch, g.transport)
 	g.tally.crossover(g.crossover)
 	g.c.Log.Info("an epoch has begun", "epoch", g.epoch.Number, "members", g.names(g.epoch.Members),
-		"carried", g.names(carried), "transport", g.epoch.Transport)
+		"carried", g.names(g.epoch.Carried), "transport", g.epoch.Transport)
 	if g.transport > 0 {
 		g.c.Log.Warn("the group has fallen back to another transport",
 			"wanted", g.c.Transports[0].Name(), "transport", g.epoch.Transport)
 	}
-}
-
-// carriedOf says which members have seen every round that counts. If rounds of the
-// epoch before counted, they are the step's; if none did, whoever was in that epoch
-// has seen no more than before it, and what members say of themselves decides.
-func carriedOf(step *collective.Step, lineages *[collective.PeersMax]lineage) (carried collective.Set, previous uint64) {
-	from := step.Members
-	for p := range step.Carried.All {
-		if lineages[p].epoch == step.Prev && step.Prev != 0 {
-			from = step.Carried
-		}
-	}
-	var last lineage
-	for p := range from.All {
-		l := lineages[p]
-		switch {
-		case l.epoch > last.epoch || l.epoch == last.epoch && l.round > last.round:
-			last, carried = l, collective.Of(p)
-		case l == last && l.epoch != 0:
-			carried = carried.With(p)
-		}
-	}
-	return carried, last.epoch
 }
 
 // turn looks once at everything that may have come and reports whether frames had.

@@ -2,6 +2,7 @@ package rdma
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -73,6 +74,7 @@ type hand struct {
 	op      Op
 	o       operation
 	v, acc  []byte
+	length  int    // of v
 	filled  uint64 // acc has something up to here
 	split   bool
 	missing collective.Set // members whose slice for us is not all here
@@ -113,8 +115,12 @@ func (g *Group) begin(kind collective.Kind) (collective.Progress, error) {
 		return 0, fmt.Errorf("rdma: epoch %d is new: %w", g.epoch.Number, ErrAgain)
 	}
 	round, progress, err := g.machine.Rounds().Begin(kind)
+	if errors.Is(err, collective.ErrKind) {
+		err = fmt.Errorf("rdma: round %d of epoch %d: %w: %w", g.round+1, g.epoch.Number, ErrOp, err)
+		g.fail(ChangeOp)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("rdma: round %d of epoch %d: %w", g.round+1, g.epoch.Number, err)
+		return 0, err
 	}
 	g.round, g.ahead = round, false
 	g.hand = hand{
@@ -405,47 +411,30 @@ func (g *Group) outcome() error {
 	switch {
 	case h.err != nil:
 		return h.err
-	case h.settled && g.here():
-		return nil // settle has noted it
-	case !h.settled:
-		g.lineage = lineage{h.epoch.Number, h.round}
+	case !h.settled || h.dense && h.complete || h.commit || h.stands && (h.taken || !h.dense && h.complete):
 		return nil
+	case h.stands:
+		g.c.Log.Error("a round counts whose result is not here", "epoch", h.epoch.Number, "round", h.round)
 	}
 	return fmt.Errorf("rdma: round %d of epoch %d: %w", h.round, h.epoch.Number, ErrAgain)
-}
-
-// here reports that the round in hand, whose epoch is over, counts, and that its result
-// is here.
-func (g *Group) here() bool {
-	h := &g.hand
-	return h.dense && h.complete || h.commit || h.stands && (h.taken || !h.dense && h.complete)
 }
 
 // settle is told which rounds of the epoch that is over count.
 func (g *Group) settle(e collective.Effect) {
 	h := &g.hand
+	if h.epoch.Number != e.Epoch {
+		return
+	}
 	stands := !e.Lost && e.Round >= h.round
 	switch {
 	case h.open:
 		h.settled, h.stands = true, stands
-		switch {
-		case g.here():
-			g.lineage = lineage{h.epoch.Number, h.round}
-		case stands:
-			// Members are at odds about what we have. Better to begin anew than to be
-			// taken for one who has seen it all.
-			g.c.Log.Error("a round counts whose result is not here", "epoch", h.epoch.Number, "round", h.round)
-			g.lineage = lineage{}
-		}
 	case h.given:
 		h.given = false
-		switch {
-		case stands && (g.pending.Gathered != nil || g.pending.Vector != nil):
+		if stands && (g.pending.Gathered != nil || g.pending.Vector != nil) {
 			late := g.pending
-			g.late, g.lineage = &late, lineage{h.epoch.Number, h.round}
+			g.late = &late
 			g.news |= NewsEpoch
-		case stands:
-			g.lineage = lineage{}
 		}
 		g.pending = Late{}
 	}
@@ -454,9 +443,13 @@ func (g *Group) settle(e collective.Effect) {
 // take is given the result of the round in hand, which other members had.
 func (g *Group) take(e collective.Effect) {
 	h := &g.hand
-	if e.Round != h.round || !h.dense || len(e.Body) != len(h.v) {
+	if e.Epoch != h.epoch.Number || e.Round != h.round || !h.dense || len(e.Body) != h.length {
+		g.c.Log.Error("a result that we lack is none of our round's", "epoch", e.Epoch, "round", e.Round, "bytes", len(e.Body))
 		return
 	}
+	kept := &g.results[e.Round&1] // others may lack it too
+	kept.epoch, kept.round, kept.members = e.Epoch, e.Round, e.Contributors
+	kept.buf = append(kept.buf[:0], e.Body...)
 	if h.open {
 		copy(h.v, e.Body)
 		h.taken, h.contributors = true, e.Contributors
@@ -486,5 +479,5 @@ func (g *Group) leave(err error) {
 	}
 	g.tally.round(op, h, g.traffic[:], err)
 	clear(g.traffic[:])
-	h.header, h.bodies = nil, nil
+	h.v, h.header, h.bodies = nil, nil, nil // they are the caller's again
 }
