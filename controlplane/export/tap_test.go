@@ -457,6 +457,10 @@ func TestInjectedRowsAreWrittenInOrderAndThenSaidToBe(t *testing.T) {
 	if want := uint64(5 * 59 * 60 / 2); all != want {
 		t.Errorf("%d global rows, want %d", all, want)
 	}
+	var commit segment.Commit
+	if n := pump.GlobalRows(0) + pump.GlobalRows(1); !s.Sink("two").Load(&commit) || commit.Global != n || pump.Sinks()[1].Global != n || commit.Rows <= n {
+		t.Errorf("two has %d global rows of %d, want %d", commit.Global, commit.Rows, n)
+	}
 	if l := pump.Sinks()[0].Latency; l.Rows != pump.GlobalRows(0) || l.Max != 1000 {
 		t.Errorf("latency %+v, want %d rows of 1000 ns", l, pump.GlobalRows(0))
 	}
