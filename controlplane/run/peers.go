@@ -2,7 +2,7 @@ package run
 
 import (
 	"context"
-	"encoding/binary"
+	be "encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -167,7 +167,7 @@ func (x *peers) groupConfig(transports []rdma.Transport) rdma.GroupConfig {
 // keys returns the keys of the frames that go to a peer and come from it in an epoch.
 func (x *peers) keys(peer int, epoch uint64) (send, receive [32]byte, err error) {
 	context := func(from, to int) []byte {
-		return append(binary.BigEndian.AppendUint64(nil, epoch), byte(from), byte(to))
+		return append(be.BigEndian.AppendUint64(nil, epoch), byte(from), byte(to))
 	}
 	send, err = x.boot.Key(peer, sealLabel, context(x.me, peer))
 	if err == nil {
