@@ -107,7 +107,7 @@ func (b *Box) config() string { return filepath.Join(b.Dir, "config.yaml") }
 func (b *Box) configure(c *Config) error {
 	ring := c.Ring
 	if ring == "" {
-		ring = "rx_ring: 4096, fill_ring: 4096"
+		ring = "rx_ring: 16384, fill_ring: 16384"
 	}
 	text := strings.NewReplacer("ROWS", b.Rows, "LOCAL", b.Local).Replace(c.Pipeline)
 	text += fmt.Sprintf("\ninterfaces: {%s: {%s}}\ngroup:\n  me: %s\n  dir: %s\n", b.Cable.B.Interface, ring, b.ID, b.keys())

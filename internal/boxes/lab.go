@@ -94,7 +94,7 @@ func (l *Lab) Box(id string) *Box {
 func (l *Lab) Drop(from, to *Box, on bool) error {
 	rule := "delete table inet cut" + from.ID
 	if on {
-		rule = fmt.Sprintf("table inet cut%s { chain in { type filter hook input priority 0; ip saddr %s drop; } }", from.ID, from.Port.Address)
+		rule = fmt.Sprintf("table inet cut%s {\n chain in {\n type filter hook input priority 0\n ip saddr %s drop\n }\n}\n", from.ID, from.Port.Address)
 	}
 	c := exec.Command("nft", "-f", "-")
 	c.Stdin = strings.NewReader(rule)

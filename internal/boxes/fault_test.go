@@ -1,0 +1,182 @@
+package boxes
+
+import (
+	generator "github.com/headrace/headrace/controlplane/generate"
+	"github.com/headrace/headrace/controlplane/status"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A fault is what happens to box c while packets come, and how it ends.
+type fault struct {
+	name   string
+	strike func(l *Lab) error
+	heal   func(t *testing.T, l *Lab) error
+	// lossless: c goes on receiving and has everything in the end.
+	lossless bool
+}
+
+var faults = []fault{
+	{
+		"killed", func(l *Lab) error { return l.Box("c").Kill() },
+		func(_ *testing.T, l *Lab) error { return l.Box("c").Start() }, false,
+	},
+	{
+		"unplugged", func(l *Lab) error { return l.Box("c").Port.SetUp(false) },
+		func(_ *testing.T, l *Lab) error { return l.Box("c").Port.SetUp(true) }, true,
+	},
+	{
+		"deaf to a", func(l *Lab) error { return l.Drop(l.Box("a"), l.Box("c"), true) },
+		func(_ *testing.T, l *Lab) error { return l.Drop(l.Box("a"), l.Box("c"), false) }, true,
+	},
+	{
+		"stopped for 2 s", func(l *Lab) error { return l.Box("c").Signal(syscall.SIGSTOP, true) },
+		func(t *testing.T, l *Lab) error {
+			t.Helper()
+			time.Sleep(2*time.Second - healAfter)
+			return l.Box("c").Signal(syscall.SIGCONT, true)
+		}, true,
+	},
+	{
+		"without its control process", func(l *Lab) error { return l.Box("c").Signal(syscall.SIGKILL, false) },
+		func(_ *testing.T, l *Lab) error {
+			<-l.Box("c").done
+			return l.Box("c").Start()
+		}, true,
+	},
+}
+
+const (
+	period    = 500 * time.Millisecond
+	strikeAt  = 2500 * time.Millisecond
+	healAfter = 1800 * time.Millisecond
+)
+
+// flagged waits until some box writes a row in which who is not merged, and returns how
+// long that took.
+func flagged(t *testing.T, l *Lab, who string) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for time.Since(begin) < patience {
+		for _, b := range l.Boxes {
+			for _, r := range rowsOf(t, b.Rows) {
+				if !slices.Contains(r.Completeness.Merged, who) {
+					return time.Since(begin)
+				}
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Errorf("no row says that %s is missing", who)
+	return patience
+}
+
+// A box that fails is named in the rows, and comes back: what it has then corrects them.
+func TestNetnsABoxFailsAndComesBack(t *testing.T) {
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			l := lab(t, 3, readings, "period: 500ms", "max_wait: 1s")
+			whole := generate(t, l, "whole.pcap", "json", "--count", "80000", "--rate", "10000", "--keys", "100")
+			parts := split(t, l, whole, 3)
+			want, without := replayed(t, l, whole), replayed(t, l, parts[:2]...)
+			begin(t, l)
+			began := time.Now()
+			var sent []<-chan error
+			for i, b := range l.Boxes {
+				sent = append(sent, send(t, l, b, parts[i]))
+			}
+			time.Sleep(strikeAt)
+			struck := time.Now()
+			if err := f.strike(l); err != nil {
+				t.Fatal(err)
+			}
+			two := make(chan time.Duration, 1)
+			go func() {
+				_, err := l.Box("a").Await(patience, func(r *statusReport) bool { return len(r.Snapshot.Group.Members) == 2 })
+				if err != nil {
+					two <- -1
+					return
+				}
+				two <- time.Since(struck)
+			}()
+			if f.name != "without its control process" {
+				t.Logf("epoch of two after %v", <-two)
+				t.Logf("a row without c after %v", flagged(t, l, "c"))
+			}
+			time.Sleep(time.Until(struck.Add(healAfter)))
+			healed := time.Now()
+			if err := f.heal(t, l); err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range l.Boxes {
+				members(t, b, 3)
+			}
+			joined := time.Now()
+			t.Logf("one group again %v after the fault ended", time.Since(healed))
+			for _, done := range sent {
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(2 * period)
+			stopAll(t, l)
+			all := global(t, l)
+			if f.lossless {
+				same(t, latest(all), want)
+			}
+			// Before a box that was killed is there again, nobody knows what it missed.
+			lost := [2]time.Time{}
+			if !f.lossless {
+				lost = [2]time.Time{dawn.Add(struck.Sub(began) - 2*time.Second), dawn.Add(joined.Sub(began) + time.Second)}
+			}
+			judge(t, all, want, without, lost)
+		})
+	}
+}
+
+// dawn is the time of the first generated event.
+var dawn = time.Unix(0, int64(generator.DefaultStart))
+
+// judge holds every row against what the boxes that it names saw. Windows that end
+// within lost are not held against all three.
+func judge(t *testing.T, all []*row, whole, without map[string]*row, lost [2]time.Time) {
+	t.Helper()
+	wrong, short, full := 0, 0, 0
+	for _, r := range all {
+		var w *row
+		switch strings.Join(r.Completeness.Merged, "") {
+		case "abc":
+			if r.Completeness.Complete != nil && !*r.Completeness.Complete {
+				continue // something was lost on the way
+			}
+			if r.End.After(lost[0]) && r.End.Before(lost[1]) {
+				continue
+			}
+			w = whole[r.place()]
+			full++
+		case "ab":
+			w = without[r.place()]
+			short++
+			if c := r.Completeness.Complete; c == nil || *c {
+				t.Errorf("said to be complete without c: %s", r.line)
+			}
+		default:
+			t.Errorf("merged without the majority that holds it: %s", r.line)
+			continue
+		}
+		if w == nil || string(w.Values) != string(r.Values) {
+			if wrong++; wrong < 5 {
+				t.Errorf("not the values of the boxes that it names: %s", r.line)
+			}
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d rows are wrong", wrong)
+	}
+	t.Logf("%d rows of all three, %d without c", full, short)
+}
+
+type statusReport = status.Report
