@@ -144,7 +144,7 @@ var dawn = time.Unix(0, int64(generator.DefaultStart))
 // within lost are not held against all three.
 func judge(t *testing.T, all []*row, whole, without map[string]*row, lost [2]time.Time) {
 	t.Helper()
-	wrong, short, full := 0, 0, 0
+	wrong, strange, short, full := 0, 0, 0, 0
 	for _, r := range all {
 		var w *row
 		switch strings.Join(r.Completeness.Merged, "") {
@@ -164,7 +164,9 @@ func judge(t *testing.T, all []*row, whole, without map[string]*row, lost [2]tim
 				t.Errorf("said to be complete without c: %s", r.line)
 			}
 		default:
-			t.Errorf("merged without the majority that holds it: %s", r.line)
+			if strange++; strange < 4 {
+				t.Errorf("merged without the majority that holds it: %s", r.line)
+			}
 			continue
 		}
 		if w == nil || string(w.Values) != string(r.Values) {
