@@ -74,6 +74,7 @@ type flaw uint8
 const (
 	flawTrimMax flaw = 1 << iota // a Sparse round counts if anybody has it
 	flawForget                   // a proposer looks at opened epochs only, not at accepted steps
+	flawTrust                    // a proposer goes on from what few remember
 )
 
 // New returns the machine of a peer that has just started: it hears nobody, not even

@@ -151,7 +151,7 @@ func (m *Machine) base() []Step {
 				}
 			}
 		}
-		if !m.config.Quorum.meets(remember) || best < 0 {
+		if best < 0 || !m.config.Quorum.meets(remember) && m.flaw&flawTrust == 0 {
 			return nil
 		}
 		lacking := Set(0)

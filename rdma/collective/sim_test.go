@@ -78,6 +78,7 @@ type simulation struct {
 	rng    *rand.Rand
 	quorum Quorum
 	flaw   flaw
+	zero   bool // the mutant whose ballots begin at zero in every life
 	acks   bool // the mutant that takes a round for complete when its own is acknowledged
 	now    int
 	seq    int
@@ -115,7 +116,7 @@ type node struct {
 	reset   Set // whose connection was seen to break
 	rows    [PeersMax]Set
 	timer   int
-	entered bool // has been in an epoch in this life
+	entered uint64 // the first epoch of this life
 
 	epoch   Step
 	open    bool
@@ -303,7 +304,7 @@ func (s *simulation) fault() {
 			}
 		}
 	case 3:
-		n.paused = s.now + s.between(50, 400)
+		n.paused = max(n.paused, s.now+s.between(50, 400))
 	case 4:
 		s.cut(a, b)
 	case 5:
@@ -422,7 +423,11 @@ func (n *node) start() {
 		s.bound++
 	}
 	// The low bits differ from life to life; the rest is as if clocks agreed.
-	n.m = New(Config{Me: n.id, Quorum: s.quorum, Counter: s.bound<<lifeBits + uint64(n.life)})
+	counter := s.bound<<lifeBits + uint64(n.life)
+	if s.zero {
+		counter = 0
+	}
+	n.m = New(Config{Me: n.id, Quorum: s.quorum, Counter: counter})
 	n.m.flaw = s.flaw
 	for i := range n.heard {
 		n.heard[i] = -deaf - 1
@@ -582,7 +587,7 @@ func (s *simulation) saw(step Step) {
 	}
 	remember := Set(0)
 	for p := range step.Members.All {
-		if n := s.nodes[p]; n.alive && n.entered {
+		if n := s.nodes[p]; n.alive && n.entered != 0 && n.entered < step.Epoch {
 			remember = remember.With(p)
 		}
 	}
@@ -614,7 +619,9 @@ func (n *node) opens(e *Effect) {
 	}
 	s.saw(step)
 	s.opensFirst(step)
-	n.entered = true
+	if n.entered == 0 {
+		n.entered = step.Epoch
+	}
 	n.epoch, n.open, n.used, n.round, n.here = step, true, 0, 0, 0
 	n.got, n.due = [2][PeersMax]*frame{}, false
 	for p := range step.Members.Without(n.id).All {
