@@ -19,7 +19,7 @@ type total struct {
 }
 
 // schedules runs schedules 1 to n and returns the first that goes wrong.
-func schedules(n uint64, prepare func(*simulation)) (wrong error, sum total) {
+func schedules(n uint64, prepare func(*simulation)) (sum total, wrong error) {
 	var next atomic.Uint64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -48,7 +48,7 @@ func schedules(n uint64, prepare func(*simulation)) (wrong error, sum total) {
 		})
 	}
 	wg.Wait()
-	return wrong, sum
+	return sum, wrong
 }
 
 // Whatever fails, members agree on what counts and what it comes to, nothing counts
@@ -69,7 +69,7 @@ func TestSchedules(t *testing.T) {
 	if os.Getenv("HEADRACE_LONG") != "" {
 		n = 50_000
 	}
-	wrong, sum := schedules(n, func(*simulation) {})
+	sum, wrong := schedules(n, func(*simulation) {})
 	if wrong != nil {
 		t.Fatalf("%v; -seed tells the schedule", wrong)
 	}
@@ -136,7 +136,7 @@ func TestFlawsAreFound(t *testing.T) {
 		{"accepted steps are forgotten", 2000, func(s *simulation) { s.flaw = flawForget }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wrong, _ := schedules(c.among, c.flaw)
+			_, wrong := schedules(c.among, c.flaw)
 			if wrong == nil {
 				t.Fatalf("not found in %d schedules", c.among)
 			}

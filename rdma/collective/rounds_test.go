@@ -35,8 +35,9 @@ func arrived(src int, n uint64, kind collective.Kind, want collective.Progress) 
 	return call{do: "arrived", src: src, n: n, kind: kind, want: want}
 }
 
-func have(src int, n uint64, want collective.Progress) call {
-	return call{do: "have", src: src, n: n, want: want}
+// have is for round 1.
+func have(src int, want collective.Progress) call {
+	return call{do: "have", src: src, n: 1, want: want}
 }
 
 func (c call) but(err error) call {
@@ -82,17 +83,17 @@ func TestRounds(t *testing.T) {
 			arrived(0, 1, dense, heard), arrived(2, 1, dense, heard), begin(1, dense, complete),
 		}, 0, 1},
 		{"a sparse round is committed when all have it", three, []call{
-			begin(1, sparse, 0), arrived(0, 1, sparse, 0), have(0, 1, 0), arrived(2, 1, sparse, complete),
-			have(2, 1, committed),
+			begin(1, sparse, 0), arrived(0, 1, sparse, 0), have(0, 0), arrived(2, 1, sparse, complete),
+			have(2, committed),
 		}, 0, 1},
 		{"a sparse round that is complete waits for those that have not said so", three, []call{
-			begin(1, sparse, 0), arrived(0, 1, sparse, 0), arrived(2, 1, sparse, complete), have(2, 1, 0),
+			begin(1, sparse, 0), arrived(0, 1, sparse, 0), arrived(2, 1, sparse, complete), have(2, 0),
 		}, collective.Of(0), 1},
 		{"that all others have it does not make it complete here", three, []call{
-			begin(1, sparse, 0), arrived(0, 1, sparse, 0), have(0, 1, 0),
+			begin(1, sparse, 0), arrived(0, 1, sparse, 0), have(0, 0),
 		}, collective.Of(2), 0},
 		{"who begins the next round has this one", three, []call{
-			begin(1, sparse, 0), arrived(0, 1, sparse, 0), arrived(2, 1, sparse, complete), have(2, 1, 0),
+			begin(1, sparse, 0), arrived(0, 1, sparse, 0), arrived(2, 1, sparse, complete), have(2, 0),
 			arrived(0, 2, dense, heard|committed),
 		}, 0, 1},
 		{"the next dense round is heard while this one is in hand", three, []call{
@@ -103,8 +104,8 @@ func TestRounds(t *testing.T) {
 			begin(1, dense, complete), begin(2, sparse, complete|committed), begin(3, sparse, complete|committed),
 		}, 0, 3},
 		{"to have something twice does no harm", three, []call{
-			begin(1, sparse, 0), arrived(0, 1, sparse, 0), have(0, 1, 0), have(0, 1, 0), arrived(2, 1, sparse, complete),
-			have(2, 1, committed), have(2, 1, 0), begin(2, dense, 0), have(0, 1, 0),
+			begin(1, sparse, 0), arrived(0, 1, sparse, 0), have(0, 0), have(0, 0), arrived(2, 1, sparse, complete),
+			have(2, committed), have(2, 0), begin(2, dense, 0), have(0, 0),
 		}, collective.Of(0, 2), 1},
 
 		{"no next round before a dense one is complete", three, []call{
@@ -129,12 +130,12 @@ func TestRounds(t *testing.T) {
 			begin(1, dense, 0), arrived(0, 1, dense, 0), arrived(2, 1, dense, complete), begin(2, dense, 0),
 			arrived(0, 1, dense, 0).but(collective.ErrRound),
 		}, collective.Of(0, 2), 1},
-		{"a round that we have not begun is not had", three, []call{have(0, 1, 0).but(collective.ErrRound)}, 0, 0},
+		{"a round that we have not begun is not had", three, []call{have(0, 0).but(collective.ErrRound)}, 0, 0},
 		{"had by one who has not contributed", three, []call{
-			begin(1, sparse, 0), have(0, 1, 0).but(collective.ErrRound),
+			begin(1, sparse, 0), have(0, 0).but(collective.ErrRound),
 		}, collective.Of(0, 2), 0},
 		{"a stranger", three, []call{
-			begin(1, dense, 0), arrived(3, 1, dense, 0).but(collective.ErrRound), have(3, 1, 0).but(collective.ErrRound),
+			begin(1, dense, 0), arrived(3, 1, dense, 0).but(collective.ErrRound), have(3, 0).but(collective.ErrRound),
 		}, collective.Of(0, 2), 0},
 		{"from ourselves", three, []call{begin(1, dense, 0), arrived(1, 1, dense, 0).but(collective.ErrRound)}, collective.Of(0, 2), 0},
 		{"another kind than ours", three, []call{
@@ -147,7 +148,7 @@ func TestRounds(t *testing.T) {
 			arrived(0, 1, sparse, heard), arrived(2, 1, dense, 0).but(collective.ErrKind),
 		}, 0, 0},
 		{"a dense round is not had", three, []call{
-			begin(1, dense, 0), arrived(0, 1, dense, 0), have(0, 1, 0).but(collective.ErrKind),
+			begin(1, dense, 0), arrived(0, 1, dense, 0), have(0, 0).but(collective.ErrKind),
 		}, collective.Of(2), 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -124,6 +124,7 @@ type node struct {
 	torn    [PeersMax]uint64 // by receiver: the epoch in which a frame was lost
 	early   []frame
 	got     [2][PeersMax]*frame
+	lost    bool // the last epoch was settled so
 	inHand  bool
 	round   uint64 // in hand, or the last
 	here    uint64 // the last complete
@@ -614,6 +615,8 @@ func (n *node) opens(e *Effect) {
 		s.failf("node %d opens %+v and is in %+v", n.id, step, n.m.Step())
 	case !s.quorum.Has(step.Members):
 		s.failf("node %d opens %+v, which is a minority", n.id, step)
+	case n.lost && step.Carried.Has(n.id):
+		s.failf("node %d is carried into %+v, but has lost sight of what came before", n.id, step)
 	case n.inHand:
 		s.failf("node %d opens %+v with round %d of %d unsettled", n.id, step, n.round, n.epoch.Epoch)
 	}
@@ -914,6 +917,7 @@ func (n *node) take(e *Effect) {
 
 func (n *node) settle(e *Effect) {
 	s := n.s
+	n.lost = e.Lost
 	s.tracef("node %d settles %s at %d, lost %v; in hand %v %d", n.id, ballotName(e.Epoch), e.Round, e.Lost, n.inHand, n.round)
 	switch round := n.round; {
 	case e.Epoch != n.epoch.Epoch || n.open:

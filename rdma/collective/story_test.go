@@ -31,8 +31,10 @@ import (
 // with the number that tells a peer's lives apart, if it has one, after the counter.
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		t.Helper()
 		s := &story{}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			s.out.Reset()
 			s.command(t, d)
 			if s.out.Len() == 0 {
