@@ -257,7 +257,7 @@ func TestAFullSocketTakesTheRestLater(t *testing.T) {
 			continue
 		}
 		for _, b := range buf[:n] {
-			if want := byte("hp"[min(1, got%whole/len(header))]); b != want {
+			if want := "hp"[min(1, got%whole/len(header))]; b != want {
 				t.Fatalf("byte %d is %q, want %q", got, b, want)
 			}
 			got++
