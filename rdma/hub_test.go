@@ -221,19 +221,7 @@ func (c *crowd) each(f func(p int, g *rdma.Group)) {
 	}
 }
 
-// join waits until an epoch has exactly the given members.
-func join(t testing.TB, g *rdma.Group, members collective.Set) rdma.Epoch {
-	until := time.Now().Add(20 * time.Second)
-	for time.Now().Before(until) {
-		if e := g.Epoch(); e.Number != 0 && e.Members == members {
-			return e
-		}
-		g.Wait(20 * time.Millisecond)
-	}
-	t.Errorf("no epoch of %b within 20 s: %+v", members, g.State())
-	return rdma.Epoch{}
-}
-
+// joinAll waits until all who live are in one epoch, and no others are.
 func (c *crowd) joinAll() {
 	c.t.Helper()
 	var all collective.Set
@@ -242,5 +230,36 @@ func (c *crowd) joinAll() {
 			all = all.With(p)
 		}
 	}
-	c.each(func(_ int, g *rdma.Group) { join(c.t, g, all) })
+	c.join(all)
+}
+
+// join waits until the given peers are in one epoch, and no others are.
+func (c *crowd) join(members collective.Set) {
+	c.t.Helper()
+	var mu sync.Mutex
+	var is [collective.PeersMax]uint64
+	until := time.Now().Add(20 * time.Second)
+	c.each(func(me int, g *rdma.Group) {
+		for {
+			e := g.Epoch()
+			if e.Members != members {
+				e.Number = 0
+			}
+			mu.Lock()
+			is[me] = e.Number
+			all := e.Number != 0
+			for p := range members.All {
+				all = all && is[p] == is[me]
+			}
+			mu.Unlock()
+			switch {
+			case all, !members.Has(me):
+				return
+			case time.Now().After(until):
+				c.t.Errorf("peer %d: no epoch of %b within 20 s: %+v", me, members, g.State())
+				return
+			}
+			g.Wait(2 * time.Millisecond)
+		}
+	})
 }
