@@ -1,3 +1,4 @@
+//nolint:thelper // forms runs tests: a failure is where it is
 package frame
 
 import (
@@ -20,15 +21,15 @@ func keysOf(me int) func(int) ([32]byte, [32]byte, error) {
 	}
 }
 
-func codec(t testing.TB, me int, epoch uint64, sealed bool) *Codec {
-	t.Helper()
+func codec(tb testing.TB, me int, epoch uint64, sealed bool) *Codec {
+	tb.Helper()
 	c := Config{Me: me, Epoch: epoch}
 	if sealed {
 		c.Keys = keysOf(me)
 	}
 	k, err := NewCodec(c, 0b111)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }

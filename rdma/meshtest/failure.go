@@ -1,3 +1,4 @@
+//nolint:thelper // these are tests, not steps of one: a failure is where it is
 package meshtest
 
 import (
@@ -259,7 +260,7 @@ func (s *suite) missing(t *testing.T) {
 		t.Run(fmt.Sprintf("peer=%d", absent), func(t *testing.T) {
 			ts := s.transports(t, n)
 			g := s.prepare(t, ts, 7, collective.First(n))
-			patience := time.Duration(s.Scale) * 100 * time.Millisecond
+			patience := time.Duration(s.Scale) * 40 * time.Millisecond
 			start := time.Now()
 			errs := g.open(ts, g.members.Without(absent), patience)
 			if took := time.Since(start); took > patience+s.limit() {
@@ -295,7 +296,7 @@ func (s *suite) wrongOffers(t *testing.T) {
 			ts := s.transports(t, n)
 			g := s.prepare(t, ts, 7, collective.First(n))
 			g.offers[0][1] = offer(g.offers[0])
-			errs := g.open(ts, collective.First(2), time.Duration(s.Scale)*100*time.Millisecond)
+			errs := g.open(ts, collective.First(2), time.Duration(s.Scale)*40*time.Millisecond)
 			if errs[1] == nil {
 				t.Error("Open with it: no error")
 			}

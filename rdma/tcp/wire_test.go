@@ -82,7 +82,7 @@ func newRawPeer(t *testing.T) *rawPeer {
 	if p.Conn, err = net.Dial("tcp", addr.String()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.Conn.Close() })
+	t.Cleanup(func() { _ = p.Close() })
 	if _, err := p.Write(hello(1, 0, 7, mine)); err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +340,7 @@ func TestASocketIsSetUpForFrames(t *testing.T) {
 		want       int
 	}{
 		{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds())},
+		{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 0}, // see silent.go
 	} {
 		if n, err := unix.GetsockoptInt(fd, c.level, c.opt); err != nil || n != c.want {
 			t.Errorf("%s = %d, %v, want %d", c.name, n, err, c.want)
@@ -370,7 +370,7 @@ func FuzzOffer(f *testing.F) {
 			return
 		}
 		back, err := addr.MarshalBinary()
-		if got := append(append([]byte{offerVersion}, tok[:]...), back...); err != nil || !addr.IsValid() || len(got) > len(b)+12 {
+		if got := append(append([]byte{offerVersion}, tok[:]...), back...); err != nil || !addr.IsValid() || !bytes.Equal(got, b) {
 			t.Errorf("% x is %v, which is % x", b, addr, got)
 		}
 	})
