@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -198,13 +199,21 @@ func (c *crowd) stop(p int) {
 	c.groups[p], c.tcps[p] = nil, nil
 }
 
-// each runs f for every peer that lives, at the same time, until all have returned.
+// each runs f for every peer that lives, at the same time, until all have returned. Who
+// returns early still agrees with the others.
 func (c *crowd) each(f func(p int, g *rdma.Group)) {
 	c.t.Helper()
 	var all sync.WaitGroup
+	var busy atomic.Int32
 	for p, g := range c.groups {
 		if g != nil {
-			all.Go(func() { f(p, g) })
+			busy.Add(1)
+			all.Go(func() {
+				f(p, g)
+				for busy.Add(-1); busy.Load() > 0; time.Sleep(time.Millisecond) {
+					g.Wait(2 * time.Millisecond)
+				}
+			})
 		}
 	}
 	done := make(chan struct{})
