@@ -151,16 +151,14 @@ func (m *Machine) base() []Step {
 				}
 			}
 		}
-		if !m.config.Quorum.meets(remember) || best < 0 {
+		if best < 0 || !m.config.Quorum.meets(remember) && m.flaw&flawTrust == 0 {
 			return nil
 		}
-		lacking := Set(0)
-		for peer := range (remember & top.Members).All {
-			if s := known[peer]; s[len(s)-1].Epoch != top.Epoch {
-				lacking = lacking.With(peer)
-			}
+		know := remember
+		if proposer(top.Epoch) == m.config.Me && top.Epoch>>peerBits > m.config.Counter {
+			know = know.With(m.config.Me) // we have forgotten nothing of this life
 		}
-		if lacking == 0 || m.flaw&flawForget != 0 {
+		if m.flaw&flawForget != 0 || accepted(&known, know&top.Members, top.Epoch) {
 			return chain(known[best])
 		}
 		for peer := range remember.All {
@@ -169,6 +167,16 @@ func (m *Machine) base() []Step {
 			}
 		}
 	}
+}
+
+// accepted reports that the given epoch is the last that each of peers has accepted.
+func accepted(known *[PeersMax][]Step, peers Set, epoch uint64) bool {
+	for p := range peers.All {
+		if n := len(known[p]); n == 0 || known[p][n-1].Epoch != epoch {
+			return false
+		}
+	}
+	return true
 }
 
 // opened returns the steps up to the given epoch.

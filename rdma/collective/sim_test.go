@@ -78,6 +78,7 @@ type simulation struct {
 	rng    *rand.Rand
 	quorum Quorum
 	flaw   flaw
+	zero   bool // the mutant whose ballots begin at zero in every life
 	acks   bool // the mutant that takes a round for complete when its own is acknowledged
 	now    int
 	seq    int
@@ -115,7 +116,7 @@ type node struct {
 	reset   Set // whose connection was seen to break
 	rows    [PeersMax]Set
 	timer   int
-	entered bool // has been in an epoch in this life
+	entered uint64 // the first epoch of this life
 
 	epoch   Step
 	open    bool
@@ -123,6 +124,7 @@ type node struct {
 	torn    [PeersMax]uint64 // by receiver: the epoch in which a frame was lost
 	early   []frame
 	got     [2][PeersMax]*frame
+	lost    bool // the last epoch was settled so
 	inHand  bool
 	round   uint64 // in hand, or the last
 	here    uint64 // the last complete
@@ -303,7 +305,7 @@ func (s *simulation) fault() {
 			}
 		}
 	case 3:
-		n.paused = s.now + s.between(50, 400)
+		n.paused = max(n.paused, s.now+s.between(50, 400))
 	case 4:
 		s.cut(a, b)
 	case 5:
@@ -422,7 +424,11 @@ func (n *node) start() {
 		s.bound++
 	}
 	// The low bits differ from life to life; the rest is as if clocks agreed.
-	n.m = New(Config{Me: n.id, Quorum: s.quorum, Counter: s.bound<<lifeBits + uint64(n.life)})
+	counter := s.bound<<lifeBits + uint64(n.life)
+	if s.zero {
+		counter = 0
+	}
+	n.m = New(Config{Me: n.id, Quorum: s.quorum, Counter: counter})
 	n.m.flaw = s.flaw
 	for i := range n.heard {
 		n.heard[i] = -deaf - 1
@@ -582,7 +588,7 @@ func (s *simulation) saw(step Step) {
 	}
 	remember := Set(0)
 	for p := range step.Members.All {
-		if n := s.nodes[p]; n.alive && n.entered {
+		if n := s.nodes[p]; n.alive && n.entered != 0 && n.entered < step.Epoch {
 			remember = remember.With(p)
 		}
 	}
@@ -609,12 +615,16 @@ func (n *node) opens(e *Effect) {
 		s.failf("node %d opens %+v and is in %+v", n.id, step, n.m.Step())
 	case !s.quorum.Has(step.Members):
 		s.failf("node %d opens %+v, which is a minority", n.id, step)
+	case n.lost && step.Carried.Has(n.id):
+		s.failf("node %d is carried into %+v, but has lost sight of what came before", n.id, step)
 	case n.inHand:
 		s.failf("node %d opens %+v with round %d of %d unsettled", n.id, step, n.round, n.epoch.Epoch)
 	}
 	s.saw(step)
 	s.opensFirst(step)
-	n.entered = true
+	if n.entered == 0 {
+		n.entered = step.Epoch
+	}
 	n.epoch, n.open, n.used, n.round, n.here = step, true, 0, 0, 0
 	n.got, n.due = [2][PeersMax]*frame{}, false
 	for p := range step.Members.Without(n.id).All {
@@ -907,6 +917,7 @@ func (n *node) take(e *Effect) {
 
 func (n *node) settle(e *Effect) {
 	s := n.s
+	n.lost = e.Lost
 	s.tracef("node %d settles %s at %d, lost %v; in hand %v %d", n.id, ballotName(e.Epoch), e.Round, e.Lost, n.inHand, n.round)
 	switch round := n.round; {
 	case e.Epoch != n.epoch.Epoch || n.open:
