@@ -228,9 +228,9 @@ func (g *Group) pushReduced() (sent bool) {
 func (g *Group) sendPiece(to collective.Set, kind frame.Kind, from []byte, off, end uint64) (taken collective.Set, n uint64) {
 	h := &g.hand
 	n = min(end-off, pieceOf(h.o.element))
-	head := frame.Header{
+	g.head = frame.Header{
 		Kind: kind, Op: uint8(h.op), Round: g.round, Dest: frame.AnyDest,
 		Total: uint64(len(h.v)), Offset: off,
 	}
-	return g.mesh.Send(to, &head, from[off:off+n]), n
+	return g.mesh.Send(to, &g.head, from[off:off+n]), n
 }

@@ -15,6 +15,7 @@ type rounds struct {
 	round    uint64 // the last one that we began
 	ahead    bool   // a member has begun the next one
 	hand     hand
+	head     frame.Header                // of the frame that is being sent
 	boxes    [collective.PeersMax][2]box // by member and the parity of the round
 	results  [2]result                   // by parity
 	scratch  []byte                      // of FrameMax
@@ -351,8 +352,8 @@ func (g *Group) push() (moved bool) {
 		}
 		// Have is told after our own contribution: frames keep their order.
 		if ready := h.haves &^ h.todo; ready != 0 {
-			head := frame.Header{Kind: frame.Have, Round: g.round, Dest: frame.AnyDest}
-			taken := g.mesh.Send(ready, &head, nil)
+			g.head = frame.Header{Kind: frame.Have, Round: g.round, Dest: frame.AnyDest}
+			taken := g.mesh.Send(ready, &g.head, nil)
 			h.haves &^= taken
 			sent = sent || taken != 0
 		}
