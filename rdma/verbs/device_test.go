@@ -578,7 +578,8 @@ func TestDeviceListener(t *testing.T) {
 	}
 }
 
-// TestDeviceAllocs sends, polls and parks without Go memory.
+// TestDeviceAllocs sends, polls, parks until something comes and until nothing does,
+// and probes, all without Go memory.
 func TestDeviceAllocs(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		c := patient
@@ -598,8 +599,10 @@ func TestDeviceAllocs(t *testing.T) {
 			}
 			for i, m := range meshes[:2] {
 				for m.Poll(events[i][:]) == 0 {
-					m.Park(time.Second)
+					m.Park(20 * time.Microsecond)
 				}
+				m.probed = time.Time{}
+				m.Park(time.Microsecond)
 			}
 		}
 		trip()
