@@ -57,16 +57,14 @@ type Config struct {
 	// BufferBytes is asked of the kernel for each direction of a connection, where we
 	// may. Zero: 1 MiB.
 	BufferBytes int
+	// Hello is how long a connection has to say who it is. Zero: 5 s.
+	Hello time.Duration
 	// Log says what was refused at the port. Nil: nothing.
 	Log *slog.Logger
 }
 
-const (
-	// strangersMax bounds the connections that have not said yet who they are.
-	strangersMax = 64
-	// helloTime is how long one has to say it.
-	helloTime = 5 * time.Second
-)
+// strangersMax bounds the connections that have not said yet who they are.
+const strangersMax = 64
 
 // A Transport makes meshes over TCP. Its methods may be called from any goroutine.
 type Transport struct {
@@ -105,6 +103,9 @@ func New(c Config) (*Transport, error) {
 	}
 	if c.BufferBytes == 0 {
 		c.BufferBytes = 1 << 20
+	}
+	if c.Hello == 0 {
+		c.Hello = 5 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
