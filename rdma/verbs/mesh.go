@@ -119,12 +119,13 @@ func (m *mesh) postWord(p *peer, kind, n int) {
 
 // probe sends an empty write to the peers to whom nothing was sent for some time. The
 // peer's device answers it, no matter how busy the peer is; who only listens would
-// never learn that the other end is gone.
+// never learn that the other end is gone. It also asks the device how it is.
 func (m *mesh) probe(now time.Time) {
 	if now.Sub(m.probed) < probeEvery {
 		return
 	}
 	m.probed = now
+	m.troubles()
 	n := 0
 	for _, p := range m.peers {
 		if m.live.Has(p.id) && p.quiet && !p.probing {
@@ -370,7 +371,6 @@ func (m *mesh) Park(d time.Duration) {
 func (m *mesh) spin(start time.Time, d time.Duration) {
 	for m.drain(256) == 0 && !m.bell.Rung() {
 		if time.Since(start) > d {
-			m.troubles()
 			return
 		}
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
