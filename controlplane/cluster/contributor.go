@@ -57,6 +57,7 @@ type kept struct {
 	lineage  uint64   // of the registry when it was first sent; 0: never
 	in       bool     // the registry has it
 	released bool     // it does not hold the outbox any more
+	orphan   bool     // some of it was of a data plane that is gone, and is nowhere else
 }
 
 func newContributor(s *shape, keep int) *contributor {
@@ -91,6 +92,10 @@ func (c *contributor) detach(t *Tap, whole bool) {
 	c.tap = nil
 	for _, k := range c.windows {
 		k.from, k.has = nil, nil
+		if !whole && !k.in && !k.orphan {
+			k.orphan = true
+			c.counts[k.id.query].lonely++
+		}
 		if !k.sealed && !whole {
 			k.flags |= outbox.FlagIncomplete
 		}

@@ -138,13 +138,13 @@ func (h *holder) mergeChecked(id shareID, sh *share, b []byte) (ok bool) {
 // freeze makes the lines of e's firings before the state changes that they were of, as
 // long as they may be asked for.
 func (h *holder) freeze(e *entry, home int, durable uint64) {
-	sh := h.shares[shareID{e.id, home}]
-	if sh == nil {
-		return
-	}
 	for i := range e.unsaved {
 		f := &e.unsaved[i]
-		if f.sequence <= durable || f.merged[home] == 0 || sh.frozenAt(f.sequence) != nil {
+		if f.sequence <= durable || f.merged[home] == 0 {
+			continue
+		}
+		sh := h.share(shareID{e.id, home}) // no rows are lines too
+		if sh.frozenAt(f.sequence) != nil {
 			continue
 		}
 		l := h.form(e, f, home)

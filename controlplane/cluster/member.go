@@ -41,11 +41,10 @@ type leaf struct {
 
 // A saying is what a member brings into a round beside what it knows itself.
 type saying struct {
-	final   bool
-	marks   []mark // [query]
-	offers  []offer
-	forced  []windowID
-	lineage uint64
+	final  bool
+	marks  []mark // [query]
+	offers []offer
+	forced []windowID
 }
 
 // An offer is one window to contribute.
@@ -62,9 +61,6 @@ func newMember(s *shape, former *rows.Former, f *faults) *member {
 
 // begin takes note of a new epoch.
 func (m *member) begin(e rdma.Epoch) { m.epoch, m.phase = e, rollCall }
-
-// plain reports that windows can be contributed.
-func (m *member) plain() bool { return m.phase == plain }
 
 // contribute returns what to say in the next round. It is valid until the next call.
 func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {

@@ -36,7 +36,7 @@ type registry struct {
 
 // counts are what a member has seen happen to a query's windows.
 type counts struct {
-	fired, corrected, forced, unknown, late, repeated uint64
+	fired, corrected, forced, unknown, short, late, repeated uint64
 }
 
 // An entry is what is known of one window.
@@ -232,6 +232,9 @@ func (r *registry) fireOne(epoch uint64, e *entry) {
 		if e.firings > 0 && e.out[h]&^merged != 0 {
 			n.unknown++
 			continue
+		}
+		if e.lack[h] != 0 {
+			n.short++
 		}
 		f.merged[h], e.out[h], e.unsure = merged, merged, e.unsure.Without(h)
 	}

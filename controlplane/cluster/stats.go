@@ -41,7 +41,10 @@ type QueryStats struct {
 	Forced      uint64 `json:"forced"` // fired without a peer that was behind
 	// Unknown is shares of windows whose rows could not be made again, because who had
 	// them is gone, and windows that a group before this one may have fired.
-	Unknown    uint64 `json:"unknown"`
+	Unknown uint64 `json:"unknown"`
+	// Short is shares of windows that went out without a peer that had contributed:
+	// both holders of its part are gone, and so is what the peer kept.
+	Short      uint64 `json:"short"`
 	Late       uint64 `json:"late"`       // contributed when they could be corrected no more
 	Repeated   uint64 `json:"repeated"`   // contributed by a peer that had done so
 	Again      uint64 `json:"again"`      // contributed by this box once more
@@ -117,7 +120,7 @@ func (c *Cluster) query(q int, own *keeps) QueryStats {
 	n := &r.counts[q]
 	s := QueryStats{
 		Query: q, Name: c.engine.s.queries[q].Name, Rows: c.emitted[q], Fired: n.fired, Corrections: n.corrected, Forced: n.forced,
-		Unknown: n.unknown + own.unknown, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
+		Unknown: n.unknown + own.unknown, Short: n.short, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
 		Stray: own.stray, Unattended: own.lonely,
 	}
 	for _, e := range r.open {

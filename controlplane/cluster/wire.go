@@ -235,7 +235,7 @@ func decodeHeader(s *shape, b []byte, want phase) (*header, Fault) {
 	}
 	for range moves {
 		m := move{window: c.window(s, &fault), home: c.u8(), damaged: c.flag(&fault)}
-		if c.u8()|c.u8() != 0 || int(m.home) >= s.peers() {
+		if !zero(c.take(2)) || int(m.home) >= s.peers() {
 			fault = FaultContent
 		}
 		m.section = section{c.u32(), c.u64()}
