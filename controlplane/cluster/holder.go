@@ -3,7 +3,6 @@ package cluster
 import (
 	"bytes"
 	"encoding/binary"
-	"maps"
 	"slices"
 
 	"github.com/headrace/headrace/controlplane/rows"
@@ -205,9 +204,8 @@ func (h *holder) form(e *entry, f *firing, home int) lines {
 		part.Flags |= outbox.FlagIncomplete
 	}
 	words := h.s.limits.Words[e.id.query]
-	for _, key := range slices.Sorted(maps.Keys(sh.index)) {
-		at := int(sh.index[key]) * words
-		part.Key, part.State = append(part.Key[:0], key...), sh.states[at:at+words]
+	for i, key := range sh.keys {
+		part.Key, part.State = append(part.Key[:0], key...), sh.states[i*words:][:words]
 		var err error
 		if out.text, err = h.former.AppendGlobal(out.text, &part, &g); err != nil {
 			h.faults.note(h.s.me, FaultRow) // the same at both holders: the row is left out

@@ -41,10 +41,10 @@ type leaf struct {
 
 // A saying is what a member brings into a round beside what it knows itself.
 type saying struct {
-	final  bool
-	marks  []mark // [query]
-	offers []offer
-	forced []windowID
+	final, stopping bool
+	marks           []mark // [query]
+	offers          []offer
+	forced          []windowID
 }
 
 // An offer is one window to contribute.
@@ -64,7 +64,7 @@ func (m *member) begin(e rdma.Epoch) { m.epoch, m.phase = e, rollCall }
 
 // contribute returns what to say in the next round. It is valid until the next call.
 func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
-	h := &header{phase: m.phase, position: m.at, marks: say.marks, durable: make([]uint64, m.s.peers()), final: say.final}
+	h := &header{phase: m.phase, position: m.at, marks: say.marks, durable: make([]uint64, m.s.peers()), final: say.final, stopping: say.stopping}
 	for i := range m.body {
 		m.body[i] = m.body[i][:0]
 	}
@@ -441,6 +441,16 @@ func (m *member) inherit(home int) {
 // withdraw forgets rows that are another's to give out.
 func (m *member) withdraw(home int) {
 	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.home == home })
+}
+
+// waiting returns the number of rows that are not written.
+func (m *member) waiting() (n int) {
+	for _, l := range m.leaves {
+		if !l.written.Load() {
+			n += len(l.lines.ends)
+		}
+	}
+	return n
 }
 
 // sweep forgets leaves that are written.

@@ -320,7 +320,7 @@ func (s *schedule) check() bool {
 func TestRandomHistories(t *testing.T) {
 	from, n := uint64(0), uint64(500)
 	if os.Getenv("HEADRACE_LONG") != "" {
-		n = 50_000
+		n = 5_000
 	}
 	if v := os.Getenv("HEADRACE_SEED"); v != "" {
 		seed, err := strconv.ParseUint(v, 10, 64)

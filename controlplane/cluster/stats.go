@@ -20,7 +20,10 @@ type Stats struct {
 	// Held is states of the key groups that this box owns or is second for.
 	HeldBytes int `json:"held_bytes"`
 	// Waiting is rows that the sinks have not written yet.
-	Waiting int          `json:"rows_waiting"`
+	Waiting int `json:"rows_waiting"`
+	// InDoubt is rows that the control process before this one had made and that may
+	// not have been written. Where there was a second, that one has made them again.
+	InDoubt uint64       `json:"rows_in_doubt"`
 	Queries []QueryStats `json:"queries"` // the global ones
 	Bad     []BadStats   `json:"bad_contributions,omitempty"`
 }
@@ -91,10 +94,7 @@ func (c *Cluster) report(now bool) {
 	e := c.c.Group.Epoch()
 	s := Stats{
 		Epoch: e.Number, Members: c.namesOf(e.Members), Current: e.Number != 0 && m.epoch.Number == e.Number && m.phase == plain,
-		Rounds: c.rounds, Unclear: c.unclear, HeldBytes: m.holder.bytes,
-	}
-	for _, l := range m.leaves {
-		s.Waiting += len(l.lines.ends)
+		Rounds: c.rounds, Unclear: c.unclear, HeldBytes: m.holder.bytes, InDoubt: c.doubt.Load(), Waiting: m.waiting(),
 	}
 	var own []keeps
 	own, s.KeptWindows, s.KeptBytes = n.contributor.figures()
