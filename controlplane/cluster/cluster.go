@@ -53,6 +53,9 @@ type Config struct {
 	// Keep bounds the bytes of this box's own partials that are kept until their rows
 	// are safe. Zero: 256 MiB.
 	Keep int
+	// Hold bounds the bytes of states, ours and others', that are held so that windows
+	// can be corrected; what has no rows yet is held in any case. Zero: 1 GiB.
+	Hold int
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.
 	Home func(group int) int
@@ -82,6 +85,9 @@ func (c *Config) fill() error {
 	def(&c.Period, time.Second)
 	if c.Keep <= 0 {
 		c.Keep = 256 << 20
+	}
+	if c.Hold <= 0 {
+		c.Hold = 1 << 30
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -31,7 +31,7 @@ func newEngine(c *Config) *engine {
 	s := newShape(c)
 	f := &faults{counts: make([][FaultCount]uint64, s.peers())}
 	return &engine{
-		s: s, faults: f, contributor: newContributor(s, c.Keep), member: newMember(s, rows.New(c.Plan, c.Values), f),
+		s: s, faults: f, contributor: newContributor(s, c.Keep), member: newMember(s, rows.New(c.Plan, c.Values), f, c.Hold),
 		timekeeper: newTimekeeper(s, c.MaxWait, c.CorrectFor), limit: contributionLimit,
 		seen: func(int) (bool, time.Duration) { return true, 0 },
 	}

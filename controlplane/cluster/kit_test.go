@@ -186,6 +186,7 @@ type put struct {
 type injection struct {
 	lines   [][]byte
 	written func()
+	shown   bool
 }
 
 // A box is one peer of a test: a data plane's outbox, a control process that may die,
@@ -234,7 +235,7 @@ type truthID struct {
 
 func newWorld(t testing.TB, peers int, c Config) *world {
 	t.Helper()
-	w := &world{t: t, names: names(peers), config: c, batch: newBatch(), rows: map[string][]byte{}, truth: map[truthID][]uint64{}}
+	w := &world{t: t, names: names(peers), config: c, now: 1, batch: newBatch(), rows: map[string][]byte{}, truth: map[truthID][]uint64{}}
 	w.plan = testPlan(w.names, 0)
 	w.sets, _ = setsOf(t, w.plan)
 	for i := range peers {
@@ -298,7 +299,7 @@ func (b *box) crash(written int) {
 func (b *box) losses() bool {
 	for q := range b.world.plan.Queries {
 		n, own := b.engine.member.registry.counts[q], b.engine.contributor.counts[q]
-		if n.unknown+n.short+n.late > 0 || own != (keeps{again: own.again, lonely: own.lonely}) {
+		if n.unknown+n.short+n.late+b.engine.member.unmade[q] > 0 || own != (keeps{again: own.again, lonely: own.lonely}) {
 			return true
 		}
 	}

@@ -31,6 +31,9 @@ func newSchedule(t testing.TB, seed uint64) *schedule {
 	if r.IntN(4) == 0 {
 		c.CorrectFor = 500
 	}
+	if r.IntN(10) == 0 {
+		c.Hold = 1 + r.IntN(1<<14)
+	}
 	s := &schedule{world: newWorld(t, 1+r.IntN(5), c), r: r, windows: 2 + r.IntN(8), keys: 1 + r.IntN(12)}
 	for range s.boxes {
 		s.next = append(s.next, make([]int, 2))

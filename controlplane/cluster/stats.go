@@ -120,7 +120,7 @@ func (c *Cluster) query(q int, own *keeps) QueryStats {
 	n := &r.counts[q]
 	s := QueryStats{
 		Query: q, Name: c.engine.s.queries[q].Name, Rows: c.emitted[q], Fired: n.fired, Corrections: n.corrected, Forced: n.forced,
-		Unknown: n.unknown + own.unknown, Short: n.short, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
+		Unknown: n.unknown + own.unknown + c.engine.member.unmade[q], Short: n.short, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
 		Stray: own.stray, Unattended: own.lonely,
 	}
 	for _, e := range r.open {
