@@ -53,6 +53,9 @@ type Config struct {
 	// Keep bounds the bytes of this box's own partials that are kept until their rows
 	// are safe. Zero: 256 MiB.
 	Keep int
+	// Hold bounds the bytes of states, ours and others', that are held so that windows
+	// can be corrected; what has no rows yet is held in any case. Zero: 1 GiB.
+	Hold int
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.
 	Home func(group int) int
@@ -83,6 +86,9 @@ func (c *Config) fill() error {
 	if c.Keep <= 0 {
 		c.Keep = 256 << 20
 	}
+	if c.Hold <= 0 {
+		c.Hold = 1 << 30
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -98,8 +104,9 @@ func (c *Config) fill() error {
 type Cluster struct {
 	c      Config
 	engine *engine
-	sooner atomic.Bool // rows were written: leaves can go, and others may wait for that
-	ending atomic.Bool // no data plane comes any more
+	sooner atomic.Bool   // rows were written: leaves can go, and others may wait for that
+	ending atomic.Bool   // no data plane comes any more
+	doubt  atomic.Uint64 // rows that the control process before this one was giving out
 	over   chan struct{}
 
 	last     time.Duration // when the last round began
@@ -112,6 +119,7 @@ type Cluster struct {
 	mu     sync.Mutex
 	tap    *Tap
 	source func(query int) bool
+	since  time.Duration // when the present data plane was connected
 	stats  Stats
 }
 
@@ -125,14 +133,15 @@ func New(c Config) (*Cluster, error) {
 	return k, nil
 }
 
-func (c *Cluster) seen(query int) bool {
+func (c *Cluster) seen(query int) (bool, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.source == nil || c.source(query)
+	return c.source == nil || c.source(query), c.since
 }
 
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
-// the one goroutine that uses the group.
+// the one goroutine that uses the group. The group must not be closed before Run has
+// returned and the last tap's pump has ended.
 func (c *Cluster) Run(ctx context.Context) error {
 	defer close(c.over)
 	defer context.AfterFunc(ctx, c.c.Group.Wake)()
@@ -171,12 +180,14 @@ func (c *Cluster) turn() error {
 		c.engine.limit = min(2*c.engine.limit, contributionLimit)
 	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
 		c.unclear++
+		c.engine.contributor.nudge()
 	case errors.Is(err, rdma.ErrTooLarge):
 		// One window at a time, and that one without its records if it is too large.
 		if c.engine.limit == 1 {
 			c.engine.contributor.shrink()
 		}
 		c.engine.limit = max(c.engine.limit/16, 1)
+		c.engine.contributor.nudge()
 	default:
 		return err
 	}
@@ -242,7 +253,7 @@ func (c *Cluster) giveOne(l *leaf) bool {
 		l.written.Store(true)
 		c.sooner.Store(true)
 		if c.ending.Load() {
-			c.c.Group.Wake()
+			c.wake()
 		}
 	})
 	if l.taken {
@@ -251,13 +262,22 @@ func (c *Cluster) giveOne(l *leaf) bool {
 	return l.taken
 }
 
+// wake wakes Run, if it has not ended.
+func (c *Cluster) wake() {
+	select {
+	case <-c.over:
+	default:
+		c.c.Group.Wake()
+	}
+}
+
 // free gives back room in the outboxes.
 func (c *Cluster) free() {
 	c.mu.Lock()
 	t := c.tap
 	c.mu.Unlock()
 	if t != nil {
-		t.free()
+		t.free(uint64(c.engine.member.waiting()))
 	}
 }
 
@@ -266,7 +286,7 @@ func (c *Cluster) free() {
 func (c *Cluster) Finish() {
 	c.ending.Store(true)
 	c.engine.contributor.end()
-	c.c.Group.Wake()
+	c.wake()
 }
 
 // Drain is Finish, and waits until everything of this box is in the sinks, or until ctx

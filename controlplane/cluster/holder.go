@@ -3,7 +3,6 @@ package cluster
 import (
 	"bytes"
 	"encoding/binary"
-	"maps"
 	"slices"
 
 	"github.com/headrace/headrace/controlplane/rows"
@@ -138,13 +137,13 @@ func (h *holder) mergeChecked(id shareID, sh *share, b []byte) (ok bool) {
 // freeze makes the lines of e's firings before the state changes that they were of, as
 // long as they may be asked for.
 func (h *holder) freeze(e *entry, home int, durable uint64) {
-	sh := h.shares[shareID{e.id, home}]
-	if sh == nil {
-		return
-	}
 	for i := range e.unsaved {
 		f := &e.unsaved[i]
-		if f.sequence <= durable || f.merged[home] == 0 || sh.frozenAt(f.sequence) != nil {
+		if f.sequence <= durable || f.merged[home] == 0 {
+			continue
+		}
+		sh := h.share(shareID{e.id, home}) // no rows are lines too
+		if sh.frozenAt(f.sequence) != nil {
 			continue
 		}
 		l := h.form(e, f, home)
@@ -205,9 +204,8 @@ func (h *holder) form(e *entry, f *firing, home int) lines {
 		part.Flags |= outbox.FlagIncomplete
 	}
 	words := h.s.limits.Words[e.id.query]
-	for _, key := range slices.Sorted(maps.Keys(sh.index)) {
-		at := int(sh.index[key]) * words
-		part.Key, part.State = append(part.Key[:0], key...), sh.states[at:at+words]
+	for i, key := range sh.keys {
+		part.Key, part.State = append(part.Key[:0], key...), sh.states[i*words:][:words]
 		var err error
 		if out.text, err = h.former.AppendGlobal(out.text, &part, &g); err != nil {
 			h.faults.note(h.s.me, FaultRow) // the same at both holders: the row is left out

@@ -26,7 +26,8 @@ type member struct {
 	body     [][]byte
 	head     []byte
 	heads    []*header
-	again    uint64 // homes of windows that were sent once more
+	hold     int      // bytes of states
+	unmade   []uint64 // [query] shares whose rows we could not make, because we do not have their state
 }
 
 // A leaf is the rows of one firing and one home on their way to the sinks.
@@ -41,11 +42,10 @@ type leaf struct {
 
 // A saying is what a member brings into a round beside what it knows itself.
 type saying struct {
-	final   bool
-	marks   []mark // [query]
-	offers  []offer
-	forced  []windowID
-	lineage uint64
+	final, stopping bool
+	marks           []mark // [query]
+	offers          []offer
+	forced          []windowID
 }
 
 // An offer is one window to contribute.
@@ -54,8 +54,8 @@ type offer struct {
 	bytes [][]byte // [home]
 }
 
-func newMember(s *shape, former *rows.Former, f *faults) *member {
-	m := &member{s: s, faults: f, holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
+func newMember(s *shape, former *rows.Former, f *faults, hold int) *member {
+	m := &member{s: s, faults: f, hold: hold, unmade: make([]uint64, len(s.queries)), holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
 	m.body, m.heads = make([][]byte, s.peers()), make([]*header, s.peers())
 	return m
 }
@@ -63,12 +63,9 @@ func newMember(s *shape, former *rows.Former, f *faults) *member {
 // begin takes note of a new epoch.
 func (m *member) begin(e rdma.Epoch) { m.epoch, m.phase = e, rollCall }
 
-// plain reports that windows can be contributed.
-func (m *member) plain() bool { return m.phase == plain }
-
 // contribute returns what to say in the next round. It is valid until the next call.
 func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
-	h := &header{phase: m.phase, position: m.at, marks: say.marks, durable: make([]uint64, m.s.peers()), final: say.final}
+	h := &header{phase: m.phase, position: m.at, marks: say.marks, durable: make([]uint64, m.s.peers()), final: say.final, stopping: say.stopping}
 	for i := range m.body {
 		m.body[i] = m.body[i][:0]
 	}
@@ -346,9 +343,6 @@ func (m *member) round(bodies [][]byte) {
 			c := &h.closes[i]
 			e, homes := r.accept(p, c)
 			m.merge(p, c, e, homes, &bodies[p])
-			if c.again && homes != 0 {
-				m.again++
-			}
 		}
 		if len(bodies[p]) > 0 {
 			m.faults.note(p, FaultBody)
@@ -375,6 +369,36 @@ func (m *member) round(bodies [][]byte) {
 	for _, e := range r.removed {
 		for home := range m.s.peers() {
 			m.holder.drop(shareID{e.id, home})
+		}
+	}
+	m.evict()
+}
+
+// evict lets go of the oldest states whose rows are safe, if there are too many: their
+// windows can then not be corrected here.
+func (m *member) evict() {
+	if m.holder.bytes <= m.hold {
+		return
+	}
+	var old []*entry
+	for _, queue := range m.registry.queues {
+		for _, e := range queue {
+			if e.firings > 0 && len(e.unsaved) == 0 {
+				old = append(old, e)
+			}
+		}
+	}
+	slices.SortFunc(old, func(a, b *entry) int { return cmp.Or(cmp.Compare(a.id.end, b.id.end), a.id.compare(b.id)) })
+	for _, e := range old {
+		for home := range m.s.peers() {
+			id := shareID{e.id, home}
+			if sh := m.holder.shares[id]; sh != nil && !sh.damaged {
+				m.holder.drop(id)
+				m.holder.share(id).damaged = true
+			}
+		}
+		if m.holder.bytes <= m.hold/8*7 {
+			return
 		}
 	}
 }
@@ -416,6 +440,9 @@ func (m *member) thaw() {
 // give makes the rows of a firing that is ours to give out.
 func (m *member) give(e *entry, f *firing, home int) {
 	l := m.holder.form(e, f, home)
+	if sh := m.holder.shares[shareID{e.id, home}]; sh != nil && sh.damaged && f.merged[home] != 0 && sh.frozenAt(f.sequence) == nil {
+		m.unmade[e.id.query]++
+	}
 	if len(l.ends) > 0 {
 		m.leaves = append(m.leaves, &leaf{window: e.id, home: home, lines: l, revision: f.revision})
 	}
@@ -445,6 +472,16 @@ func (m *member) inherit(home int) {
 // withdraw forgets rows that are another's to give out.
 func (m *member) withdraw(home int) {
 	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.home == home })
+}
+
+// waiting returns the number of rows that are not written.
+func (m *member) waiting() (n int) {
+	for _, l := range m.leaves {
+		if !l.written.Load() {
+			n += len(l.lines.ends)
+		}
+	}
+	return n
 }
 
 // sweep forgets leaves that are written.

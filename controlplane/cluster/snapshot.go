@@ -138,7 +138,7 @@ func decodeEntry(s *shape, c *cursor, fault *Fault) *entry {
 	}
 	for range n {
 		f := firing{sequence: c.u64(), epoch: c.u64(), missing: c.u64(), revision: c.u32(), flags: c.u8(), firing: outbox.Firing(c.u8()), merged: make([]collective.Set, s.peers())}
-		if c.u8()|c.u8() != 0 || !good(f.flags, f.firing) || f.revision >= e.firings {
+		if !zero(c.take(2)) || !good(f.flags, f.firing) || f.revision >= e.firings {
 			*fault = FaultContent
 		}
 		for h := range f.merged {

@@ -56,6 +56,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 	if g.Commits != nil && g.Commits.Load(&t.commit) {
 		t.resume = slices.Clone(t.commit.Positions)
 		copy(t.given, t.resume)
+		c.doubt.Store(t.commit.Rows)
 		for w := range t.acked {
 			t.acked[w].Store(t.resume[w])
 		}
@@ -64,7 +65,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
-	c.tap, c.source = t, g.Seen
+	c.tap, c.source, c.since = t, g.Seen, c.c.Now()
 	c.mu.Unlock()
 	return t
 }
@@ -72,7 +73,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 // Record is [export.Tap]'s.
 func (t *Tap) Record(worker int, p *outbox.Partial, after uint64) {
 	if worker < t.workers && t.cluster.engine.contributor.record(t, worker, p, after) {
-		t.cluster.c.Group.Wake()
+		t.cluster.wake()
 	}
 }
 
@@ -94,7 +95,7 @@ func (t *Tap) Done() bool {
 	if !t.done {
 		t.done = true
 		c.engine.contributor.detach(t, c.ending.Load())
-		c.c.Group.Wake()
+		c.wake()
 	}
 	if !c.ending.Load() {
 		return true // it died: rows go to the next one's pump
@@ -107,20 +108,24 @@ func (t *Tap) Done() bool {
 	}
 }
 
-// free stores how far the group has this box's records, and then gives back the room.
-func (t *Tap) free() {
+// free stores how far the group has this box's records, and how many rows are being
+// given out, and then gives back the room.
+func (t *Tap) free(waiting uint64) {
 	room := uint64(1 << 63)
 	if t.g.Room > 0 {
 		room = uint64(t.g.Room)
 	}
 	needs := t.cluster.engine.contributor.needs(t, room)
-	more := false
+	more := t.commit.Rows != waiting
 	for w, at := range needs {
 		more = more || at > t.acked[w].Load()
 	}
-	if !more {
+	if !more || needs == nil {
 		return
 	}
+	// Rows that are on their way to the sinks when we die may be lost, if no other peer
+	// has their states: the next control process finds how many.
+	t.commit.Rows = waiting
 	copy(t.commit.Positions, needs)
 	if t.g.Commits != nil {
 		t.g.Commits.Store(&t.commit)
