@@ -13,6 +13,7 @@ GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-a
 # Debian packages by what needs them.
 APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procps
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
+APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
 # Packages whose tests send packets in real time: one after the other.
 LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|internal/(demo|acceptance|netns))$$$$
@@ -118,6 +119,14 @@ check: fmt-check ## everything: format, vet, lint, generated files, tests, race,
 .PHONY: bench
 bench: deps build ## the benchmarks, beside C and C++ programs that do the same; a Markdown table
 	CGO_ENABLED=0 $(GO) run ./perf/table $(BENCH)
+
+.PHONY: deps-peers
+deps-peers: ## install what `make bench-peers` sets beside ours: Open MPI
+	@$(call apt,$(APT_PEERS))
+
+.PHONY: bench-peers
+bench-peers: deps-peers ## rounds among peers beside Open MPI's; a Markdown table (BENCH="-readings 9")
+	CGO_ENABLED=0 $(GO) run ./perf/peers-collective $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built
