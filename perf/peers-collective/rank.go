@@ -175,9 +175,6 @@ func (o *order) join() (g *rdma.Group, leave func(), err error) {
 			return nil, nil, fmt.Errorf("rank %d: the others did not come: %+v", o.Rank, g.State())
 		}
 	}
-	if o.Rank == 0 {
-		fmt.Fprintf(os.Stderr, "crossover %d\n", int64(g.Stats().Crossover))
-	}
 	return g, leave, nil
 }
 
