@@ -14,16 +14,18 @@ import (
 	"github.com/headrace/headrace/rdma/frame"
 )
 
-// woken returns how long a peer that parks until done took after f was called, a little
+// woken checks how long a peer that parks until done takes after f was called, a little
 // after it began to: the best of some tries, so that a busy machine does not matter.
 func (s *suite) woken(t *testing.T, p *peer, f func(), done func() bool) {
 	t.Helper()
 	best := s.limit()
 	for range 5 {
-		asked := make(chan time.Time, 1)
+		var asked time.Time
+		over := make(chan struct{}) // one goroutine at a time uses what f uses
 		go func() {
+			defer close(over)
 			time.Sleep(3 * time.Millisecond) // likely Park waits by now; it is right either way
-			asked <- time.Now()
+			asked = time.Now()
 			f()
 		}()
 		for end := time.Now().Add(s.limit()); !done(); {
@@ -32,7 +34,9 @@ func (s *suite) woken(t *testing.T, p *peer, f func(), done func() bool) {
 			}
 			p.mesh.Park(s.limit())
 		}
-		best = min(best, time.Since(<-asked))
+		back := time.Now()
+		<-over
+		best = min(best, back.Sub(asked))
 		p.bell.Clear()
 	}
 	if most := time.Duration(s.Scale) * 200 * time.Millisecond; best > most {
