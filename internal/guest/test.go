@@ -68,7 +68,7 @@ func Test(t *testing.T, s Suite) {
 		names[i] = s.build(t, p)
 	}
 	for _, path := range s.With {
-		if err := os.Symlink(path, filepath.Join(s.Config.Dir, filepath.Base(path))); err != nil {
+		if err := copyFile(path, filepath.Join(s.Config.Dir, filepath.Base(path))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -116,6 +116,15 @@ func (s *Suite) build(t *testing.T, pkg string) string {
 		}
 	}
 	return name
+}
+
+// copyFile copies a program.
+func copyFile(from, to string) error {
+	contents, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, contents, 0o755)
 }
 
 func isDir(name string) bool {
