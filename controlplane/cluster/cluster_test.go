@@ -332,7 +332,7 @@ func TestWithoutAnEpochNothingGoesOutAndDrainSaysSo(t *testing.T) {
 }
 
 // feedOne puts out one window and no more.
-func (r *rig) feedOne(t *testing.T) *Tap {
+func (r *rig) feedOne(t *testing.T) {
 	t.Helper()
 	tap := r.boxes[0].Tap(Generation{Workers: 1, Outboxes: 1})
 	state := make([]uint64, r.boxes[0].engine.s.limits.Words[0])
@@ -341,7 +341,6 @@ func (r *rig) feedOne(t *testing.T) *Tap {
 		tap.Record(0, &outbox.Partial{Kind: outbox.KindPartial, Firing: outbox.OnTime, End: width, Key: fmt.Appendf(nil, "k%d", k), State: state}, uint64(8*k+8))
 	}
 	tap.Record(0, &outbox.Partial{Kind: outbox.KindWatermark, End: width}, 408)
-	return tap
 }
 
 // A window that does not fit into a round is contributed without its records, so that
@@ -396,7 +395,7 @@ func TestPositionsSurviveTheControlProcess(t *testing.T) {
 	}
 	tap.End()
 	next := newRig(t, 1, Config{}).boxes[0].Tap(g)
-	defer seg.Close() //nolint:errcheck // a test's memory
+	defer seg.Close()
 	defer next.End()
 	if got := next.Resume(); !slices.Equal(got[:2], []uint64{120, 56}) {
 		t.Errorf("Resume() = %v, want [120 56]", got)

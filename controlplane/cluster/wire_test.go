@@ -168,16 +168,16 @@ func FuzzSnapshot(f *testing.F) {
 		r.accept(p, &closing{window: windowID{0, 10, 20}, firing: outbox.OnTime, missing: 3})
 		r.accept(p, &closing{window: windowID{2, 20, 40}, firing: outbox.Flush})
 	}
-	f.Add(r.appendSnapshot(nil))
+	f.Add(r.snapshot())
 	r.fire(7, []windowID{{0, 10, 20}})
 	r.lose(1)
-	f.Add(r.appendSnapshot(nil))
+	f.Add(r.snapshot())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := decodeSnapshot(s, b)
 		if r == nil {
 			return
 		}
-		if again := r.appendSnapshot(nil); !bytes.Equal(again, b) {
+		if again := r.snapshot(); !bytes.Equal(again, b) {
 			t.Errorf("decoded % x, encoded % x", b, again)
 		}
 		r.begin()
@@ -207,10 +207,10 @@ func FuzzShare(f *testing.F) {
 	fold(s.sets[2], newBatch(), state, observation{time: 21, size: 5, x: 1.5}, observation{time: 22, size: 6, x: -2})
 	h.merge(id, 0, appendState(appendState(nil, id.window, []byte("a"), state), id.window, []byte("b"), state))
 	sh := h.shares[id]
-	f.Add(h.appendShare(nil, id, sh))
+	f.Add(h.encode(id, sh))
 	sh.incomplete = true
 	sh.frozen = append(sh.frozen, lines{3, []byte("x\ny\n"), []int{2, 4}})
-	f.Add(h.appendShare(nil, id, sh))
+	f.Add(h.encode(id, sh))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h.clear()
 		h.adopt(id, 0, b)
@@ -224,9 +224,9 @@ func FuzzShare(f *testing.F) {
 		e := &entry{id: id.window, contributors: 1}
 		fi := &firing{sequence: 9, firing: outbox.OnTime, merged: []collective.Set{1}}
 		h.form(e, fi, 0)
-		once := h.appendShare(nil, id, sh)
+		once := h.encode(id, sh)
 		h.adopt(id, 0, once)
-		if sh = h.shares[id]; sh.damaged || !bytes.Equal(once, h.appendShare(nil, id, sh)) {
+		if sh = h.shares[id]; sh.damaged || !bytes.Equal(once, h.encode(id, sh)) {
 			t.Fatalf("what was read is not read again: % x", once)
 		}
 		h.merge(id, 0, appendState(nil, id.window, []byte("a"), state))
