@@ -105,6 +105,7 @@ type Cluster struct {
 	c      Config
 	engine *engine
 	sooner atomic.Bool   // rows were written: leaves can go, and others may wait for that
+	full   atomic.Bool   // the sinks took no more: as soon as they have room they get the rest
 	ending atomic.Bool   // no data plane comes any more
 	doubt  atomic.Uint64 // rows that the control process before this one was giving out
 	over   chan struct{}
@@ -232,9 +233,14 @@ func (c *Cluster) give() {
 	if c.c.Group.Epoch().Number == 0 {
 		return
 	}
+	c.full.Store(false)
 	for _, l := range m.leaves {
 		if !l.taken && !c.giveOne(l) {
-			return
+			c.full.Store(true) // before the next look: what is written meanwhile wakes us
+			if !c.giveOne(l) {
+				return
+			}
+			c.full.Store(false)
 		}
 	}
 }
@@ -252,7 +258,7 @@ func (c *Cluster) giveOne(l *leaf) bool {
 	l.taken = c.c.Emit(out, func() {
 		l.written.Store(true)
 		c.sooner.Store(true)
-		if c.ending.Load() {
+		if c.ending.Load() || c.full.Load() {
 			c.wake()
 		}
 	})

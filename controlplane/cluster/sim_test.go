@@ -30,7 +30,7 @@ func newSchedule(tb testing.TB, seed uint64) *schedule {
 	r := rand.New(rand.NewPCG(seed, 1))
 	c := Config{MaxWait: 50, CorrectFor: 1_000_000, Keep: 1 << 30, Period: 40}
 	if r.IntN(4) == 0 {
-		c.CorrectFor = 500
+		c.CorrectFor = time.Duration(60 + r.IntN(300))
 	}
 	if r.IntN(10) == 0 {
 		c.Hold = 1 + r.IntN(1<<14)
