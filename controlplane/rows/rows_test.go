@@ -183,8 +183,8 @@ func TestRowIDsAreTheVectors(t *testing.T) {
 	}
 	var vectors []struct {
 		Scope, Query, Key string
-		Start, End event.Nanos
-		RowID      string `json:"row_id"`
+		Start, End        event.Nanos
+		RowID             string `json:"row_id"`
 	}
 	if err := json.Unmarshal(text, &vectors); err != nil {
 		t.Fatal(err)

@@ -251,6 +251,9 @@ type Query struct {
 	Sinks []string
 	// Global says that the group makes the rows, out of every box's partials.
 	Global bool `json:",omitempty"`
+	// Asked identifies the condition of a global query as the config has it: Where
+	// lacks what the decoder sees to, and that depends on the feed's other queries.
+	Asked string `json:",omitempty"`
 	// LocalSinks are where a global query's rows of this box alone go.
 	LocalSinks []string `json:",omitempty"`
 }
