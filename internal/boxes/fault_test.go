@@ -1,11 +1,12 @@
 package boxes
 
 import (
-	generator "github.com/headrace/headrace/controlplane/generate"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	generator "github.com/headrace/headrace/controlplane/generate"
 )
 
 // A fault is what happens to box c while packets come, and how it ends.
@@ -89,7 +90,7 @@ func alone(t *testing.T, l *Lab) {
 func TestNetnsABoxFailsAndComesBack(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
-			l := lab(t, 3, readings, "period: 500ms", "max_wait: 1s")
+			l := lab(t, readings, "period: 500ms", "max_wait: 1s")
 			whole := generate(t, l, "whole.pcap", "json", "--count", "80000", "--rate", "10000", "--keys", "100")
 			parts := split(t, l, whole, 3)
 			want := replayed(t, l, whole)
