@@ -92,7 +92,7 @@ test-guest: deps-guest ## the tests that need another kernel, in a guest under Q
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /internal/peersdemo -e /controlplane/run)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /internal/peersdemo -e /internal/boxes -e /controlplane/run)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (20000x, 5m)

@@ -36,7 +36,10 @@ type Screen struct {
 const (
 	everyTerminal = 500 * time.Millisecond
 	everyPlain    = time.Second
-	// WidthLeast and HeightLeast are what a picture must fit into.
+)
+
+// What a picture must fit into, in characters.
+const (
 	WidthLeast  = 20
 	HeightLeast = 4
 )
