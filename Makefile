@@ -18,7 +18,7 @@ APT_GUEST := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool 
 APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
 # Packages whose tests send packets in real time: one after the other.
-LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|rdma/boot|internal/(demo|acceptance|netns|boxes))$$$$
+LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|rdma/boot|internal/(boxes|demo|peersdemo|acceptance|netns))$$$$
 
 # Inputs, not seconds: at the end of a time go test sometimes reports its own deadline
 # as a failure of the target.
@@ -71,6 +71,11 @@ run: build ## watch bars come out of multicast packets (DURATION=20s, CAPTURE=fi
 	@$(GO) build -trimpath -o $(BIN)/demo ./internal/demo
 	@DURATION="$(DURATION)" CAPTURE="$(CAPTURE)" CONFIG="$(CONFIG)" $(BIN)/demo
 
+.PHONY: run-peers
+run-peers: build ## watch three boxes be one system, and one of them die and come back (as root; DURATION=30s)
+	@$(GO) build -trimpath -o $(BIN)/peersdemo ./internal/peersdemo
+	@DURATION="$(DURATION)" $(BIN)/peersdemo
+
 .PHONY: test
 test: deps build ## all tests; those that need root are skipped without it, saying so
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v -E '$(LIVE)')
@@ -88,7 +93,7 @@ test-guest: deps-guest ## the tests that need another kernel, in a guest under Q
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /internal/boxes -e /controlplane/run)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /internal/peersdemo -e /internal/boxes -e /controlplane/run)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (20000x, 5m)
