@@ -15,6 +15,7 @@ APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procp
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
 APT_GUEST := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
 	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils
+APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
 # Packages whose tests send packets in real time: one after the other.
 LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|internal/(demo|acceptance|netns))$$$$
@@ -128,6 +129,14 @@ check: fmt-check ## everything: format, vet, lint, generated files, tests, race,
 .PHONY: bench
 bench: deps build ## the benchmarks, beside C and C++ programs that do the same; a Markdown table
 	CGO_ENABLED=0 $(GO) run ./perf/table $(BENCH)
+
+.PHONY: deps-peers
+deps-peers: ## install what `make bench-peers` sets beside ours: Open MPI
+	@$(call apt,$(APT_PEERS))
+
+.PHONY: bench-peers
+bench-peers: deps-peers ## rounds among peers beside Open MPI's; a Markdown table (BENCH="-readings 9")
+	CGO_ENABLED=0 $(GO) run ./perf/peers-collective $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built

@@ -97,7 +97,7 @@ func (g *Group) act(effects []collective.Effect) {
 		e := effects[i]
 		switch e.Kind {
 		case collective.Send:
-			g.c.Control.Send(e.To, appendMessage(nil, &e.Message))
+			g.c.Control.Send(e.To, encodeMessage(&e.Message))
 		case collective.Arm:
 			g.timeout = time.Now().Add(g.c.Period)
 		case collective.Disarm:

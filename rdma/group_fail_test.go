@@ -16,7 +16,8 @@ import (
 )
 
 // again runs rounds of f until one counts, through changes of epoch.
-func again(t testing.TB, g *rdma.Group, f func() error) bool {
+func again(tb testing.TB, g *rdma.Group, f func() error) bool {
+	tb.Helper()
 	until := time.Now().Add(20 * time.Second)
 	for time.Now().Before(until) {
 		err := f()
@@ -26,11 +27,11 @@ func again(t testing.TB, g *rdma.Group, f func() error) bool {
 		case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
 			g.Wait(20 * time.Millisecond)
 		default:
-			t.Errorf("%v", err)
+			tb.Errorf("%v", err)
 			return false
 		}
 	}
-	t.Errorf("no round counted for 20 s: %+v", g.State())
+	tb.Errorf("no round counted for 20 s: %+v", g.State())
 	return false
 }
 
@@ -320,6 +321,7 @@ func TestChaos(t *testing.T) {
 }
 
 func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
+	t.Helper()
 	const peers = 4
 	t.Logf("seed %d", seed)
 	c := newCrowd(t, peers, transport, func(g *rdma.GroupConfig) {

@@ -359,7 +359,7 @@ type waiter struct {
 }
 
 const (
-	yieldAfter   = 24 // empty turns; a frame over loopback takes about as long
+	yieldAfter   = 1  // empty turns: to poll on is worth it only if nobody else wants the core
 	clockEvery   = 32 // empty turns between looks at the clock
 	goschedEvery = 1 << 10
 	parkMax      = 250 * time.Millisecond

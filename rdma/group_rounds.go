@@ -230,6 +230,9 @@ func (g *Group) start(b *box, h *frame.Header) error {
 			return fmt.Errorf("%w: a contribution of %d bytes", collective.ErrRound, h.Total)
 		}
 	} else {
+		if h.Total > VectorMax {
+			return fmt.Errorf("%w: a vector of %d bytes, limit %d", ErrTooLarge, h.Total, VectorMax)
+		}
 		o, err := b.op.operation()
 		if err != nil {
 			return err

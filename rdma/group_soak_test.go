@@ -54,7 +54,7 @@ func TestSteadyRoundsDoNotAllocate(t *testing.T) {
 						}
 						return
 					}
-					if n := testing.AllocsPerRun(100, round); n != 0 {
+					if n := testing.AllocsPerRun(30, round); n != 0 {
 						t.Errorf("spin %v, crossover %d: %v allocations a round", spin, crossover, n)
 					}
 					stop.Store(true)

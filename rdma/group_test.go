@@ -91,6 +91,7 @@ func TestEveryOpAtEverySizeOfGroup(t *testing.T) {
 }
 
 func oneRound(t *testing.T, g *rdma.Group, p int, op rdma.Op, round, n int, members collective.Set) bool {
+	t.Helper()
 	v := vector(p, round, n)
 	r, err := g.AllReduce(op, v)
 	if err != nil || r.Contributors != members || r.Round != uint64(round) {
@@ -192,10 +193,7 @@ func TestWakeWakes(t *testing.T) {
 	c.joinAll()
 	go func() { time.Sleep(10 * time.Millisecond); c.groups[0].Wake() }()
 	began := time.Now()
-	for {
-		if c.groups[0].Wait(20*time.Second)&rdma.NewsWoken != 0 {
-			break
-		}
+	for c.groups[0].Wait(20*time.Second)&rdma.NewsWoken == 0 {
 	}
 	if time.Since(began) > 10*time.Second {
 		t.Error("Wait slept on")

@@ -133,19 +133,19 @@ type crowd struct {
 const testPeriod = 60 * time.Millisecond
 
 // newCrowd makes peers that reach each other by the named transport.
-func newCrowd(t testing.TB, peers int, transport string, tweak func(*rdma.GroupConfig)) *crowd {
-	t.Helper()
-	c := &crowd{t: t, hub: newHub(peers), tweak: tweak, groups: make([]*rdma.Group, peers), tcps: make([]*tcp.Transport, peers)}
+func newCrowd(tb testing.TB, peers int, transport string, tweak func(*rdma.GroupConfig)) *crowd {
+	tb.Helper()
+	c := &crowd{t: tb, hub: newHub(peers), tweak: tweak, groups: make([]*rdma.Group, peers), tcps: make([]*tcp.Transport, peers)}
 	if transport == "loop" {
 		var err error
 		if c.net, err = loop.NewNet(loop.Config{Peers: peers, Seed: 1, DelayMax: 3}); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	for p := range c.groups {
 		c.start(p)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		for p := range c.groups {
 			c.stop(p)
 		}

@@ -273,11 +273,10 @@ func (c *Cluster) wake() {
 
 // free gives back room in the outboxes.
 func (c *Cluster) free() {
-	c.mu.Lock()
-	t := c.tap
-	c.mu.Unlock()
-	if t != nil {
-		t.free(uint64(c.engine.member.waiting()))
+	c.mu.Lock() // so that nobody takes the segment away meanwhile
+	defer c.mu.Unlock()
+	if c.tap != nil {
+		c.tap.free(uint64(c.engine.member.waiting()))
 	}
 }
 

@@ -216,14 +216,14 @@ func (h *holder) form(e *entry, f *firing, home int) lines {
 	return out
 }
 
-// appendShare appends what the next holder of a share needs:
+// encode returns what the next holder of a share needs:
 //
 //	u8 flags (1: incomplete), 7 zero, u32 number of frozen firings, u32 bytes of records
 //	the records
 //	each firing: u64 sequence, u32 number of lines, u32 bytes; a u32 end a line; the lines
-func (h *holder) appendShare(b []byte, id shareID, sh *share) []byte {
+func (h *holder) encode(id shareID, sh *share) []byte {
 	le := binary.LittleEndian
-	b = append(b, bit(sh.incomplete), 0, 0, 0, 0, 0, 0, 0)
+	b := append(make([]byte, 0, sh.bytes), bit(sh.incomplete), 0, 0, 0, 0, 0, 0, 0)
 	b = le.AppendUint32(b, uint32(len(sh.frozen)))
 	at := len(b)
 	b = le.AppendUint32(b, 0)
@@ -243,7 +243,7 @@ func (h *holder) appendShare(b []byte, id shareID, sh *share) []byte {
 	return b
 }
 
-// adopt reads what appendShare wrote. From is a peer: a fault damages the share.
+// adopt reads what encode wrote. From is a peer: a fault damages the share.
 func (h *holder) adopt(id shareID, from int, b []byte) {
 	h.drop(id)
 	sh := h.share(id)

@@ -233,13 +233,13 @@ type truthID struct {
 	key  string
 }
 
-func newWorld(t testing.TB, peers int, c Config) *world {
-	t.Helper()
-	w := &world{t: t, names: names(peers), config: c, now: 1, batch: newBatch(), rows: map[string][]byte{}, truth: map[truthID][]uint64{}}
+func newWorld(tb testing.TB, peers int, c Config) *world {
+	tb.Helper()
+	w := &world{t: tb, names: names(peers), config: c, now: 1, batch: newBatch(), rows: map[string][]byte{}, truth: map[truthID][]uint64{}}
 	w.plan = testPlan(w.names, 0)
-	w.sets, _ = setsOf(t, w.plan)
+	w.sets, _ = setsOf(tb, w.plan)
 	for i := range peers {
-		b := &box{t: t, world: w, me: i, outbox: make([][]put, 2), from: make([]uint64, 2)}
+		b := &box{t: tb, world: w, me: i, outbox: make([][]put, 2), from: make([]uint64, 2)}
 		w.boxes = append(w.boxes, b)
 		b.start()
 	}

@@ -86,7 +86,7 @@ func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
 func (m *member) carry(h *header) {
 	members := m.epoch.Members
 	if m.whole.Lowest() == m.s.me && m.whole != members {
-		h.snapshot = m.registry.appendSnapshot(nil)
+		h.snapshot = m.registry.snapshot()
 	}
 	for home := range m.s.peers() {
 		source, to := m.route(home)
@@ -114,7 +114,7 @@ func (m *member) move(e *entry, home int, sh *share, to collective.Set) move {
 	if v.damaged {
 		return v
 	}
-	b := m.holder.appendShare(nil, shareID{e.id, home}, sh)
+	b := m.holder.encode(shareID{e.id, home}, sh)
 	v.section = section{uint32(len(b)), sumOf(b)}
 	for p := range to.All {
 		m.body[p] = append(m.body[p], b...)

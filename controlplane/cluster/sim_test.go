@@ -25,7 +25,8 @@ type schedule struct {
 	finished bool
 }
 
-func newSchedule(t testing.TB, seed uint64) *schedule {
+func newSchedule(tb testing.TB, seed uint64) *schedule {
+	tb.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
 	c := Config{MaxWait: 50, CorrectFor: 1_000_000, Keep: 1 << 30, Period: 40}
 	if r.IntN(4) == 0 {
@@ -34,7 +35,7 @@ func newSchedule(t testing.TB, seed uint64) *schedule {
 	if r.IntN(10) == 0 {
 		c.Hold = 1 + r.IntN(1<<14)
 	}
-	s := &schedule{world: newWorld(t, 1+r.IntN(5), c), r: r, windows: 2 + r.IntN(8), keys: 1 + r.IntN(12)}
+	s := &schedule{world: newWorld(tb, 1+r.IntN(5), c), r: r, windows: 2 + r.IntN(8), keys: 1 + r.IntN(12)}
 	for range s.boxes {
 		s.next = append(s.next, make([]int, 2))
 	}

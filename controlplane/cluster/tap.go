@@ -46,7 +46,7 @@ type Tap struct {
 	resume  []uint64
 	acked   []atomic.Uint64
 	commit  segment.Commit
-	done    bool
+	done    atomic.Bool
 }
 
 // Tap returns the tap for the pump of a data plane. There is one at a time: the one
@@ -92,19 +92,42 @@ func (t *Tap) Resume() []uint64 { return t.resume }
 // done, or has been given up.
 func (t *Tap) Done() bool {
 	c := t.cluster
-	if !t.done {
-		t.done = true
-		c.engine.contributor.detach(t, c.ending.Load())
-		c.wake()
+	t.detach(c.ending.Load())
+	if c.ending.Load() {
+		select {
+		case <-c.over:
+		default:
+			return false
+		}
 	}
-	if !c.ending.Load() {
-		return true // it died: rows go to the next one's pump
+	t.End() // unless the end was asked for, it died: rows go to the next one's pump
+	return true
+}
+
+// End says that the data plane and its segment may go: nothing of them is used any
+// more when it returns. It is to be called when the pump has ended, however that came.
+func (t *Tap) End() {
+	t.detach(false)
+	c := t.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tap != t {
+		return
 	}
-	select {
-	case <-c.over:
-		return true
-	default:
-		return false
+	if c.source != nil {
+		saw := make([]bool, len(c.c.Plan.Queries))
+		for q := range saw {
+			saw[q] = c.source(q)
+		}
+		c.source = func(query int) bool { return saw[query] }
+	}
+	c.tap = nil
+}
+
+func (t *Tap) detach(whole bool) {
+	if t.done.CompareAndSwap(false, true) {
+		t.cluster.engine.contributor.detach(t, whole)
+		t.cluster.wake()
 	}
 }
 

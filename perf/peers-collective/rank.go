@@ -115,7 +115,14 @@ func beRank(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	return o.exchange(g, out, 5)
+	if err := o.exchange(g, out, 5); err != nil {
+		return err
+	}
+	// Others may lack a last frame that is still here.
+	for until := time.Now().Add(500 * time.Millisecond); time.Now().Before(until); {
+		g.Wait(100 * time.Millisecond)
+	}
+	return nil
 }
 
 // join starts the rank's group and waits for the others.
@@ -167,9 +174,6 @@ func (o *order) join() (g *rdma.Group, leave func(), err error) {
 			leave()
 			return nil, nil, fmt.Errorf("rank %d: the others did not come: %+v", o.Rank, g.State())
 		}
-	}
-	if o.Rank == 0 {
-		fmt.Fprintf(os.Stderr, "crossover %d\n", int64(g.Stats().Crossover))
 	}
 	return g, leave, nil
 }

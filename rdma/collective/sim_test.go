@@ -109,6 +109,7 @@ type node struct {
 	life    int
 	alive   bool
 	paused  int // until then
+	waiting []func()
 	fuse    int // effects until it crashes; 0: none
 	m       *Machine
 	row     Set
@@ -398,20 +399,36 @@ func ballotName(b uint64) string {
 	return fmt.Sprintf("%d.%d/%d", b>>peerBits>>lifeBits, b>>peerBits&(1<<lifeBits-1), proposer(b))
 }
 
-// soon has do done by the node in its present life, when it is not stopped.
+// soon has do done by the node in its present life. While it is stopped, it waits.
 func (n *node) soon(after int, do func()) {
 	life := n.life
-	var try func()
-	try = func() {
+	n.s.at(n.s.now+after, func() {
 		switch {
 		case n.life != life || !n.alive:
-		case n.paused > n.s.now:
-			n.s.at(n.paused, try)
+		case n.paused <= n.s.now && len(n.waiting) == 0:
+			do()
 		default:
+			n.waiting = append(n.waiting, do)
+			if len(n.waiting) == 1 {
+				n.s.at(n.paused, n.wake(life))
+			}
+		}
+	})
+}
+
+// wake does what has waited, in the order in which it came.
+func (n *node) wake(life int) func() {
+	return func() {
+		if n.life == life && n.paused > n.s.now {
+			n.s.at(n.paused, n.wake(life))
+			return
+		}
+		for n.life == life && n.alive && len(n.waiting) > 0 {
+			do := n.waiting[0]
+			n.waiting = n.waiting[1:]
 			do()
 		}
 	}
-	n.s.at(n.s.now+after, try)
 }
 
 func (n *node) start() {
@@ -884,7 +901,9 @@ func (n *node) count(round uint64, body []byte) {
 			return
 		}
 		want = mix(want, begun[p].value)
-		if last := next.last[p]; life < last[0] || life == last[0] && seq <= last[1] {
+		// Of two sides that both went on alone, one may have counted what the other was
+		// told to contribute again.
+		if last := next.last[p]; !s.quorum.AllowSolo && (life < last[0] || life == last[0] && seq <= last[1]) {
 			s.failf("node %d counts contribution %d.%d of peer %d in round %d of %d after %v",
 				n.id, life, seq, p, round, id.epoch, last)
 		}
