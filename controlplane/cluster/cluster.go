@@ -105,16 +105,19 @@ type Cluster struct {
 	c      Config
 	engine *engine
 	sooner atomic.Bool   // rows were written: leaves can go, and others may wait for that
+	full   atomic.Bool   // the sinks took no more: as soon as they have room they get the rest
 	ending atomic.Bool   // no data plane comes any more
 	doubt  atomic.Uint64 // rows that the control process before this one was giving out
 	over   chan struct{}
 
-	last     time.Duration // when the last round began
-	told     uint64        // the epoch that was logged last
-	rounds   uint64
-	unclear  uint64 // rounds that did not count
-	emitted  []uint64
-	reported time.Duration
+	last       time.Duration // when the last round began
+	told       uint64        // the epoch that was logged last
+	rounds     uint64
+	unclear    uint64 // rounds that did not count
+	emitted    []uint64
+	more       bool // there are rows to give out, and the sinks take them
+	lot, burst int
+	reported   time.Duration
 
 	mu     sync.Mutex
 	tap    *Tap
@@ -128,7 +131,7 @@ func New(c Config) (*Cluster, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
+	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), lot: lotRows, burst: burstLots, emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
 	k.engine.seen = k.seen
 	return k, nil
 }
@@ -206,7 +209,11 @@ func (c *Cluster) wait(e rdma.Epoch) time.Duration {
 	case c.ending.Load() && c.sooner.Swap(false):
 		return 0
 	}
-	return min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+	wait := min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+	if c.more {
+		wait = min(wait, time.Microsecond) // the group agrees on what it must, no more
+	}
+	return wait
 }
 
 func (c *Cluster) tell(e rdma.Epoch) {
@@ -224,42 +231,67 @@ func (c *Cluster) namesOf(s collective.Set) (names []string) {
 	return names
 }
 
-// give passes rows on to the sinks. While there is no epoch they wait: somebody else
-// may be giving them out.
+// What is given out at a time: rounds go on between two bursts.
+const (
+	lotRows   = 1024
+	burstLots = 8
+)
+
+// give passes rows on to the sinks, as many as a burst. While there is no epoch they
+// wait: somebody else may be giving them out.
 func (c *Cluster) give() {
 	m := c.engine.member
 	m.sweep()
+	c.more = false
 	if c.c.Group.Epoch().Number == 0 {
 		return
 	}
+	c.full.Store(false)
+	lots := 0
 	for _, l := range m.leaves {
-		if !l.taken && !c.giveOne(l) {
-			return
+		for made := m.lot(l, c.lot); len(made.ends) > 0; made = m.lot(l, c.lot) {
+			if lots++; lots > c.burst {
+				c.more = true
+				return
+			}
+			if c.giveLot(l) {
+				continue
+			}
+			c.full.Store(true) // before the last try: what is written after it wakes us
+			if !c.giveLot(l) {
+				return
+			}
+			c.full.Store(false)
 		}
 	}
 }
 
-func (c *Cluster) giveOne(l *leaf) bool {
-	out, from := make([]export.InjectedRow, len(l.lines.ends)), 0
+// giveLot offers the rows that l has made.
+func (c *Cluster) giveLot(l *leaf) bool {
+	out, from := make([]export.InjectedRow, 0, len(l.made.ends)), 0
 	var cause uint64
-	if l.revision == 0 {
+	if l.firing.revision == 0 {
 		cause = c.engine.contributor.cause(l.window)
 	}
-	for i, end := range l.lines.ends {
-		out[i] = export.InjectedRow{Query: int(l.window.query), Line: l.lines.text[from:end], Cause: cause}
+	for _, end := range l.made.ends {
+		if end > from {
+			out = append(out, export.InjectedRow{Query: int(l.window.query), Line: l.made.text[from:end], Cause: cause})
+		}
 		from = end
 	}
-	l.taken = c.c.Emit(out, func() {
-		l.written.Store(true)
+	if !c.c.Emit(out, func() {
+		l.written.Add(1)
 		c.sooner.Store(true)
-		if c.ending.Load() {
+		if c.ending.Load() || c.full.Load() {
 			c.wake()
 		}
-	})
-	if l.taken {
-		c.emitted[l.window.query] += uint64(len(out))
+	}) {
+		return false
 	}
-	return l.taken
+	l.made = lines{}
+	l.taken++
+	c.emitted[l.window.query] += uint64(len(out))
+	return true
 }
 
 // wake wakes Run, if it has not ended.

@@ -224,6 +224,7 @@ type world struct {
 	rows    map[string][]byte // by row_id and revision
 	parsed  []*row
 	truth   map[truthID][]uint64
+	lots    int  // rows that are given out at a time, if not as always
 	spoiled bool // some box that has died since had counted a loss
 }
 
@@ -259,6 +260,9 @@ func (b *box) start() {
 	var err error
 	if b.Cluster, err = New(c); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.world.lots > 0 {
+		b.lot, b.burst = b.world.lots, 2
 	}
 	b.up = true
 	b.attach()

@@ -69,7 +69,7 @@ type firing struct {
 	missing  uint64
 	flags    uint8
 	firing   outbox.Firing
-	merged   []collective.Set // [home] who is in its rows; none: it makes no rows
+	merged   []collective.Set // [home] who is in its rows; none: it makes no rows there
 }
 
 func newRegistry(s *shape, lineage uint64) *registry {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -36,6 +37,8 @@ func GenerationOf(p *plan.Plan, s *segment.Segment) Generation {
 		},
 	}
 }
+
+var _ export.Tap = (*Tap)(nil)
 
 // A Tap takes the records of one data plane: an [export.Tap].
 type Tap struct {
