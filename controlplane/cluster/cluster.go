@@ -26,10 +26,16 @@ var (
 
 // An Exchanger is what a cluster needs of [rdma.Group], whose methods these are.
 type Exchanger interface {
+	Epochs
+	Exchange(header []byte, parts [][]byte) (*rdma.Gathered, error)
+	Late() *rdma.Late
+	Wake()
+}
+
+// Epochs tells who is in the group.
+type Epochs interface {
 	Wait(d time.Duration) rdma.News
 	Epoch() rdma.Epoch
-	Exchange(header []byte, parts [][]byte) (*rdma.Gathered, error)
-	Wake()
 }
 
 // Config makes a [Cluster].
@@ -173,6 +179,7 @@ func (c *Cluster) turn() error {
 		}
 	}
 	c.tell(e)
+	c.late()
 	c.last = c.c.Now()
 	head, parts := c.engine.contribute(e, c.last)
 	g, err := c.c.Group.Exchange(head, parts)
@@ -195,6 +202,16 @@ func (c *Cluster) turn() error {
 		return err
 	}
 	return nil
+}
+
+// late follows a round that was given up and counts after all. Another member may have
+// followed it at once, and given out its rows: who goes on without that member must know
+// of them.
+func (c *Cluster) late() {
+	if l := c.c.Group.Late(); l != nil && l.Gathered != nil {
+		c.rounds++
+		c.engine.take(l.Gathered, c.c.Now())
+	}
 }
 
 // wait returns how long there is no reason for a round.

@@ -156,6 +156,8 @@ func (p *port) Exchange(head []byte, parts [][]byte) (*rdma.Gathered, error) {
 	return nil, rdma.ErrAgain
 }
 
+func (p *port) Late() *rdma.Late { return nil }
+
 // A drain writes rows on a goroutine of its own.
 type drain struct {
 	mu     sync.Mutex

@@ -169,12 +169,28 @@ func (r *row) short() string {
 }
 
 // A link is a box's view of the group: what the test says.
-type link struct{ epoch rdma.Epoch }
+type link struct {
+	epoch    rdma.Epoch
+	exchange func(head []byte, parts [][]byte) (*rdma.Gathered, error)
+	late     *rdma.Late
+}
 
-func (l *link) Wait(time.Duration) rdma.News                      { return 0 }
-func (l *link) Epoch() rdma.Epoch                                 { return l.epoch }
-func (l *link) Wake()                                             {}
-func (l *link) Exchange([]byte, [][]byte) (*rdma.Gathered, error) { panic("the test exchanges") }
+func (l *link) Wait(time.Duration) rdma.News { return 0 }
+func (l *link) Epoch() rdma.Epoch            { return l.epoch }
+func (l *link) Wake()                        {}
+
+func (l *link) Exchange(head []byte, parts [][]byte) (*rdma.Gathered, error) {
+	if l.exchange == nil {
+		panic("the test exchanges")
+	}
+	return l.exchange(head, parts)
+}
+
+func (l *link) Late() *rdma.Late {
+	late := l.late
+	l.late = nil
+	return late
+}
 
 // A put is one record in a box's outbox.
 type put struct {

@@ -10,6 +10,8 @@ import (
 	"github.com/headrace/headrace/controlplane/rows"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/rdma"
 	"github.com/headrace/headrace/rdma/collective"
 )
 
@@ -90,6 +92,28 @@ func TestAHeaderDecodesToItself(t *testing.T) {
 			t.Fatalf("a byte too many: %v", fault)
 		}
 	})
+}
+
+// Which local queries a box has is its own affair: the hash that peers compare leaves
+// them out.
+func TestAPeerWithMoreQueriesOfItsOwnIsUnderstood(t *testing.T) {
+	shapeOf := func(p *plan.Plan) *shape {
+		sets, values := setsOf(t, p)
+		return newShape(&Config{Plan: p, Sets: sets, Values: values, Names: names(2)})
+	}
+	one, other := testPlan(names(2), 0), testPlan(names(2), 1)
+	own := other.Queries[1]
+	own.Name = "more"
+	other.Queries = append(other.Queries, own)
+	a, b := newMember(shapeOf(one), nil, nil, 0), newMember(shapeOf(other), nil, nil, 0)
+	a.begin(rdma.Epoch{Number: 1, Members: 3})
+	head, _ := a.contribute(&saying{marks: make([]mark, len(a.s.queries))})
+	if _, fault := decodeHeader(b.s, head, rollCall); fault != FaultNone {
+		t.Errorf("a header: %v", fault)
+	}
+	if decodeSnapshot(b.s, a.registry.snapshot()) == nil {
+		t.Error("a snapshot is not understood")
+	}
 }
 
 func TestEveryFaultOfAHeaderIsNamed(t *testing.T) {
