@@ -11,13 +11,14 @@ GOFUMPT  := mvdan.cc/gofumpt@v0.12.0
 GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-ad3fae17affe
 
 # Debian packages by what needs them.
-APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procps
+APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
 APT_GUEST := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
 	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils
+APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
 # Packages whose tests send packets in real time: one after the other.
-LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|internal/(boxes|demo|peersdemo|acceptance|netns))$$$$
+LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|rdma/boot|internal/(boxes|demo|peersdemo|acceptance|netns))$$$$
 
 # Inputs, not seconds: at the end of a time go test sometimes reports its own deadline
 # as a failure of the target.
@@ -84,7 +85,7 @@ test: deps build ## all tests; those that need root are skipped without it, sayi
 
 .PHONY: test-root
 test-root: deps build ## the tests that need root, alone
-	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./internal/...
+	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./rdma/... ./internal/...
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
@@ -133,6 +134,14 @@ check: fmt-check ## everything: format, vet, lint, generated files, tests, race,
 .PHONY: bench
 bench: deps build ## the benchmarks, beside C and C++ programs that do the same; a Markdown table
 	CGO_ENABLED=0 $(GO) run ./perf/table $(BENCH)
+
+.PHONY: deps-peers
+deps-peers: ## install what `make bench-peers` sets beside ours: Open MPI
+	@$(call apt,$(APT_PEERS))
+
+.PHONY: bench-peers
+bench-peers: deps-peers ## rounds among peers beside Open MPI's; a Markdown table (BENCH="-readings 9")
+	CGO_ENABLED=0 $(GO) run ./perf/peers-collective $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built

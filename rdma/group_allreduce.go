@@ -7,6 +7,10 @@ import (
 	"github.com/headrace/headrace/rdma/frame"
 )
 
+// VectorMax bounds the vectors of an AllReduce: a member that lacks the result of a
+// round that counts gets it in one control message.
+const VectorMax = 15 << 20
+
 // AllReduce combines the members' vectors, element by element, and leaves the result in
 // v. Every member must call it with the same op and length, as its next round. All get
 // the same bits. After an error v is as it was.
@@ -26,8 +30,8 @@ func (g *Group) AllReduce(op Op, v []byte) (Result, error) {
 	if len(v)%o.element != 0 {
 		return Result{}, fmt.Errorf("rdma: %d bytes are no elements of %d, as %s wants: %w", len(v), o.element, op, ErrOp)
 	}
-	if len(v) > g.c.ContributionMax {
-		return Result{}, fmt.Errorf("rdma: %d bytes, limit %d: %w", len(v), g.c.ContributionMax, ErrTooLarge)
+	if most := min(g.c.ContributionMax, VectorMax); len(v) > most {
+		return Result{}, fmt.Errorf("rdma: %d bytes, limit %d: %w", len(v), most, ErrTooLarge)
 	}
 	if err := g.enter(); err != nil {
 		return Result{}, err
@@ -228,9 +232,9 @@ func (g *Group) pushReduced() (sent bool) {
 func (g *Group) sendPiece(to collective.Set, kind frame.Kind, from []byte, off, end uint64) (taken collective.Set, n uint64) {
 	h := &g.hand
 	n = min(end-off, pieceOf(h.o.element))
-	head := frame.Header{
+	g.head = frame.Header{
 		Kind: kind, Op: uint8(h.op), Round: g.round, Dest: frame.AnyDest,
 		Total: uint64(len(h.v)), Offset: off,
 	}
-	return g.mesh.Send(to, &head, from[off:off+n]), n
+	return g.mesh.Send(to, &g.head, from[off:off+n]), n
 }

@@ -81,8 +81,8 @@ func (g *Group) pushSparse() (sent bool) {
 		} else {
 			piece = g.assemble(off, n, body)
 		}
-		head := frame.Header{Kind: frame.Sparse, Round: g.round, Dest: uint8(p), Total: total, Offset: off}
-		if g.mesh.Send(collective.Of(p), &head, piece) == 0 {
+		g.head = frame.Header{Kind: frame.Sparse, Round: g.round, Dest: uint8(p), Total: total, Offset: off}
+		if g.mesh.Send(collective.Of(p), &g.head, piece) == 0 {
 			continue
 		}
 		sent = true

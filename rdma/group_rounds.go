@@ -15,6 +15,7 @@ type rounds struct {
 	round    uint64 // the last one that we began
 	ahead    bool   // a member has begun the next one
 	hand     hand
+	head     frame.Header                // of the frame that is being sent
 	boxes    [collective.PeersMax][2]box // by member and the parity of the round
 	results  [2]result                   // by parity
 	scratch  []byte                      // of FrameMax
@@ -229,6 +230,9 @@ func (g *Group) start(b *box, h *frame.Header) error {
 			return fmt.Errorf("%w: a contribution of %d bytes", collective.ErrRound, h.Total)
 		}
 	} else {
+		if h.Total > VectorMax {
+			return fmt.Errorf("%w: a vector of %d bytes, limit %d", ErrTooLarge, h.Total, VectorMax)
+		}
 		o, err := b.op.operation()
 		if err != nil {
 			return err
@@ -351,8 +355,8 @@ func (g *Group) push() (moved bool) {
 		}
 		// Have is told after our own contribution: frames keep their order.
 		if ready := h.haves &^ h.todo; ready != 0 {
-			head := frame.Header{Kind: frame.Have, Round: g.round, Dest: frame.AnyDest}
-			taken := g.mesh.Send(ready, &head, nil)
+			g.head = frame.Header{Kind: frame.Have, Round: g.round, Dest: frame.AnyDest}
+			taken := g.mesh.Send(ready, &g.head, nil)
 			h.haves &^= taken
 			sent = sent || taken != 0
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,19 +133,19 @@ type crowd struct {
 const testPeriod = 60 * time.Millisecond
 
 // newCrowd makes peers that reach each other by the named transport.
-func newCrowd(t testing.TB, peers int, transport string, tweak func(*rdma.GroupConfig)) *crowd {
-	t.Helper()
-	c := &crowd{t: t, hub: newHub(peers), tweak: tweak, groups: make([]*rdma.Group, peers), tcps: make([]*tcp.Transport, peers)}
+func newCrowd(tb testing.TB, peers int, transport string, tweak func(*rdma.GroupConfig)) *crowd {
+	tb.Helper()
+	c := &crowd{t: tb, hub: newHub(peers), tweak: tweak, groups: make([]*rdma.Group, peers), tcps: make([]*tcp.Transport, peers)}
 	if transport == "loop" {
 		var err error
 		if c.net, err = loop.NewNet(loop.Config{Peers: peers, Seed: 1, DelayMax: 3}); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	for p := range c.groups {
 		c.start(p)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		for p := range c.groups {
 			c.stop(p)
 		}
@@ -198,13 +199,21 @@ func (c *crowd) stop(p int) {
 	c.groups[p], c.tcps[p] = nil, nil
 }
 
-// each runs f for every peer that lives, at the same time, until all have returned.
+// each runs f for every peer that lives, at the same time, until all have returned. Who
+// returns early still agrees with the others.
 func (c *crowd) each(f func(p int, g *rdma.Group)) {
 	c.t.Helper()
 	var all sync.WaitGroup
+	var busy atomic.Int32
 	for p, g := range c.groups {
 		if g != nil {
-			all.Go(func() { f(p, g) })
+			busy.Add(1)
+			all.Go(func() {
+				f(p, g)
+				for busy.Add(-1); busy.Load() > 0; time.Sleep(time.Millisecond) {
+					g.Wait(2 * time.Millisecond)
+				}
+			})
 		}
 	}
 	done := make(chan struct{})
@@ -221,19 +230,7 @@ func (c *crowd) each(f func(p int, g *rdma.Group)) {
 	}
 }
 
-// join waits until an epoch has exactly the given members.
-func join(t testing.TB, g *rdma.Group, members collective.Set) rdma.Epoch {
-	until := time.Now().Add(20 * time.Second)
-	for time.Now().Before(until) {
-		if e := g.Epoch(); e.Number != 0 && e.Members == members {
-			return e
-		}
-		g.Wait(20 * time.Millisecond)
-	}
-	t.Errorf("no epoch of %b within 20 s: %+v", members, g.State())
-	return rdma.Epoch{}
-}
-
+// joinAll waits until all who live are in one epoch, and no others are.
 func (c *crowd) joinAll() {
 	c.t.Helper()
 	var all collective.Set
@@ -242,5 +239,36 @@ func (c *crowd) joinAll() {
 			all = all.With(p)
 		}
 	}
-	c.each(func(_ int, g *rdma.Group) { join(c.t, g, all) })
+	c.join(all)
+}
+
+// join waits until the given peers are in one epoch, and no others are.
+func (c *crowd) join(members collective.Set) {
+	c.t.Helper()
+	var mu sync.Mutex
+	var is [collective.PeersMax]uint64
+	until := time.Now().Add(20 * time.Second)
+	c.each(func(me int, g *rdma.Group) {
+		for {
+			e := g.Epoch()
+			if e.Members != members {
+				e.Number = 0
+			}
+			mu.Lock()
+			is[me] = e.Number
+			all := e.Number != 0
+			for p := range members.All {
+				all = all && is[p] == is[me]
+			}
+			mu.Unlock()
+			switch {
+			case all, !members.Has(me):
+				return
+			case time.Now().After(until):
+				c.t.Errorf("peer %d: no epoch of %b within 20 s: %+v", me, members, g.State())
+				return
+			}
+			g.Wait(2 * time.Millisecond)
+		}
+	})
 }

@@ -22,7 +22,7 @@ const (
 	offerMax = 64 << 10
 )
 
-// appendMessage encodes m:
+// encodeMessage encodes m:
 //
 //	version, kind                                 u8 each
 //	ballot, promised, epoch, round                u64 each
@@ -32,7 +32,7 @@ const (
 //	a step: epoch, prev, trim u64; members, holders, carried u32
 //	an offer: length u32, bytes
 //	the body: the rest
-func appendMessage(dst []byte, m *collective.Message) []byte {
+func encodeMessage(m *collective.Message) (dst []byte) {
 	le := binary.LittleEndian
 	dst = append(dst, messageVersion, byte(m.Kind))
 	dst = le.AppendUint64(dst, m.Ballot)
@@ -64,7 +64,7 @@ func appendMessage(dst []byte, m *collective.Message) []byte {
 	return append(dst, m.Body...)
 }
 
-// decodeMessage reads what appendMessage wrote for a group of the given number of
+// decodeMessage reads what encodeMessage wrote for a group of the given number of
 // peers. The message's Offers and Body are parts of b. Errors wrap errMessage.
 func decodeMessage(b []byte, peers int) (m collective.Message, err error) {
 	if len(b) < messageHead {

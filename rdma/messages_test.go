@@ -22,7 +22,7 @@ var someMessages = []collective.Message{
 
 func TestMessagesComeBack(t *testing.T) {
 	for _, m := range someMessages {
-		b := appendMessage(nil, &m)
+		b := encodeMessage(&m)
 		got, err := decodeMessage(b, 3)
 		if err != nil || !reflect.DeepEqual(got, m) {
 			t.Errorf("%+v came back as %+v, %v", m, got, err)
@@ -36,7 +36,7 @@ func TestMessagesComeBack(t *testing.T) {
 }
 
 func TestMessagesOfPeersThatAreNotThereAreRefused(t *testing.T) {
-	b := appendMessage(nil, &collective.Message{Kind: collective.Prepare, Members: collective.Of(0, 3)})
+	b := encodeMessage(&collective.Message{Kind: collective.Prepare, Members: collective.Of(0, 3)})
 	if _, err := decodeMessage(b, 3); !errors.Is(err, errMessage) {
 		t.Errorf("a message that names peer 3 of 3: %v", err)
 	}
@@ -49,12 +49,12 @@ func TestMessagesOfPeersThatAreNotThereAreRefused(t *testing.T) {
 // bytes that it was read from.
 func FuzzMessage(f *testing.F) {
 	for _, m := range someMessages {
-		f.Add(appendMessage(nil, &m), 3)
+		f.Add(encodeMessage(&m), 3)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, peers int) {
 		m, err := decodeMessage(b, max(1, min(peers, collective.PeersMax)))
-		if err == nil && !bytes.Equal(appendMessage(nil, &m), b) {
-			t.Fatalf("%x was read as %+v, which is written as %x", b, m, appendMessage(nil, &m))
+		if err == nil && !bytes.Equal(encodeMessage(&m), b) {
+			t.Fatalf("%x was read as %+v, which is written as %x", b, m, encodeMessage(&m))
 		}
 	})
 }

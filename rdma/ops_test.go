@@ -60,15 +60,18 @@ var allOps = []Op{SumInt64, SumUint64, MinInt64, MaxInt64, MaxUint8, Or, Sum128,
 
 func randomBytes(r *rand.Rand, n int) []byte {
 	b := make([]byte, n)
-	for i := range b {
-		switch r.IntN(4) { // carries and equal bytes are rare among uniform ones
+	for at := 0; at < n; at += 8 {
+		var w [8]byte
+		binary.LittleEndian.PutUint64(w[:], r.Uint64())
+		switch how := r.Uint32(); how & 3 { // carries and equal words are rare among uniform ones
 		case 0:
-			b[i] = 0xff
+			clear(w[how>>4&7:])
 		case 1:
-			b[i] = 0
-		default:
-			b[i] = byte(r.Uint32())
+			for i := range w[how>>4&7:] {
+				w[i] = 0xff
+			}
 		}
+		copy(b[at:], w[:])
 	}
 	return b
 }

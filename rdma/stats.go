@@ -75,7 +75,7 @@ const histogramBounds = 19
 var HistogramBounds = func() (bounds [histogramBounds]time.Duration) {
 	at := time.Microsecond
 	for i := range bounds {
-		bounds[i] = at * [3]time.Duration{1, 2, 5}[i%3]
+		bounds[i] = [3]time.Duration{at, 2 * at, 5 * at}[i%3]
 		if i%3 == 2 {
 			at *= 10
 		}

@@ -53,6 +53,9 @@ type Config struct {
 	// Keep bounds the bytes of this box's own partials that are kept until their rows
 	// are safe. Zero: 256 MiB.
 	Keep int
+	// Hold bounds the bytes of states, ours and others', that are held so that windows
+	// can be corrected; what has no rows yet is held in any case. Zero: 1 GiB.
+	Hold int
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.
 	Home func(group int) int
@@ -83,6 +86,9 @@ func (c *Config) fill() error {
 	if c.Keep <= 0 {
 		c.Keep = 256 << 20
 	}
+	if c.Hold <= 0 {
+		c.Hold = 1 << 30
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -98,20 +104,25 @@ func (c *Config) fill() error {
 type Cluster struct {
 	c      Config
 	engine *engine
-	sooner atomic.Bool // rows were written: leaves can go, and others may wait for that
-	ending atomic.Bool // no data plane comes any more
+	sooner atomic.Bool   // rows were written: leaves can go, and others may wait for that
+	full   atomic.Bool   // the sinks took no more: as soon as they have room they get the rest
+	ending atomic.Bool   // no data plane comes any more
+	doubt  atomic.Uint64 // rows that the control process before this one was giving out
 	over   chan struct{}
 
-	last     time.Duration // when the last round began
-	told     uint64        // the epoch that was logged last
-	rounds   uint64
-	unclear  uint64 // rounds that did not count
-	emitted  []uint64
-	reported time.Duration
+	last       time.Duration // when the last round began
+	told       uint64        // the epoch that was logged last
+	rounds     uint64
+	unclear    uint64 // rounds that did not count
+	emitted    []uint64
+	more       bool // there are rows to give out, and the sinks take them
+	lot, burst int
+	reported   time.Duration
 
 	mu     sync.Mutex
 	tap    *Tap
 	source func(query int) bool
+	since  time.Duration // when the present data plane was connected
 	stats  Stats
 }
 
@@ -120,19 +131,20 @@ func New(c Config) (*Cluster, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
+	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), lot: lotRows, burst: burstLots, emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
 	k.engine.seen = k.seen
 	return k, nil
 }
 
-func (c *Cluster) seen(query int) bool {
+func (c *Cluster) seen(query int) (bool, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.source == nil || c.source(query)
+	return c.source == nil || c.source(query), c.since
 }
 
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
-// the one goroutine that uses the group.
+// the one goroutine that uses the group. The group must not be closed before Run has
+// returned and the last tap's pump has ended.
 func (c *Cluster) Run(ctx context.Context) error {
 	defer close(c.over)
 	defer context.AfterFunc(ctx, c.c.Group.Wake)()
@@ -171,12 +183,14 @@ func (c *Cluster) turn() error {
 		c.engine.limit = min(2*c.engine.limit, contributionLimit)
 	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
 		c.unclear++
+		c.engine.contributor.nudge()
 	case errors.Is(err, rdma.ErrTooLarge):
 		// One window at a time, and that one without its records if it is too large.
 		if c.engine.limit == 1 {
 			c.engine.contributor.shrink()
 		}
 		c.engine.limit = max(c.engine.limit/16, 1)
+		c.engine.contributor.nudge()
 	default:
 		return err
 	}
@@ -195,7 +209,11 @@ func (c *Cluster) wait(e rdma.Epoch) time.Duration {
 	case c.ending.Load() && c.sooner.Swap(false):
 		return 0
 	}
-	return min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+	wait := min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+	if c.more {
+		wait = min(wait, time.Microsecond) // the group agrees on what it must, no more
+	}
+	return wait
 }
 
 func (c *Cluster) tell(e rdma.Epoch) {
@@ -213,51 +231,84 @@ func (c *Cluster) namesOf(s collective.Set) (names []string) {
 	return names
 }
 
-// give passes rows on to the sinks. While there is no epoch they wait: somebody else
-// may be giving them out.
+// What is given out at a time: rounds go on between two bursts.
+const (
+	lotRows   = 1024
+	burstLots = 8
+)
+
+// give passes rows on to the sinks, as many as a burst. While there is no epoch they
+// wait: somebody else may be giving them out.
 func (c *Cluster) give() {
 	m := c.engine.member
 	m.sweep()
+	c.more = false
 	if c.c.Group.Epoch().Number == 0 {
 		return
 	}
+	c.full.Store(false)
+	lots := 0
 	for _, l := range m.leaves {
-		if !l.taken && !c.giveOne(l) {
-			return
+		for made := m.lot(l, c.lot); len(made.ends) > 0; made = m.lot(l, c.lot) {
+			if lots++; lots > c.burst {
+				c.more = true
+				return
+			}
+			if c.giveLot(l) {
+				continue
+			}
+			c.full.Store(true) // before the last try: what is written after it wakes us
+			if !c.giveLot(l) {
+				return
+			}
+			c.full.Store(false)
 		}
 	}
 }
 
-func (c *Cluster) giveOne(l *leaf) bool {
-	out, from := make([]export.InjectedRow, len(l.lines.ends)), 0
+// giveLot offers the rows that l has made.
+func (c *Cluster) giveLot(l *leaf) bool {
+	out, from := make([]export.InjectedRow, 0, len(l.made.ends)), 0
 	var cause uint64
-	if l.revision == 0 {
+	if l.firing.revision == 0 {
 		cause = c.engine.contributor.cause(l.window)
 	}
-	for i, end := range l.lines.ends {
-		out[i] = export.InjectedRow{Query: int(l.window.query), Line: l.lines.text[from:end], Cause: cause}
+	for _, end := range l.made.ends {
+		if end > from {
+			out = append(out, export.InjectedRow{Query: int(l.window.query), Line: l.made.text[from:end], Cause: cause})
+		}
 		from = end
 	}
-	l.taken = c.c.Emit(out, func() {
-		l.written.Store(true)
+	if !c.c.Emit(out, func() {
+		l.written.Add(1)
 		c.sooner.Store(true)
-		if c.ending.Load() {
-			c.c.Group.Wake()
+		if c.ending.Load() || c.full.Load() {
+			c.wake()
 		}
-	})
-	if l.taken {
-		c.emitted[l.window.query] += uint64(len(out))
+	}) {
+		return false
 	}
-	return l.taken
+	l.made = lines{}
+	l.taken++
+	c.emitted[l.window.query] += uint64(len(out))
+	return true
+}
+
+// wake wakes Run, if it has not ended.
+func (c *Cluster) wake() {
+	select {
+	case <-c.over:
+	default:
+		c.c.Group.Wake()
+	}
 }
 
 // free gives back room in the outboxes.
 func (c *Cluster) free() {
-	c.mu.Lock()
-	t := c.tap
-	c.mu.Unlock()
-	if t != nil {
-		t.free()
+	c.mu.Lock() // so that nobody takes the segment away meanwhile
+	defer c.mu.Unlock()
+	if c.tap != nil {
+		c.tap.free(uint64(c.engine.member.waiting()))
 	}
 }
 
@@ -266,7 +317,7 @@ func (c *Cluster) free() {
 func (c *Cluster) Finish() {
 	c.ending.Store(true)
 	c.engine.contributor.end()
-	c.c.Group.Wake()
+	c.wake()
 }
 
 // Drain is Finish, and waits until everything of this box is in the sinks, or until ctx

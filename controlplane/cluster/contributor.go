@@ -35,7 +35,7 @@ type contributor struct {
 type keeps struct {
 	overflow uint64 // windows whose records were dropped for want of room, or were too many for a round
 	late     uint64 // windows that came when they could be corrected no more
-	stray    uint64 // records of windows that had been contributed
+	stray    uint64 // records of windows that had been contributed, or are none
 	unknown  uint64 // windows that the group may have forgotten: their rows may be out, so they are not made again
 	again    uint64 // windows contributed once more
 	lonely   uint64 // windows whose records were freed in the outbox before the group had them: a death of this process loses them
@@ -57,6 +57,7 @@ type kept struct {
 	lineage  uint64   // of the registry when it was first sent; 0: never
 	in       bool     // the registry has it
 	released bool     // it does not hold the outbox any more
+	orphan   bool     // some of it was of a data plane that is gone, and is nowhere else
 }
 
 func newContributor(s *shape, keep int) *contributor {
@@ -67,6 +68,9 @@ func newContributor(s *shape, keep int) *contributor {
 func (c *contributor) attach(t *Tap) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.tap != nil {
+		c.leave(false)
+	}
 	c.tap = t
 	if len(c.levels) != t.workers {
 		floor := make([]event.Nanos, len(c.s.queries))
@@ -85,12 +89,19 @@ func (c *contributor) attach(t *Tap) {
 func (c *contributor) detach(t *Tap, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tap != t {
-		return
+	if c.tap == t {
+		c.leave(whole)
 	}
+}
+
+func (c *contributor) leave(whole bool) {
 	c.tap = nil
 	for _, k := range c.windows {
 		k.from, k.has = nil, nil
+		if !whole && !k.in && !k.orphan {
+			k.orphan = true
+			c.counts[k.id.query].lonely++
+		}
 		if !k.sealed && !whole {
 			k.flags |= outbox.FlagIncomplete
 		}
@@ -130,6 +141,13 @@ func (c *contributor) record(t *Tap, worker int, p *outbox.Partial, after uint64
 	before := t.given[worker]
 	t.given[worker] = after
 	if c.tap != t {
+		return false
+	}
+	if p.Kind != outbox.KindWatermark && !c.s.valid(windowID{p.Query, p.Start, p.End}) {
+		// No worker makes it, and no peer would take it.
+		if int(p.Query) < len(c.counts) {
+			c.counts[p.Query].stray++
+		}
 		return false
 	}
 	switch p.Kind {
@@ -223,7 +241,7 @@ func (c *contributor) empty(k *kept) {
 // raise notes that a worker is done with windows up to p.End, and seals those with
 // which all are.
 func (c *contributor) raise(worker int, p *outbox.Partial) bool {
-	if worker >= len(c.levels) {
+	if worker >= len(c.levels) || int(p.Query) >= len(c.s.queries) {
 		return false
 	}
 	q := int(p.Query)
@@ -263,7 +281,8 @@ func (c *contributor) sealAll() {
 func (c *contributor) say(s *saying, r *registry, limit int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.progress = false
+	s.stopping = c.ended
+	c.progress = r == nil
 	for q := range s.marks {
 		s.marks[q].watermark = c.level(q)
 	}
@@ -276,6 +295,7 @@ func (c *contributor) say(s *saying, r *registry, limit int) {
 			if !k.in {
 				m := &s.marks[k.id.query]
 				m.watermark, all = min(m.watermark, k.id.end-1), false
+				c.progress = true
 			}
 			continue
 		}
@@ -417,6 +437,13 @@ func (c *contributor) needs(t *Tap, room uint64) []uint64 {
 			}
 		}
 	}
+}
+
+// nudge notes that what was said has not been heard.
+func (c *contributor) nudge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.progress = true
 }
 
 // cause returns what the latency of id's rows is measured from, 0 if it is not ours.

@@ -16,10 +16,12 @@ type engine struct {
 	member      *member
 	timekeeper  *timekeeper
 	faults      *faults
-	seen        func(query int) bool // this box has seen an event of the query
-	limit       int                  // bytes of a contribution to one member
-	saying      saying
-	last        uint64 // the firing at which we were done
+	// seen reports that this box has seen an event of a query, or else since when it
+	// has not.
+	seen   func(query int) (bool, time.Duration)
+	limit  int // bytes of a contribution to one member
+	saying saying
+	last   uint64 // the firing at which we were done
 }
 
 // contributionLimit is what one round takes of windows that wait, more or less.
@@ -29,9 +31,9 @@ func newEngine(c *Config) *engine {
 	s := newShape(c)
 	f := &faults{counts: make([][FaultCount]uint64, s.peers())}
 	return &engine{
-		s: s, faults: f, contributor: newContributor(s, c.Keep), member: newMember(s, rows.New(c.Plan, c.Values), f),
+		s: s, faults: f, contributor: newContributor(s, c.Keep), member: newMember(s, rows.New(c.Plan, c.Values), f, c.Hold),
 		timekeeper: newTimekeeper(s, c.MaxWait, c.CorrectFor), limit: contributionLimit,
-		seen: func(int) bool { return true },
+		seen: func(int) (bool, time.Duration) { return true, 0 },
 	}
 }
 
@@ -52,7 +54,8 @@ func (n *engine) contribute(e rdma.Epoch, now time.Duration) (head []byte, parts
 			n.timekeeper.moved[q] = now
 		}
 		s.marks[q].floor = n.member.registry.floors[q]
-		s.marks[q].idle = n.timekeeper.judge(q, n.seen(q), n.contributor.waiting(q), now)
+		seen, since := n.seen(q)
+		s.marks[q].idle = n.timekeeper.judge(q, seen, n.contributor.waiting(q), now, since)
 	}
 	if r != nil {
 		n.timekeeper.rule(s, r, now)
@@ -81,6 +84,9 @@ func (n *engine) take(g *rdma.Gathered, now time.Duration) {
 func (n *engine) drained() bool {
 	m := n.member
 	if m.phase != plain || !m.registry.final.Has(n.s.me) || !n.contributor.nothing() {
+		return false
+	}
+	if m.registry.needed(n.s.me) {
 		return false
 	}
 	if n.last == 0 {

@@ -26,26 +26,44 @@ type member struct {
 	body     [][]byte
 	head     []byte
 	heads    []*header
-	again    uint64 // homes of windows that were sent once more
+	hold     int      // bytes of states
+	unmade   []uint64 // [query] shares whose rows we could not make, because we do not have their state
 }
 
-// A leaf is the rows of one firing and one home on their way to the sinks.
+// A leaf is the rows of one firing and one home on their way to the sinks. They are
+// made a few at a time, so that rounds go on meanwhile.
 type leaf struct {
-	window   windowID
-	home     int
-	lines    lines
-	revision uint32
-	taken    bool        // the sinks have it, or will
-	written  atomic.Bool // they say so, on a goroutine of theirs
+	window  windowID
+	home    int
+	firing  firing
+	share   *share
+	rows    int
+	next    int           // rows before it are made
+	made    lines         // and these have not been taken
+	taken   uint32        // lots of rows that the sinks have, or will have
+	written atomic.Uint32 // those of which they say so, on a goroutine of theirs
+}
+
+// done reports that all rows are in the sinks.
+func (l *leaf) done() bool {
+	return l.next == l.rows && len(l.made.ends) == 0 && l.written.Load() == l.taken
+}
+
+// lot makes the next rows, n at most, unless those before them have not been taken.
+func (m *member) lot(l *leaf, n int) *lines {
+	if to := min(l.next+n, l.rows); len(l.made.ends) == 0 && to > l.next {
+		l.made = m.holder.formSome(l.share, l.window, &l.firing, l.home, l.next, to)
+		l.next = to
+	}
+	return &l.made
 }
 
 // A saying is what a member brings into a round beside what it knows itself.
 type saying struct {
-	final   bool
-	marks   []mark // [query]
-	offers  []offer
-	forced  []windowID
-	lineage uint64
+	final, stopping bool
+	marks           []mark // [query]
+	offers          []offer
+	forced          []windowID
 }
 
 // An offer is one window to contribute.
@@ -54,8 +72,8 @@ type offer struct {
 	bytes [][]byte // [home]
 }
 
-func newMember(s *shape, former *rows.Former, f *faults) *member {
-	m := &member{s: s, faults: f, holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
+func newMember(s *shape, former *rows.Former, f *faults, hold int) *member {
+	m := &member{s: s, faults: f, hold: hold, unmade: make([]uint64, len(s.queries)), holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
 	m.body, m.heads = make([][]byte, s.peers()), make([]*header, s.peers())
 	return m
 }
@@ -63,12 +81,9 @@ func newMember(s *shape, former *rows.Former, f *faults) *member {
 // begin takes note of a new epoch.
 func (m *member) begin(e rdma.Epoch) { m.epoch, m.phase = e, rollCall }
 
-// plain reports that windows can be contributed.
-func (m *member) plain() bool { return m.phase == plain }
-
 // contribute returns what to say in the next round. It is valid until the next call.
 func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
-	h := &header{phase: m.phase, position: m.at, marks: say.marks, durable: make([]uint64, m.s.peers()), final: say.final}
+	h := &header{phase: m.phase, position: m.at, marks: say.marks, durable: make([]uint64, m.s.peers()), final: say.final, stopping: say.stopping}
 	for i := range m.body {
 		m.body[i] = m.body[i][:0]
 	}
@@ -89,7 +104,7 @@ func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
 func (m *member) carry(h *header) {
 	members := m.epoch.Members
 	if m.whole.Lowest() == m.s.me && m.whole != members {
-		h.snapshot = m.registry.appendSnapshot(nil)
+		h.snapshot = m.registry.snapshot()
 	}
 	for home := range m.s.peers() {
 		source, to := m.route(home)
@@ -117,7 +132,7 @@ func (m *member) move(e *entry, home int, sh *share, to collective.Set) move {
 	if v.damaged {
 		return v
 	}
-	b := m.holder.appendShare(nil, shareID{e.id, home}, sh)
+	b := m.holder.encode(shareID{e.id, home}, sh)
 	v.section = section{uint32(len(b)), sumOf(b)}
 	for p := range to.All {
 		m.body[p] = append(m.body[p], b...)
@@ -165,8 +180,8 @@ func (m *member) offer(h *header, say *saying) {
 // durable returns the last firing up to which the rows of home are in our sinks.
 func (m *member) durable(home int) uint64 {
 	for _, l := range m.leaves {
-		if l.home == home && !l.written.Load() {
-			return l.lines.sequence - 1
+		if l.home == home && !l.done() {
+			return l.firing.sequence - 1
 		}
 	}
 	return m.registry.sequence
@@ -346,9 +361,6 @@ func (m *member) round(bodies [][]byte) {
 			c := &h.closes[i]
 			e, homes := r.accept(p, c)
 			m.merge(p, c, e, homes, &bodies[p])
-			if c.again && homes != 0 {
-				m.again++
-			}
 		}
 		if len(bodies[p]) > 0 {
 			m.faults.note(p, FaultBody)
@@ -375,6 +387,36 @@ func (m *member) round(bodies [][]byte) {
 	for _, e := range r.removed {
 		for home := range m.s.peers() {
 			m.holder.drop(shareID{e.id, home})
+		}
+	}
+	m.evict()
+}
+
+// evict lets go of the oldest states whose rows are safe, if there are too many: their
+// windows can then not be corrected here.
+func (m *member) evict() {
+	if m.holder.bytes <= m.hold {
+		return
+	}
+	var old []*entry
+	for _, queue := range m.registry.queues {
+		for _, e := range queue {
+			if e.firings > 0 && len(e.unsaved) == 0 {
+				old = append(old, e)
+			}
+		}
+	}
+	slices.SortFunc(old, func(a, b *entry) int { return cmp.Or(cmp.Compare(a.id.end, b.id.end), a.id.compare(b.id)) })
+	for _, e := range old {
+		for home := range m.s.peers() {
+			id := shareID{e.id, home}
+			if sh := m.holder.shares[id]; sh != nil && !sh.damaged {
+				m.holder.drop(id)
+				m.holder.share(id).damaged = true
+			}
+		}
+		if m.holder.bytes <= m.hold/8*7 {
+			return
 		}
 	}
 }
@@ -413,11 +455,19 @@ func (m *member) thaw() {
 	}
 }
 
-// give makes the rows of a firing that is ours to give out.
+// give notes the rows of a firing that is ours to give out.
 func (m *member) give(e *entry, f *firing, home int) {
-	l := m.holder.form(e, f, home)
-	if len(l.ends) > 0 {
-		m.leaves = append(m.leaves, &leaf{window: e.id, home: home, lines: l, revision: f.revision})
+	sh := m.holder.shares[shareID{e.id, home}]
+	if sh == nil || f.merged[home] == 0 {
+		return
+	}
+	if sh.damaged && sh.frozenAt(f.sequence) == nil {
+		m.unmade[e.id.query]++
+	}
+	if n := sh.rows(f); n > 0 {
+		l := &leaf{window: e.id, home: home, firing: *f, share: sh, rows: n}
+		l.firing.merged = slices.Clone(f.merged) // what the registry forgets is no matter of rows that are out
+		m.leaves = append(m.leaves, l)
 	}
 }
 
@@ -447,7 +497,17 @@ func (m *member) withdraw(home int) {
 	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.home == home })
 }
 
+// waiting returns the number of rows that may not be written.
+func (m *member) waiting() (n int) {
+	for _, l := range m.leaves {
+		if !l.done() {
+			n += l.rows
+		}
+	}
+	return n
+}
+
 // sweep forgets leaves that are written.
 func (m *member) sweep() {
-	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.written.Load() })
+	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.done() })
 }

@@ -18,6 +18,9 @@ type registry struct {
 	sequence uint64   // of the last firing; firings are counted through all epochs
 	durable  []uint64 // [home] firings up to there are in its owner's sinks
 	final    collective.Set
+	// stopping are members that want to end once their rows are out. Heard each round;
+	// no part of what has happened.
+	stopping collective.Set
 	marks    [][]event.Nanos // [peer][query]
 	idle     [][]idle        // [peer][query]
 	floors   []event.Nanos   // [query]
@@ -36,7 +39,7 @@ type registry struct {
 
 // counts are what a member has seen happen to a query's windows.
 type counts struct {
-	fired, corrected, forced, unknown, late, repeated uint64
+	fired, corrected, forced, unknown, short, late, repeated uint64
 }
 
 // An entry is what is known of one window.
@@ -66,7 +69,7 @@ type firing struct {
 	missing  uint64
 	flags    uint8
 	firing   outbox.Firing
-	merged   []collective.Set // [home] who is in its rows; none: it makes no rows
+	merged   []collective.Set // [home] who is in its rows; none: it makes no rows there
 }
 
 func newRegistry(s *shape, lineage uint64) *registry {
@@ -104,12 +107,27 @@ func (r *registry) hear(p int, h *header) {
 	if r.final = r.final.Without(p); h.final {
 		r.final = r.final.With(p)
 	}
+	if r.stopping = r.stopping.Without(p); h.stopping {
+		r.stopping = r.stopping.With(p)
+	}
 }
 
-func position1(e *entry, id windowID) int { return e.id.compare(id) }
+// needed reports that some member other than me wants to end and cannot yet: what it
+// has contributed, or will, is not out.
+func (r *registry) needed(me int) bool {
+	others := r.stopping & r.members
+	others = others.Without(me)
+	if others&^r.final != 0 {
+		return true
+	}
+	theirs := func(e *entry) bool { return e.contributors&others != 0 }
+	return slices.ContainsFunc(r.open, theirs) || slices.ContainsFunc(r.unsaved, theirs)
+}
+
+func compareID(e *entry, id windowID) int { return e.id.compare(id) }
 
 func insert(list []*entry, e *entry) []*entry {
-	at, _ := slices.BinarySearchFunc(list, e.id, position1)
+	at, _ := slices.BinarySearchFunc(list, e.id, compareID)
 	return slices.Insert(list, at, e)
 }
 
@@ -233,6 +251,9 @@ func (r *registry) fireOne(epoch uint64, e *entry) {
 			n.unknown++
 			continue
 		}
+		if e.lack[h] != 0 {
+			n.short++
+		}
 		f.merged[h], e.out[h], e.unsure = merged, merged, e.unsure.Without(h)
 	}
 	if n.fired++; e.firings > 0 {
@@ -331,6 +352,6 @@ func (r *registry) follow(members, whole collective.Set) {
 			}
 		}
 	}
-	r.members = members
+	r.members, r.stopping = members, r.stopping&members
 	r.settle()
 }

@@ -27,9 +27,10 @@ const (
 	firingBytes = 32
 )
 
-func (r *registry) appendSnapshot(b []byte) []byte {
+// snapshot returns the bytes of r.
+func (r *registry) snapshot() []byte {
 	le := binary.LittleEndian
-	b = le.AppendUint64(le.AppendUint64(b, r.lineage), r.sequence)
+	b := le.AppendUint64(le.AppendUint64(nil, r.lineage), r.sequence)
 	b = le.AppendUint32(le.AppendUint32(b, uint32(r.members)), uint32(r.final))
 	for _, d := range r.durable {
 		b = le.AppendUint64(b, d)
@@ -138,7 +139,7 @@ func decodeEntry(s *shape, c *cursor, fault *Fault) *entry {
 	}
 	for range n {
 		f := firing{sequence: c.u64(), epoch: c.u64(), missing: c.u64(), revision: c.u32(), flags: c.u8(), firing: outbox.Firing(c.u8()), merged: make([]collective.Set, s.peers())}
-		if c.u8()|c.u8() != 0 || !good(f.flags, f.firing) || f.revision >= e.firings {
+		if !zero(c.take(2)) || !good(f.flags, f.firing) || f.revision >= e.firings {
 			*fault = FaultContent
 		}
 		for h := range f.merged {

@@ -20,7 +20,10 @@ type Stats struct {
 	// Held is states of the key groups that this box owns or is second for.
 	HeldBytes int `json:"held_bytes"`
 	// Waiting is rows that the sinks have not written yet.
-	Waiting int          `json:"rows_waiting"`
+	Waiting int `json:"rows_waiting"`
+	// InDoubt is rows that the control process before this one had made and that may
+	// not have been written. Where there was a second, that one has made them again.
+	InDoubt uint64       `json:"rows_in_doubt"`
 	Queries []QueryStats `json:"queries"` // the global ones
 	Bad     []BadStats   `json:"bad_contributions,omitempty"`
 }
@@ -41,7 +44,10 @@ type QueryStats struct {
 	Forced      uint64 `json:"forced"` // fired without a peer that was behind
 	// Unknown is shares of windows whose rows could not be made again, because who had
 	// them is gone, and windows that a group before this one may have fired.
-	Unknown    uint64 `json:"unknown"`
+	Unknown uint64 `json:"unknown"`
+	// Short is shares of windows that went out without a peer that had contributed:
+	// both holders of its part are gone, and so is what the peer kept.
+	Short      uint64 `json:"short"`
 	Late       uint64 `json:"late"`       // contributed when they could be corrected no more
 	Repeated   uint64 `json:"repeated"`   // contributed by a peer that had done so
 	Again      uint64 `json:"again"`      // contributed by this box once more
@@ -88,10 +94,7 @@ func (c *Cluster) report(now bool) {
 	e := c.c.Group.Epoch()
 	s := Stats{
 		Epoch: e.Number, Members: c.namesOf(e.Members), Current: e.Number != 0 && m.epoch.Number == e.Number && m.phase == plain,
-		Rounds: c.rounds, Unclear: c.unclear, HeldBytes: m.holder.bytes,
-	}
-	for _, l := range m.leaves {
-		s.Waiting += len(l.lines.ends)
+		Rounds: c.rounds, Unclear: c.unclear, HeldBytes: m.holder.bytes, InDoubt: c.doubt.Load(), Waiting: m.waiting(),
 	}
 	var own []keeps
 	own, s.KeptWindows, s.KeptBytes = n.contributor.figures()
@@ -117,7 +120,7 @@ func (c *Cluster) query(q int, own *keeps) QueryStats {
 	n := &r.counts[q]
 	s := QueryStats{
 		Query: q, Name: c.engine.s.queries[q].Name, Rows: c.emitted[q], Fired: n.fired, Corrections: n.corrected, Forced: n.forced,
-		Unknown: n.unknown + own.unknown, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
+		Unknown: n.unknown + own.unknown + c.engine.member.unmade[q], Short: n.short, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
 		Stray: own.stray, Unattended: own.lonely,
 	}
 	for _, e := range r.open {

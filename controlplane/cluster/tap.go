@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -37,6 +38,8 @@ func GenerationOf(p *plan.Plan, s *segment.Segment) Generation {
 	}
 }
 
+var _ export.Tap = (*Tap)(nil)
+
 // A Tap takes the records of one data plane: an [export.Tap].
 type Tap struct {
 	cluster *Cluster
@@ -46,7 +49,7 @@ type Tap struct {
 	resume  []uint64
 	acked   []atomic.Uint64
 	commit  segment.Commit
-	done    bool
+	done    atomic.Bool
 }
 
 // Tap returns the tap for the pump of a data plane. There is one at a time: the one
@@ -56,6 +59,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 	if g.Commits != nil && g.Commits.Load(&t.commit) {
 		t.resume = slices.Clone(t.commit.Positions)
 		copy(t.given, t.resume)
+		c.doubt.Store(t.commit.Rows)
 		for w := range t.acked {
 			t.acked[w].Store(t.resume[w])
 		}
@@ -64,7 +68,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
-	c.tap, c.source = t, g.Seen
+	c.tap, c.source, c.since = t, g.Seen, c.c.Now()
 	c.mu.Unlock()
 	return t
 }
@@ -72,7 +76,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 // Record is [export.Tap]'s.
 func (t *Tap) Record(worker int, p *outbox.Partial, after uint64) {
 	if worker < t.workers && t.cluster.engine.contributor.record(t, worker, p, after) {
-		t.cluster.c.Group.Wake()
+		t.cluster.wake()
 	}
 }
 
@@ -91,36 +95,63 @@ func (t *Tap) Resume() []uint64 { return t.resume }
 // done, or has been given up.
 func (t *Tap) Done() bool {
 	c := t.cluster
-	if !t.done {
-		t.done = true
-		c.engine.contributor.detach(t, c.ending.Load())
-		c.c.Group.Wake()
+	t.detach(c.ending.Load())
+	if c.ending.Load() {
+		select {
+		case <-c.over:
+		default:
+			return false
+		}
 	}
-	if !c.ending.Load() {
-		return true // it died: rows go to the next one's pump
+	t.End() // unless the end was asked for, it died: rows go to the next one's pump
+	return true
+}
+
+// End says that the data plane and its segment may go: nothing of them is used any
+// more when it returns. It is to be called when the pump has ended, however that came.
+func (t *Tap) End() {
+	t.detach(false)
+	c := t.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tap != t {
+		return
 	}
-	select {
-	case <-c.over:
-		return true
-	default:
-		return false
+	if c.source != nil {
+		saw := make([]bool, len(c.c.Plan.Queries))
+		for q := range saw {
+			saw[q] = c.source(q)
+		}
+		c.source = func(query int) bool { return saw[query] }
+	}
+	c.tap = nil
+}
+
+func (t *Tap) detach(whole bool) {
+	if t.done.CompareAndSwap(false, true) {
+		t.cluster.engine.contributor.detach(t, whole)
+		t.cluster.wake()
 	}
 }
 
-// free stores how far the group has this box's records, and then gives back the room.
-func (t *Tap) free() {
+// free stores how far the group has this box's records, and how many rows are being
+// given out, and then gives back the room.
+func (t *Tap) free(waiting uint64) {
 	room := uint64(1 << 63)
 	if t.g.Room > 0 {
 		room = uint64(t.g.Room)
 	}
 	needs := t.cluster.engine.contributor.needs(t, room)
-	more := false
+	more := t.commit.Rows != waiting
 	for w, at := range needs {
 		more = more || at > t.acked[w].Load()
 	}
-	if !more {
+	if !more || needs == nil {
 		return
 	}
+	// Rows that are on their way to the sinks when we die may be lost, if no other peer
+	// has their states: the next control process finds how many.
+	t.commit.Rows = waiting
 	copy(t.commit.Positions, needs)
 	if t.g.Commits != nil {
 		t.g.Commits.Store(&t.commit)

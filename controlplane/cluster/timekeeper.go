@@ -12,7 +12,6 @@ import (
 type timekeeper struct {
 	s                   *shape
 	maxWait, correctFor time.Duration
-	began               time.Duration   // of the present source
 	moved               []time.Duration // [query] when the watermark moved last
 }
 
@@ -77,12 +76,13 @@ func (t *timekeeper) due(r *registry) time.Duration {
 	return next
 }
 
-// judge says whether a peer that has the given history of q is idle.
-func (t *timekeeper) judge(q int, seen, waiting bool, now time.Duration) idle {
+// judge says whether this box is idle: whether it has seen an event of q, or has
+// lacked one since when, and whether windows of q wait to be contributed.
+func (t *timekeeper) judge(q int, seen, waiting bool, now, since time.Duration) idle {
 	switch limit := t.s.queries[q].Idle; {
 	case waiting:
 		return waited
-	case !seen && now-t.began >= t.maxWait:
+	case !seen && now-since >= t.maxWait:
 		return without
 	case seen && limit > 0 && now-t.moved[q] >= limit:
 		return silent

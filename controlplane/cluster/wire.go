@@ -40,6 +40,7 @@ const (
 // A header is what a member says to all members in a round.
 type header struct {
 	phase    phase
+	stopping bool // it will end, and needs us until its last rows are out
 	final    bool // it will never contribute anything more
 	position position
 	marks    []mark   // [query]
@@ -107,7 +108,7 @@ func bit(b bool) byte {
 // append appends h's bytes. What decodes from them is h again.
 func (h *header) append(b []byte) []byte {
 	le := binary.LittleEndian
-	b = append(b, version, byte(h.phase), bit(h.final), byte(len(h.durable)))
+	b = append(b, version, byte(h.phase), bit(h.final)<<1|bit(h.stopping), byte(len(h.durable)))
 	b = le.AppendUint32(b, uint32(len(h.marks)))
 	b = le.AppendUint64(le.AppendUint64(b, h.position.epoch), h.position.round)
 	b = le.AppendUint32(le.AppendUint32(b, uint32(len(h.closes))), uint32(len(h.forced)))
@@ -213,7 +214,11 @@ func decodeHeader(s *shape, b []byte, want phase) (*header, Fault) {
 	if v := c.u8(); v != version && !c.short {
 		return nil, FaultVersion
 	}
-	h.phase, h.final = phase(c.u8()), c.flag(&fault)
+	h.phase = phase(c.u8())
+	ends := c.u8()
+	if h.stopping, h.final = ends&1 != 0, ends&2 != 0; ends > 3 {
+		fault = FaultContent
+	}
 	if peers := int(c.u8()); peers != s.peers() && !c.short {
 		return nil, FaultShape
 	}
@@ -235,7 +240,7 @@ func decodeHeader(s *shape, b []byte, want phase) (*header, Fault) {
 	}
 	for range moves {
 		m := move{window: c.window(s, &fault), home: c.u8(), damaged: c.flag(&fault)}
-		if c.u8()|c.u8() != 0 || int(m.home) >= s.peers() {
+		if !zero(c.take(2)) || int(m.home) >= s.peers() {
 			fault = FaultContent
 		}
 		m.section = section{c.u32(), c.u64()}

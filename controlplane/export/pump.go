@@ -106,6 +106,7 @@ type Pump struct {
 	readers []*outbox.Reader
 	outlets []*outlet
 	free    chan *batch // emptied batches: taking one is what waits for slow sinks
+	first   int         // the outbox with which the last round began
 	current *batch
 	sent    []uint64 // the positions of the last batch sent
 	row     []byte
@@ -424,7 +425,12 @@ func (p *Pump) final() bool {
 // round gives every outbox its turn and reports whether one had anything.
 func (p *Pump) round(ctx context.Context) (bool, error) {
 	got := p.injected()
-	for w, r := range p.readers {
+	// Each round begins with another outbox: where the first ones fill every batch, the
+	// last would never have its turn.
+	p.first = (p.first + 1) % len(p.readers)
+	for i := range p.readers {
+		w := (p.first + i) % len(p.readers)
+		r := p.readers[w]
 		before := r.Position()
 		for range recordsATurn {
 			if len(p.current.lines) >= p.c.BatchBytes || !p.record(w, r) {

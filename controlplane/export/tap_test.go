@@ -72,10 +72,22 @@ func (f *fakeTap) Done() bool {
 	return f.done.Load()
 }
 
-func (f *fakeTap) count(w int) int {
+// count returns how many records of the first worker it has.
+func (f *fakeTap) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.got[w])
+	return len(f.got[0])
+}
+
+// after returns the position behind that part of the first worker's records; 0 if
+// there are none.
+func (f *fakeTap) after(part, of int) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.got[0]) == 0 {
+		return 0
+	}
+	return f.got[0][len(f.got[0])*part/of-1].after
 }
 
 // ackAll acknowledges each record at once.
@@ -83,13 +95,12 @@ func (f *fakeTap) ackAll() {
 	f.each = func(w int, _ *outbox.Partial, after uint64) { f.acked[w].Store(after) }
 }
 
-// fill puts the first n records of worker w into its outbox, which has room for them.
-func fill(t rapid.TB, s *segment.Segment, w int, from, n uint64) {
+// fill puts the first n records into the first worker's outbox, which has room for them.
+func fill(t rapid.TB, s *segment.Segment, n uint64) {
 	t.Helper()
-	out := outbox.NewWriter(s.Worker(w).Ring())
-	out.SetPosition(s.Worker(w).Ring().Produced.Load())
-	for i := from; i < n; i++ {
-		part := nth(w, i)
+	out := outbox.NewWriter(s.Worker(0).Ring())
+	for i := range n {
+		part := nth(0, i)
 		if !out.Put(&part) {
 			t.Fatalf("no room for record %d", i)
 		}
@@ -199,13 +210,13 @@ func TestARoomIsGivenBackWhenTheTapNeedsItNoMore(t *testing.T) {
 		}
 		end := start(t, mustPump(t, c))
 		ring := s.Worker(0).Ring()
-		fill(t, s, 0, 0, 25) // ends in a mark of the global query
-		wait(t, "records", func() bool { return tap.count(0) > 0 && tap.got[0][tap.count(0)-1].after == ring.Produced.Load() })
+		fill(t, s, 25) // ends in a mark of the global query
+		wait(t, "records", func() bool { return tap.after(1, 1) == ring.Produced.Load() })
 		time.Sleep(20 * time.Millisecond)
 		if got := ring.Freed.Load(); got != 0 {
 			t.Fatalf("%d bytes were given back that the tap needs", got)
 		}
-		half := tap.got[0][tap.count(0)/2].after
+		half := tap.after(1, 2)
 		tap.acked[0].Store(half)
 		wait(t, "room up to what is acknowledged", func() bool { return ring.Freed.Load() == half })
 		tap.acked[0].Store(ring.Produced.Load())
@@ -237,8 +248,8 @@ func TestASlowSinkHoldsRoomThatTheTapDoesNot(t *testing.T) {
 	tap := newFakeTap(1)
 	tap.ackAll()
 	end := start(t, mustPump(t, Config{Plan: p, Segment: s, Tap: tap, Sinks: []Sink{gate}}))
-	fill(t, s, 0, 0, 25)
-	wait(t, "records", func() bool { return tap.count(0) > 10 })
+	fill(t, s, 25)
+	wait(t, "records", func() bool { return tap.count() > 10 })
 	time.Sleep(10 * time.Millisecond)
 	if got := s.Worker(0).Ring().Freed.Load(); got != 0 {
 		t.Errorf("%d bytes were given back that the sink does not have", got)
@@ -314,7 +325,7 @@ func TestAResumedTapIsGivenWhatItLacksAndNoMore(t *testing.T) {
 func TestATapMayHaveCommittedLongAgo(t *testing.T) {
 	p := groupTestPlan(1)
 	s := create(t, p)
-	fill(t, s, 0, 0, 50)
+	fill(t, s, 50)
 	ring := s.Worker(0).Ring()
 	ring.Freed.Store(ring.Produced.Load())
 	s.Worker(0).SetState(segment.Done)
@@ -323,8 +334,8 @@ func TestATapMayHaveCommittedLongAgo(t *testing.T) {
 	if err := mustPump(t, Config{Plan: p, Segment: s, Tap: tap}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if tap.count(0) != 0 || ring.Freed.Load() != ring.Produced.Load() {
-		t.Errorf("%d records given, %d freed of %d", tap.count(0), ring.Freed.Load(), ring.Produced.Load())
+	if tap.count() != 0 || ring.Freed.Load() != ring.Produced.Load() {
+		t.Errorf("%d records given, %d freed of %d", tap.count(), ring.Freed.Load(), ring.Produced.Load())
 	}
 }
 
@@ -391,7 +402,7 @@ func TestInjectedRowsAreWrittenInOrderAndThenSaidToBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := start(t, pump)
-	fill(t, s, 0, 0, 3) // some rows of r among them
+	fill(t, s, 3) // some rows of r among them
 	tap.acked[0].Store(s.Worker(0).Ring().Produced.Load())
 	var order []int
 	var mu sync.Mutex

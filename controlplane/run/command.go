@@ -105,7 +105,11 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 	}
 	if f.out != "" {
 		for i := range p.Queries {
-			p.Queries[i].Sinks = []string{outSink}
+			q := &p.Queries[i]
+			q.Sinks = []string{outSink}
+			if len(q.LocalSinks) > 0 {
+				q.LocalSinks = q.Sinks // their scope tells them apart
+			}
 		}
 	}
 	metrics := ""

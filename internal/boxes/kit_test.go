@@ -64,7 +64,7 @@ func lab(t *testing.T, n int, pipeline string, group ...string) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("VERBOSE") != "" {
 			for _, b := range l.Boxes {
 				t.Logf("box %s said:\n%s", b.ID, b.Said())
 			}

@@ -329,6 +329,31 @@ func TestAPeerThatClosesIsNotHeardAtOnceAndComesBackAfterTwoBeats(t *testing.T) 
 	}
 }
 
+func TestRestartsLeaveNothingBehind(t *testing.T) {
+	bs := boxes(t, 3)
+	for _, b := range bs {
+		b.Beat = 10 * time.Millisecond
+	}
+	a, c := bs[0].start(t), bs[2].start(t)
+	var before int
+	for i := range 12 {
+		b := bs[1].start(t)
+		within(t, 10*time.Second, "everybody hears everybody", all([]*Mesh{a, b, c}))
+		b.Close()
+		within(t, 5*time.Second, "b is not heard", func() bool { return !a.Peers()[1].Connected && !c.Peers()[1].Connected })
+		if i == 1 {
+			before = descriptors(t)
+		}
+	}
+	within(t, 5*time.Second, "descriptors are closed", func() bool { return descriptors(t) <= before+1 }) // c may be dialing
+	if n := a.Peers()[1].Connections; n != 12 {
+		t.Errorf("%d connections", n)
+	}
+	if p := c.Peers()[0]; p.Connections != 1 || !p.Heard {
+		t.Errorf("the others lost each other: %+v", p)
+	}
+}
+
 // Both ends count and log why; nobody is connected.
 func TestWhoDoesNotFitIsRefusedWithAReasonAtBothEnds(t *testing.T) {
 	other, otherPin := newKey(t)

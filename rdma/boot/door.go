@@ -311,7 +311,7 @@ func (m *Mesh) keepDialing(number int) {
 		s, err := m.connect(number)
 		if err == nil {
 			<-s.done
-			if time.Since(s.start) > m.c.Silence {
+			if m.wasHeard(s) {
 				wait = waitFirst
 			}
 		} else if m.ctx.Err() == nil {

@@ -489,6 +489,13 @@ func (m *Mesh) take(s *session, b *beat, now time.Time) {
 	}
 }
 
+// wasHeard reports whether s ever made its peer heard.
+func (m *Mesh) wasHeard(s *session) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.beats >= 2
+}
+
 // deliver puts a message into its sender's inbox.
 func (m *Mesh) deliver(s *session, msg []byte) {
 	m.mu.Lock()

@@ -49,6 +49,9 @@ func (m *Machine) Receive(from int, msg *Message, out []Effect) []Effect {
 		if msg.Ballot == m.promised && m.install.ready && m.install.step().Epoch == msg.Ballot {
 			return m.apply(m.install.steps, msg.Offers, out)
 		}
+		if msg.Ballot < m.promised {
+			return m.refuse(from, msg.Ballot, out) // or it would wait for us
+		}
 		return out
 	case Complain:
 		// Who is a member and in another epoch, or in none, has promised to somebody
@@ -248,8 +251,9 @@ func (m *Machine) apply(steps []Step, offers [][]byte, out []Effect) []Effect {
 	if old := m.step.Epoch; old != 0 {
 		settle := Effect{Kind: Settle, Epoch: old, Lost: true}
 		for _, s := range steps {
-			// With us among its members, it was made knowing what is complete here.
-			if s.Prev == old && s.Members.Has(m.config.Me) {
+			// With us among its members, it was made knowing what is complete here. It
+			// may still count on a result that we were to fetch when we were cut off.
+			if s.Prev == old && s.Members.Has(m.config.Me) && m.done >= s.Trim {
 				settle.Round, settle.Lost = s.Trim, false
 			}
 		}

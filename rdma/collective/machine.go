@@ -74,6 +74,7 @@ type flaw uint8
 const (
 	flawTrimMax flaw = 1 << iota // a Sparse round counts if anybody has it
 	flawForget                   // a proposer looks at opened epochs only, not at accepted steps
+	flawTrust                    // a proposer goes on from what few remember
 )
 
 // New returns the machine of a peer that has just started: it hears nobody, not even
@@ -105,19 +106,16 @@ func (m *Machine) Malformed() uint64 { return m.malformed }
 // Hear says that peer row hears the given peers, or, if row is our own, that we do. A
 // peer that is not heard hears nobody.
 //
-// Whatever changes whom we would have as members ends the epoch. A connection that
-// comes and goes more often than a proposal takes, a few round trips, keeps the group
-// from ever having one: the owner must not say that a peer is heard again before it
-// has been so for some timeouts.
+// Whatever changes whom we would have as members ends the epoch.
 func (m *Machine) Hear(row int, hears Set, out []Effect) []Effect {
 	if row < 0 || row >= m.config.Quorum.Peers || m.hears[row] == hears {
 		return out
 	}
+	if row != m.config.Me && (hears == 0 || m.hears[row] == 0) {
+		m.left = m.left.Without(row) // its Leave may come when it is not heard any more
+	}
 	m.hears[row] = hears
 	m.shunned = m.shunned.Without(row)
-	if hears == 0 && row != m.config.Me {
-		m.left = m.left.Without(row)
-	}
 	return m.consider(out)
 }
 

@@ -11,7 +11,7 @@ type Step struct {
 	Holders Set    // members that have the result of round Trim, if it is Dense
 	// Carried are the members that have all of what came before: they were in Prev
 	// and have it up to Trim or, if no round of Prev counts, were carried into it
-	// themselves. The others begin with nothing.
+	// themselves. The others begin with nothing. It may be empty: all begin anew.
 	Carried Set
 }
 

@@ -2,6 +2,7 @@ package collective
 
 import (
 	"flag"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"strings"
@@ -18,7 +19,7 @@ type total struct {
 }
 
 // schedules runs schedules 1 to n and returns the first that goes wrong.
-func schedules(n uint64, prepare func(*simulation)) (wrong error, sum total) {
+func schedules(n uint64, prepare func(*simulation)) (sum total, wrong error) {
 	var next atomic.Uint64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -47,7 +48,7 @@ func schedules(n uint64, prepare func(*simulation)) (wrong error, sum total) {
 		})
 	}
 	wg.Wait()
-	return wrong, sum
+	return sum, wrong
 }
 
 // Whatever fails, members agree on what counts and what it comes to, nothing counts
@@ -68,7 +69,7 @@ func TestSchedules(t *testing.T) {
 	if os.Getenv("HEADRACE_LONG") != "" {
 		n = 50_000
 	}
-	wrong, sum := schedules(n, func(*simulation) {})
+	sum, wrong := schedules(n, func(*simulation) {})
 	if wrong != nil {
 		t.Fatalf("%v; -seed tells the schedule", wrong)
 	}
@@ -82,6 +83,45 @@ func TestSchedules(t *testing.T) {
 		sum.met[metUnsaid], sum.met[metNothing])
 }
 
+// No message, however wrong, does harm to the machine itself.
+func TestNonsense(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	set := func() Set { return Set(rng.Uint32N(16)) }
+	number := func() uint64 { return rng.Uint64N(3)<<(peerBits+lifeBits) | rng.Uint64N(4) }
+	for range 300 {
+		m := New(Config{Me: rng.IntN(3), Quorum: Quorum{Peers: 3, TieBreaker: -1}})
+		for range 200 {
+			msg := Message{
+				Kind: MessageKind(rng.Uint32N(12)), Ballot: number(), Promised: number(), Epoch: number(),
+				Round: rng.Uint64N(4), RoundKind: Kind(rng.Uint32N(4)), Members: set(), Contributors: set(),
+				Offers: make([][]byte, rng.IntN(5)), Steps: make([]Step, rng.IntN(4)),
+			}
+			for i := range msg.Steps {
+				msg.Steps[i] = Step{number(), set(), number(), rng.Uint64N(3), set(), set()}
+			}
+			var out []Effect
+			switch rng.IntN(6) {
+			case 0:
+				out = m.Hear(rng.IntN(5)-1, set(), nil)
+			case 1:
+				out = m.Timeout(nil)
+			case 2:
+				out = m.Offer(m.promised, msg.Offers, nil)
+			default:
+				out = m.Receive(rng.IntN(5)-1, &msg, nil)
+			}
+			for _, e := range out {
+				if e.Kind == Send && (e.To == m.config.Me || e.To < 0 || e.To >= 3) {
+					t.Fatalf("%v %v to %d", e.Kind, e.Message.Kind, e.To)
+				}
+			}
+		}
+		if m.Malformed() == 0 {
+			t.Error("nothing was counted as malformed")
+		}
+	}
+}
+
 // A wrong implementation does not come through.
 func TestFlawsAreFound(t *testing.T) {
 	for _, c := range []struct {
@@ -91,10 +131,12 @@ func TestFlawsAreFound(t *testing.T) {
 	}{
 		{"a round is complete when its own contribution was acknowledged", 100, func(s *simulation) { s.acks = true }},
 		{"a sparse round counts if anybody has it", 2000, func(s *simulation) { s.flaw = flawTrimMax }},
+		{"a peer that was started anew counts among those that remember", 2000, func(s *simulation) { s.flaw = flawTrust }},
+		{"a peer's ballots begin at zero in every life", 2000, func(s *simulation) { s.zero = true }},
 		{"accepted steps are forgotten", 2000, func(s *simulation) { s.flaw = flawForget }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wrong, _ := schedules(c.among, c.flaw)
+			_, wrong := schedules(c.among, c.flaw)
 			if wrong == nil {
 				t.Fatalf("not found in %d schedules", c.among)
 			}

@@ -60,6 +60,10 @@ func (m *Machine) granted(from int, msg *Message, out []Effect) []Effect {
 // refused is for a Refuse.
 func (m *Machine) refused(from int, msg *Message, out []Effect) []Effect {
 	p := &m.proposal
+	if m.open && msg.Ballot == m.step.Epoch && m.step.Members.Has(from) {
+		m.complained = true // it had promised to another before our Go came
+		return m.consider(out)
+	}
 	if !p.on || msg.Ballot != p.ballot || !p.want.Has(from) {
 		return out
 	}
@@ -67,8 +71,13 @@ func (m *Machine) refused(from int, msg *Message, out []Effect) []Effect {
 		return out // we are not among its chosen yet; the timeout sees to it
 	}
 	m.counter = max(m.counter, msg.Promised>>peerBits)
-	if other := proposer(msg.Promised); other < m.config.Me && m.chosen.Has(other) {
-		// A lower one proposes. Two that outbid each other would never end.
+	other := proposer(msg.Promised)
+	// If it did not answer us it was because it proposes itself. Two that each do
+	// without the other would outbid each other for ever.
+	m.shunned, m.left = m.shunned.Without(other), m.left.Without(other)
+	m.chosen = m.choose()
+	if other < m.config.Me && m.chosen.Has(other) {
+		// A lower one proposes: let it.
 		m.abandon()
 		m.silent = 0
 		return m.rearm(out)
@@ -151,16 +160,14 @@ func (m *Machine) base() []Step {
 				}
 			}
 		}
-		if !m.config.Quorum.meets(remember) || best < 0 {
+		if best < 0 || !m.config.Quorum.meets(remember) && m.flaw&flawTrust == 0 {
 			return nil
 		}
-		lacking := Set(0)
-		for peer := range (remember & top.Members).All {
-			if s := known[peer]; s[len(s)-1].Epoch != top.Epoch {
-				lacking = lacking.With(peer)
-			}
+		know := remember
+		if proposer(top.Epoch) == m.config.Me && top.Epoch>>peerBits > m.config.Counter {
+			know = know.With(m.config.Me) // we have forgotten nothing of this life
 		}
-		if lacking == 0 || m.flaw&flawForget != 0 {
+		if m.flaw&flawForget != 0 || accepted(&known, know&top.Members, top.Epoch) {
 			return chain(known[best])
 		}
 		for peer := range remember.All {
@@ -169,6 +176,16 @@ func (m *Machine) base() []Step {
 			}
 		}
 	}
+}
+
+// accepted reports that the given epoch is the last that each of peers has accepted.
+func accepted(known *[PeersMax][]Step, peers Set, epoch uint64) bool {
+	for p := range peers.All {
+		if n := len(known[p]); n == 0 || known[p][n-1].Epoch != epoch {
+			return false
+		}
+	}
+	return true
 }
 
 // opened returns the steps up to the given epoch.

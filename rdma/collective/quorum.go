@@ -9,7 +9,8 @@ type Quorum struct {
 	// halves; -1: none.
 	TieBreaker int
 	// AllowSolo lets a single peer be an epoch, and so any number of them. Two sides
-	// may then both go on.
+	// may then both go on, and differ on what counts: when they meet again the side with
+	// the lower epoch begins with nothing, and may contribute what the other has counted.
 	AllowSolo bool
 }
 

@@ -78,6 +78,7 @@ type simulation struct {
 	rng    *rand.Rand
 	quorum Quorum
 	flaw   flaw
+	zero   bool // the mutant whose ballots begin at zero in every life
 	acks   bool // the mutant that takes a round for complete when its own is acknowledged
 	now    int
 	seq    int
@@ -108,6 +109,7 @@ type node struct {
 	life    int
 	alive   bool
 	paused  int // until then
+	waiting []func()
 	fuse    int // effects until it crashes; 0: none
 	m       *Machine
 	row     Set
@@ -115,7 +117,7 @@ type node struct {
 	reset   Set // whose connection was seen to break
 	rows    [PeersMax]Set
 	timer   int
-	entered bool // has been in an epoch in this life
+	entered uint64 // the first epoch of this life
 
 	epoch   Step
 	open    bool
@@ -123,6 +125,7 @@ type node struct {
 	torn    [PeersMax]uint64 // by receiver: the epoch in which a frame was lost
 	early   []frame
 	got     [2][PeersMax]*frame
+	lost    bool // the last epoch was settled so
 	inHand  bool
 	round   uint64 // in hand, or the last
 	here    uint64 // the last complete
@@ -303,7 +306,7 @@ func (s *simulation) fault() {
 			}
 		}
 	case 3:
-		n.paused = s.now + s.between(50, 400)
+		n.paused = max(n.paused, s.now+s.between(50, 400))
 	case 4:
 		s.cut(a, b)
 	case 5:
@@ -396,20 +399,36 @@ func ballotName(b uint64) string {
 	return fmt.Sprintf("%d.%d/%d", b>>peerBits>>lifeBits, b>>peerBits&(1<<lifeBits-1), proposer(b))
 }
 
-// soon has do done by the node in its present life, when it is not stopped.
+// soon has do done by the node in its present life. While it is stopped, it waits.
 func (n *node) soon(after int, do func()) {
 	life := n.life
-	var try func()
-	try = func() {
+	n.s.at(n.s.now+after, func() {
 		switch {
 		case n.life != life || !n.alive:
-		case n.paused > n.s.now:
-			n.s.at(n.paused, try)
+		case n.paused <= n.s.now && len(n.waiting) == 0:
+			do()
 		default:
+			n.waiting = append(n.waiting, do)
+			if len(n.waiting) == 1 {
+				n.s.at(n.paused, n.wake(life))
+			}
+		}
+	})
+}
+
+// wake does what has waited, in the order in which it came.
+func (n *node) wake(life int) func() {
+	return func() {
+		if n.life == life && n.paused > n.s.now {
+			n.s.at(n.paused, n.wake(life))
+			return
+		}
+		for n.life == life && n.alive && len(n.waiting) > 0 {
+			do := n.waiting[0]
+			n.waiting = n.waiting[1:]
 			do()
 		}
 	}
-	n.s.at(n.s.now+after, try)
 }
 
 func (n *node) start() {
@@ -422,7 +441,11 @@ func (n *node) start() {
 		s.bound++
 	}
 	// The low bits differ from life to life; the rest is as if clocks agreed.
-	n.m = New(Config{Me: n.id, Quorum: s.quorum, Counter: s.bound<<lifeBits + uint64(n.life)})
+	counter := s.bound<<lifeBits + uint64(n.life)
+	if s.zero {
+		counter = 0
+	}
+	n.m = New(Config{Me: n.id, Quorum: s.quorum, Counter: counter})
 	n.m.flaw = s.flaw
 	for i := range n.heard {
 		n.heard[i] = -deaf - 1
@@ -582,7 +605,7 @@ func (s *simulation) saw(step Step) {
 	}
 	remember := Set(0)
 	for p := range step.Members.All {
-		if n := s.nodes[p]; n.alive && n.entered {
+		if n := s.nodes[p]; n.alive && n.entered != 0 && n.entered < step.Epoch {
 			remember = remember.With(p)
 		}
 	}
@@ -609,12 +632,16 @@ func (n *node) opens(e *Effect) {
 		s.failf("node %d opens %+v and is in %+v", n.id, step, n.m.Step())
 	case !s.quorum.Has(step.Members):
 		s.failf("node %d opens %+v, which is a minority", n.id, step)
+	case n.lost && step.Carried.Has(n.id):
+		s.failf("node %d is carried into %+v, but has lost sight of what came before", n.id, step)
 	case n.inHand:
 		s.failf("node %d opens %+v with round %d of %d unsettled", n.id, step, n.round, n.epoch.Epoch)
 	}
 	s.saw(step)
 	s.opensFirst(step)
-	n.entered = true
+	if n.entered == 0 {
+		n.entered = step.Epoch
+	}
 	n.epoch, n.open, n.used, n.round, n.here = step, true, 0, 0, 0
 	n.got, n.due = [2][PeersMax]*frame{}, false
 	for p := range step.Members.Without(n.id).All {
@@ -774,6 +801,9 @@ func (n *node) frame(f frame) {
 		n.early = append(n.early, f)
 		return
 	case f.step != n.epoch.Epoch || !n.open || n.lives[f.from] != f.life:
+		if from := n.s.nodes[f.from]; from.life == f.life {
+			from.broken(f.step) // there is no mesh to take it
+		}
 		return
 	}
 	var p Progress
@@ -874,7 +904,9 @@ func (n *node) count(round uint64, body []byte) {
 			return
 		}
 		want = mix(want, begun[p].value)
-		if last := next.last[p]; life < last[0] || life == last[0] && seq <= last[1] {
+		// Of two sides that both went on alone, one may have counted what the other was
+		// told to contribute again.
+		if last := next.last[p]; !s.quorum.AllowSolo && (life < last[0] || life == last[0] && seq <= last[1]) {
 			s.failf("node %d counts contribution %d.%d of peer %d in round %d of %d after %v",
 				n.id, life, seq, p, round, id.epoch, last)
 		}
@@ -907,6 +939,7 @@ func (n *node) take(e *Effect) {
 
 func (n *node) settle(e *Effect) {
 	s := n.s
+	n.lost = e.Lost
 	s.tracef("node %d settles %s at %d, lost %v; in hand %v %d", n.id, ballotName(e.Epoch), e.Round, e.Lost, n.inHand, n.round)
 	switch round := n.round; {
 	case e.Epoch != n.epoch.Epoch || n.open:

@@ -207,6 +207,37 @@ func TestAReplayIsRefused(t *testing.T) {
 	})
 }
 
+// A codec that takes the place of another in the same epoch, with the same keys, neither
+// accepts the frames of that nor seals any two alike.
+func TestLanesDoNotMix(t *testing.T) {
+	forms(t, func(t *testing.T, sealed bool) {
+		lane := func(me int, lane uint16) *Codec {
+			c := Config{Me: me, Epoch: 9, Lane: lane}
+			if sealed {
+				c.Keys = keysOf(me)
+			}
+			k, err := NewCodec(c, 0b11)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		payload, h := []byte("the same"), Header{Kind: Dense, Round: 1}
+		first, second := lane(0, 0).Seal(nil, 1, &h, payload), lane(0, 1).Seal(nil, 1, &h, payload)
+		if sealed && bytes.Equal(first[HeaderBytes:], second[HeaderBytes:]) {
+			t.Error("two lanes seal alike: a nonce was used twice")
+		}
+		var got Header
+		b := lane(1, 1)
+		if _, err := b.Open(0, &got, first); !errors.Is(err, ErrReplay) {
+			t.Errorf("a frame of the lane before: %v, want %v", err, ErrReplay)
+		}
+		if _, err := b.Open(0, &got, second); err != nil {
+			t.Errorf("a frame of the lane: %v", err)
+		}
+	})
+}
+
 func TestOnePayloadForSeveralIsSummedOnce(t *testing.T) {
 	a, payload := codec(t, 0, 9, false), []byte("the same for all")
 	sum := Sum(payload)

@@ -51,6 +51,8 @@ type Mesh struct {
 	nextLook time.Time // at whether the peers still answer
 	info     tcpInfo
 
+	sum     uint32 // of the payload that is being sent
+	summed  bool
 	header  [frame.HeaderBytes]byte
 	gather  gather
 	fds     [collective.PeersMax + 1]unix.PollFd
@@ -89,15 +91,12 @@ func (m *Mesh) Send(to collective.Set, h *frame.Header, payload []byte) (taken c
 	if to == 0 {
 		return 0
 	}
-	var sum uint32
-	if !m.sealed {
-		sum = frame.Sum(payload)
-	}
+	m.summed = m.sealed // a seal needs no sum
 	size := m.codec.FrameBytes(len(payload))
 	high := to >> m.turn << m.turn // not everybody begins with the lowest
 	for _, part := range [2]collective.Set{high, to &^ high} {
 		for ; part != 0; part &= part - 1 {
-			if c := m.conns[part.Lowest()]; m.send(c, h, payload, size, sum) {
+			if c := m.conns[part.Lowest()]; m.send(c, h, payload, size) {
 				taken = taken.With(c.peer)
 			}
 		}
@@ -105,22 +104,25 @@ func (m *Mesh) Send(to collective.Set, h *frame.Header, payload []byte) (taken c
 	return taken
 }
 
-func (m *Mesh) send(c *conn, h *frame.Header, payload []byte, size int, sum uint32) bool {
+func (m *Mesh) send(c *conn, h *frame.Header, payload []byte, size int) bool {
 	c.flush()
 	if c.sendErr != nil || c.err != nil || !c.out.room(size) {
 		return false
+	}
+	if !m.summed { // once for all peers, and not at all if none has room
+		m.sum, m.summed = frame.Sum(payload), true
 	}
 	waiting := c.out.len() > 0
 	switch {
 	case m.sealed:
 		c.out.end = len(m.codec.Seal(c.out.b[:c.out.end], c.peer, h, payload))
 	case len(payload) > copyMax && !waiting:
-		m.codec.HeaderSum(&m.header, c.peer, h, len(payload), sum)
+		m.codec.HeaderSum(&m.header, c.peer, h, len(payload), m.sum)
 		c.gather(&m.gather, m.header[:], payload)
 		return true
 	default:
 		at := (*[frame.HeaderBytes]byte)(c.out.b[c.out.end:])
-		m.codec.HeaderSum(at, c.peer, h, len(payload), sum)
+		m.codec.HeaderSum(at, c.peer, h, len(payload), m.sum)
 		c.out.end += frame.HeaderBytes
 		c.out.end += copy(c.out.b[c.out.end:], payload)
 	}

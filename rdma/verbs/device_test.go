@@ -223,13 +223,14 @@ func TestDeviceConformance(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		t.Run(fmt.Sprintf("busy=%v/sealed=%v", both, both), func(t *testing.T) {
 			meshtest.Run(t, meshtest.Config{
-				PeersMax: len(list), Sealed: both, Scale: 20, Bytes: 1 << 20,
-				Make: func(t testing.TB, n int) []rdma.Transport {
+				PeersMax: len(list), Sealed: both, Scale: 10, Bytes: 1 << 20,
+				Make: func(tb testing.TB, n int) []rdma.Transport {
+					tb.Helper()
 					ts := make([]rdma.Transport, n)
 					for p := range ts {
 						tr, err := New(Config{Me: p, Device: list[p], GIDIndex: -1, RetryCount: 6, Timeout: 15, Busy: both})
 						if err != nil {
-							t.Fatal(err)
+							tb.Fatal(err)
 						}
 						ts[p] = tr
 					}
@@ -421,6 +422,42 @@ func TestDeviceSilentCut(t *testing.T) {
 	closeAll(meshes)
 }
 
+// TestDevicePortDown takes the other end of peer 0's cable away: its port is down, so it
+// cannot prepare an epoch until it is up again.
+func TestDevicePortDown(t *testing.T) {
+	cl := newCluster(t, Config{})
+	meshes := cl.open(t, cl.all())
+	link := func(state string) {
+		t.Helper()
+		if out, err := exec.Command("ip", "link", "set", "p1", state).CombinedOutput(); err != nil {
+			t.Fatalf("ip link set p1 %s: %v: %s", state, err, out)
+		}
+	}
+	link("down")
+	t.Cleanup(func() { link("up") })
+	for i, err := range together(meshes, func(m *mesh) error { return rounds(m, cl.all(), 1, 2, 100, time.Minute) }) {
+		if err == nil {
+			t.Errorf("peer %d: no failure with peer 0's port down", i)
+		}
+	}
+	closeAll(meshes)
+	prepare := func() error { _, err := cl.transports[0].Prepare(99, cl.all()); return err }
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for start := time.Now(); !done(); time.Sleep(20 * time.Millisecond) {
+			if time.Since(start) > time.Minute {
+				t.Fatalf("%s: Prepare = %v", what, prepare())
+			}
+		}
+	}
+	until("down", func() bool { err := prepare(); return err != nil && strings.Contains(err.Error(), "not active") })
+	link("up")
+	until("up", func() bool { return prepare() == nil })
+	meshes = cl.open(t, cl.all())
+	allRight(t, together(meshes, func(m *mesh) error { return rounds(m, cl.all(), 1, 5, 1000, time.Minute) }))
+	closeAll(meshes)
+}
+
 // TestDeviceLoss loses, repeats and reorders packets on every wire: all payloads are
 // right all the same.
 func TestDeviceLoss(t *testing.T) {
@@ -578,7 +615,8 @@ func TestDeviceListener(t *testing.T) {
 	}
 }
 
-// TestDeviceAllocs sends, polls and parks without Go memory.
+// TestDeviceAllocs sends, polls, parks until something comes and until nothing does,
+// and probes, all without Go memory.
 func TestDeviceAllocs(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		c := patient
@@ -598,8 +636,10 @@ func TestDeviceAllocs(t *testing.T) {
 			}
 			for i, m := range meshes[:2] {
 				for m.Poll(events[i][:]) == 0 {
-					m.Park(time.Second)
+					m.Park(20 * time.Microsecond)
 				}
+				m.probed = time.Time{}
+				m.Park(time.Microsecond)
 			}
 		}
 		trip()

@@ -1,0 +1,427 @@
+package rdma_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/headrace/headrace/rdma"
+	"github.com/headrace/headrace/rdma/collective"
+)
+
+// again runs rounds of f until one counts, through changes of epoch.
+func again(tb testing.TB, g *rdma.Group, f func() error) bool {
+	tb.Helper()
+	until := time.Now().Add(20 * time.Second)
+	for time.Now().Before(until) {
+		err := f()
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
+			g.Wait(20 * time.Millisecond)
+		default:
+			tb.Errorf("%v", err)
+			return false
+		}
+	}
+	tb.Errorf("no round counted for 20 s: %+v", g.State())
+	return false
+}
+
+func TestSurvivorsGoOnWithoutAMemberThatVanishes(t *testing.T) {
+	for _, transport := range transportNames {
+		for _, sparse := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/sparse=%v", transport, sparse), func(t *testing.T) {
+				c := newCrowd(t, 4, transport, func(g *rdma.GroupConfig) { g.Crossover = 1 << 10 })
+				c.joinAll()
+				var mu sync.Mutex
+				seen := map[string]string{} // the outcome of a round of an epoch: the same at all
+				c.each(func(p int, g *rdma.Group) {
+					for round := 1; round <= 60; round++ {
+						if p == 3 && round == 25 {
+							c.hub.isolate(3, true)
+							_ = g.Close()
+							return
+						}
+						if !again(t, g, func() error {
+							if sparse {
+								o, err := exchange(g, p, 4, round)
+								if err == nil {
+									rightGathered(t, o, p, round)
+								}
+								return err
+							}
+							v := vector(p, round, 4096)
+							r, err := g.AllReduce(rdma.SumInt64, v)
+							if err != nil {
+								return err
+							}
+							if !bytes.Equal(v, fold(rdma.SumInt64, r.Contributors, round, 4096)) {
+								t.Errorf("peer %d, round %d: not the fold over %b", p, round, r.Contributors)
+							}
+							key, what := fmt.Sprint(r.Epoch.Number, " ", r.Round), fmt.Sprint(r.Contributors, " ", string(v))
+							mu.Lock()
+							defer mu.Unlock()
+							if old, ok := seen[key]; ok && old != what {
+								t.Errorf("peer %d: %s: two outcomes", p, key)
+							}
+							seen[key] = what
+							return nil
+						}) {
+							return
+						}
+					}
+					if e := g.Epoch(); e.Members != 7 || e.Carried != 7 {
+						t.Errorf("peer %d: %+v, want members and carried 0 1 2", p, e)
+					}
+				})
+				// The one that vanished comes back, knowing nothing.
+				c.stop(3)
+				c.start(3)
+				c.hub.isolate(3, false)
+				c.joinAll()
+				c.each(func(p int, g *rdma.Group) {
+					if e := g.Epoch(); e.Carried != 7 {
+						t.Errorf("peer %d: carried %b, want 0 1 2", p, e.Carried)
+					}
+					oneRound(t, g, p, rdma.SumInt64, 1, 80, 15)
+				})
+			})
+		}
+	}
+}
+
+func TestADamagedFrameEndsTheEpochAndIsCounted(t *testing.T) {
+	c := newCrowd(t, 3, "loop", nil)
+	c.joinAll()
+	c.each(func(p int, g *rdma.Group) { oneRound(t, g, p, rdma.SumInt64, 1, 80, 7) })
+	c.net.Corrupt(0, 1)
+	c.each(func(p int, g *rdma.Group) {
+		again(t, g, func() error {
+			v := vector(p, 2, 800)
+			r, err := g.AllReduce(rdma.SumInt64, v)
+			if err == nil && !bytes.Equal(v, fold(rdma.SumInt64, r.Contributors, 2, 800)) {
+				t.Errorf("peer %d: a wrong sum", p)
+			}
+			return err
+		})
+	})
+	s := c.groups[1].Stats()
+	bad := uint64(0)
+	for _, n := range s.BadFrames {
+		bad += n
+	}
+	if bad != 1 || s.Peers[0].MeshFailures != 1 || s.EpochChanges["mesh"] != 1 {
+		t.Errorf("%d bad frames, %d failures of peer 0, changes %v; want 1, 1, mesh 1", bad, s.Peers[0].MeshFailures, s.EpochChanges)
+	}
+}
+
+func TestAPeerWhoseFramesFailTwiceIsLeftOutForAWhile(t *testing.T) {
+	c := newCrowd(t, 3, "loop", nil)
+	c.joinAll()
+	c.net.Fail(0, 2)
+	again := func() (members collective.Set) { // the next epoch of peer 0
+		before := c.groups[0].Epoch().Number
+		var over atomic.Bool
+		c.each(func(p int, g *rdma.Group) {
+			for until := time.Now().Add(20 * time.Second); !over.Load(); g.Wait(2 * time.Millisecond) {
+				if e := g.Epoch(); p == 0 && e.Number != 0 && e.Number != before {
+					members = e.Members
+					over.Store(true)
+				}
+				if time.Now().After(until) {
+					t.Errorf("peer %d: no other epoch", p)
+					return
+				}
+			}
+		})
+		return members
+	}
+	if got := again(); got != 7 {
+		t.Errorf("after one failure: members %b, want all", got)
+	}
+	// Who finds out first tells the others, who then need not: it may take some more.
+	tries := 0
+	for tries = 1; tries < 20; tries++ {
+		c.net.Fail(0, 2)
+		if again() == 3 {
+			break
+		}
+	}
+	if tries == 20 {
+		t.Error("after 20 more failures: all three are together")
+	}
+	if n := c.groups[0].Stats().Peers[2].MeshFailures + c.groups[2].Stats().Peers[0].MeshFailures; n < 2 {
+		t.Errorf("%d failures, want 2 at least", n)
+	}
+	c.joinAll() // after a while
+}
+
+func TestRoundsGoOnSealed(t *testing.T) {
+	for _, transport := range transportNames {
+		c := newCrowd(t, 3, transport, func(g *rdma.GroupConfig) {
+			me := g.Me
+			g.Seal = func(peer int, epoch uint64) (send, receive [32]byte, err error) {
+				send[0], send[1], send[2] = byte(me), byte(peer), byte(epoch)
+				receive[0], receive[1], receive[2] = byte(peer), byte(me), byte(epoch)
+				return send, receive, nil
+			}
+		})
+		c.joinAll()
+		c.each(func(p int, g *rdma.Group) {
+			for round := 1; round <= 20; round++ {
+				oneRound(t, g, p, rdma.AffineOp, round, 16*100*round, 7)
+			}
+		})
+	}
+}
+
+// A frail transport opens or carries frames only while it is well.
+type frail struct {
+	rdma.Transport
+	name string
+	ill  *atomic.Bool
+	mute bool // it opens, and frames are lost
+}
+
+func (f *frail) Name() string { return f.name }
+
+func (f *frail) Open(c rdma.MeshConfig) (rdma.Mesh, error) {
+	m, err := f.Transport.Open(c)
+	if err != nil || !f.ill.Load() {
+		return m, err
+	}
+	if f.mute {
+		return &muteMesh{m}, nil
+	}
+	_ = m.Close()
+	return nil, errors.New("ill")
+}
+
+type muteMesh struct{ rdma.Mesh }
+
+func (m *muteMesh) Poll([]rdma.Event) int { return 0 }
+
+func TestTheGroupFallsBackToTheNextTransportAndComesBack(t *testing.T) {
+	for _, mute := range []bool{false, true} {
+		t.Run(fmt.Sprintf("mute=%v", mute), func(t *testing.T) {
+			var ill atomic.Bool
+			ill.Store(true)
+			c := newCrowd(t, 3, "loop", nil)
+			for p := range c.groups {
+				c.stop(p)
+			}
+			c.tweak = func(g *rdma.GroupConfig) {
+				first := &frail{g.Transports[0], "first", &ill, mute}
+				if g.Me != 1 {
+					first.ill = new(atomic.Bool)
+				}
+				tcps := newCrowd(t, 1, "tcp", nil)
+				g.Transports = []rdma.Transport{first, tcps.tcps[0]}
+			}
+			for p := range c.groups {
+				c.start(p)
+			}
+			c.joinAll()
+			c.each(func(p int, g *rdma.Group) { oneRound(t, g, p, rdma.SumInt64, 1, 80, 7) })
+			failures := uint64(0)
+			for p, g := range c.groups {
+				failures += g.Stats().TransportFailures
+				if s := g.Stats(); s.Epoch.Transport != "tcp" || !s.Fallback || s.Fallbacks == 0 {
+					t.Errorf("peer %d: %s, fallback %v, %d", p, s.Epoch.Transport, s.Fallback, s.Fallbacks)
+				}
+			}
+			if failures == 0 { // which of them finds it out first is chance
+				t.Error("no failure of a transport was counted")
+			}
+			ill.Store(false)
+			time.Sleep(11 * testPeriod)
+			c.hub.link(0, 1, false) // another epoch
+			c.each(func(p int, g *rdma.Group) {
+				for until := time.Now().Add(5 * time.Second); g.Epoch().Members == 7 && time.Now().Before(until); {
+					g.Wait(time.Millisecond)
+				}
+			})
+			c.hub.link(0, 1, true)
+			c.joinAll()
+			c.each(func(p int, g *rdma.Group) { oneRound(t, g, p, rdma.SumInt64, 1, 80, 7) })
+			for p, g := range c.groups {
+				if s := g.Stats(); s.Epoch.Transport != "first" || s.Fallback {
+					t.Errorf("peer %d is with %s still", p, s.Epoch.Transport)
+				}
+			}
+		})
+	}
+}
+
+func TestALonelyPeerIsToldSoAndLearnsLaterWhatBecameOfItsRound(t *testing.T) {
+	c := newCrowd(t, 3, "loop", nil)
+	c.joinAll()
+	c.each(func(p int, g *rdma.Group) { oneRound(t, g, p, rdma.SumInt64, 1, 80, 7) })
+	// Peer 2 gets all of round 2, but nobody hears that it has, and then nobody hears
+	// anybody.
+	c.net.Cut(2, 0, true)
+	c.net.Cut(2, 1, true)
+	time.AfterFunc(100*time.Millisecond, func() {
+		for p := range 3 {
+			c.hub.isolate(p, true)
+		}
+	})
+	var lost atomic.Int32
+	c.each(func(p int, g *rdma.Group) {
+		if _, err := exchange(g, p, 3, 2); !errors.Is(err, rdma.ErrNoEpoch) {
+			t.Errorf("peer %d, alone: %v, want ErrNoEpoch", p, err)
+		}
+		if g.Late() != nil {
+			t.Errorf("peer %d knows what it cannot", p)
+		}
+		lost.Add(1)
+	})
+	c.net.Cut(2, 0, false)
+	c.net.Cut(2, 1, false)
+	for p := range 3 {
+		c.hub.isolate(p, false)
+	}
+	c.joinAll()
+	outcomes := make([]string, 3)
+	c.each(func(p int, g *rdma.Group) {
+		l := g.Late()
+		if l == nil {
+			outcomes[p] = "rerun"
+			return
+		}
+		rightGathered(t, l.Gathered, p, 2)
+		outcomes[p] = "stands"
+	})
+	if strings.Join(outcomes, " ") != "rerun rerun rerun" { // 0 and 1 lack what 2 gave
+		t.Errorf("%v", outcomes)
+	}
+	c.each(func(p int, g *rdma.Group) { oneRound(t, g, p, rdma.SumInt64, 1, 80, 7) })
+}
+
+func TestLeaveIsNoticedAtOnce(t *testing.T) {
+	c := newCrowd(t, 3, "loop", nil)
+	c.joinAll()
+	c.each(func(p int, g *rdma.Group) {
+		if p == 0 {
+			g.Leave()
+		}
+	})
+	c.join(6)
+}
+
+// Whatever happens, members agree on what each round of each epoch came to, and who
+// contributed to it.
+func TestChaos(t *testing.T) {
+	length := 3 * time.Second
+	if *long {
+		length = 20 * time.Second
+	}
+	for _, transport := range transportNames {
+		t.Run(transport, func(t *testing.T) { chaos(t, transport, length, *seed) })
+	}
+}
+
+func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
+	t.Helper()
+	const peers = 4
+	t.Logf("seed %d", seed)
+	c := newCrowd(t, peers, transport, func(g *rdma.GroupConfig) {
+		g.Crossover = 2000
+		g.Quorum.TieBreaker = -1
+	})
+	c.joinAll()
+	end := time.Now().Add(length)
+	var mu sync.Mutex
+	seen, counted := map[string]string{}, 0
+	agree := func(e rdma.Epoch, round uint64, what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		key := fmt.Sprint(e.Number, " ", round)
+		if old, ok := seen[key]; ok && old != what {
+			t.Errorf("round %s: %.100s and %.100s", key, old, what)
+		}
+		seen[key] = what
+		counted++
+	}
+	stop := make(chan struct{})
+	var trouble sync.WaitGroup
+	trouble.Go(func() { // what goes wrong
+		r := rand.New(rand.NewPCG(seed, 1))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(r.IntN(200)) * time.Millisecond):
+			}
+			a, b := r.IntN(peers), r.IntN(peers)
+			switch what := r.IntN(4); {
+			case what == 0:
+				c.hub.isolate(a, true)
+				time.Sleep(time.Duration(r.IntN(150)) * time.Millisecond)
+				c.hub.isolate(a, false)
+			case what == 1 && a != b:
+				c.hub.link(a, b, false)
+				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
+				c.hub.link(a, b, true)
+			case what == 2 && c.net != nil && a != b:
+				c.net.Fail(a, b)
+			case what == 3 && c.net != nil && a != b:
+				c.net.Corrupt(a, b)
+			}
+		}
+	})
+	c.each(func(p int, g *rdma.Group) {
+		for time.Now().Before(end) {
+			e := g.Epoch()
+			if e.Number == 0 {
+				g.Wait(10 * time.Millisecond)
+				if l := g.Late(); l != nil && l.Gathered != nil {
+					agree(l.Gathered.Epoch, l.Gathered.Round, fmt.Sprint("sparse ", l.Gathered.Epoch.Members))
+				}
+				continue
+			}
+			round := int(g.State().Round) + 1 // what all members do next
+			n := 8 * (1 + round*37%1000)
+			if round%3 == 0 {
+				o, err := exchange(g, p, peers, round)
+				if err == nil {
+					rightGathered(t, o, p, round)
+					agree(o.Epoch, o.Round, fmt.Sprint("sparse ", o.Epoch.Members))
+				} else if !errors.Is(err, rdma.ErrAgain) && !errors.Is(err, rdma.ErrNoEpoch) {
+					t.Errorf("peer %d: %v", p, err)
+				}
+				continue
+			}
+			v := vector(p, round, n)
+			r, err := g.AllReduce(rdma.SumInt64, v)
+			switch {
+			case err == nil:
+				if int(r.Round) != round || !bytes.Equal(v, fold(rdma.SumInt64, r.Contributors, round, n)) {
+					t.Errorf("peer %d, round %d as %d: not the fold", p, r.Round, round)
+				}
+				agree(r.Epoch, r.Round, fmt.Sprint("dense ", r.Contributors, string(v)))
+			case !errors.Is(err, rdma.ErrAgain) && !errors.Is(err, rdma.ErrNoEpoch):
+				t.Errorf("peer %d: %v", p, err)
+			case !bytes.Equal(v, vector(p, round, n)):
+				t.Errorf("peer %d: %v, and its vector is another", p, err)
+			}
+		}
+	})
+	close(stop)
+	trouble.Wait()
+	s := c.groups[0].Stats()
+	t.Logf("%d outcomes of %d rounds; at peer 0: %d complete, %d again, %d taken, %d handed, changes %v",
+		counted, len(seen), s.RoundsComplete, s.RoundsRerun, s.RoundsTaken, s.RoundsHanded, s.EpochChanges)
+	if len(seen) < 50 {
+		t.Errorf("%d rounds came to a result", len(seen))
+	}
+	c.joinAll()
+}
