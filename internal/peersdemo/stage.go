@@ -50,9 +50,13 @@ func (st *stage) perform() error {
 		return err
 	}
 	st.view.phase = "stopping"
+	if err := st.screen.Draw(st.view); err != nil {
+		return err
+	}
 	if err := st.end(); err != nil {
 		return err
 	}
+	st.view.phase, st.view.elapsed = "done", time.Since(st.begin)
 	if err := st.screen.Last(st.view); err != nil {
 		return err
 	}
