@@ -148,7 +148,7 @@ func TestAPeerWhoseFramesFailTwiceIsLeftOutForAWhile(t *testing.T) {
 		t.Errorf("after one failure: members %b, want all", got)
 	}
 	// Who finds out first tells the others, who then need not: it may take some more.
-	tries := 0
+	var tries int
 	for tries = 1; tries < 20; tries++ {
 		c.net.Fail(0, 2)
 		if again() == 3 {
