@@ -125,11 +125,12 @@ type Cluster struct {
 	lot, burst int
 	reported   time.Duration
 
-	mu     sync.Mutex
-	tap    *Tap
-	source func(query int) bool
-	since  time.Duration // when the present data plane was connected
-	stats  Stats
+	mu       sync.Mutex
+	tap      *Tap
+	source   func(query int) bool
+	progress func(query int) uint64
+	since    time.Duration // when the present data plane was connected
+	stats    Stats
 }
 
 // New checks c. Nothing happens before [Cluster.Run].
@@ -138,7 +139,7 @@ func New(c Config) (*Cluster, error) {
 		return nil, err
 	}
 	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), lot: lotRows, burst: burstLots, emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
-	k.engine.seen = k.seen
+	k.engine.seen, k.engine.progress = k.seen, k.progressOf
 	return k, nil
 }
 
@@ -146,6 +147,16 @@ func (c *Cluster) seen(query int) (bool, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.source == nil || c.source(query), c.since
+}
+
+// progressOf returns what changes when events of a query come, 0 if nothing says so.
+func (c *Cluster) progressOf(query int) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.progress == nil {
+		return 0
+	}
+	return c.progress(query)
 }
 
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is

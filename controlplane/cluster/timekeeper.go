@@ -13,10 +13,20 @@ type timekeeper struct {
 	s                   *shape
 	maxWait, correctFor time.Duration
 	moved               []time.Duration // [query] when the watermark moved last
+	progress            []uint64        // [query] as it was then
 }
 
 func newTimekeeper(s *shape, maxWait, correctFor time.Duration) *timekeeper {
-	return &timekeeper{s: s, maxWait: maxWait, correctFor: correctFor, moved: make([]time.Duration, len(s.queries))}
+	return &timekeeper{s: s, maxWait: maxWait, correctFor: correctFor, moved: make([]time.Duration, len(s.queries)), progress: make([]uint64, len(s.queries))}
+}
+
+// note notes whether events of q have come since the last time: the watermark has passed
+// a window, or has moved within one. A window may be much longer than what makes a
+// source idle.
+func (t *timekeeper) note(q int, passed bool, progress uint64, now time.Duration) {
+	if passed || progress != t.progress[q] {
+		t.moved[q], t.progress[q] = now, progress
+	}
 }
 
 // look notes what a round has brought about.
