@@ -82,3 +82,59 @@ func (b *box) close(n int, keys ...string) {
 	b.watermark(0, 0, id.end)
 	b.watermark(1, 0, id.end)
 }
+
+// What a box brings when it stops is of windows that go on elsewhere. The time for
+// corrections does not begin before they are over there.
+func TestAWindowThatGoesOnElsewhereIsNotForgotten(t *testing.T) {
+	w := newWorld(t, 3, Config{MaxWait: 50, CorrectFor: 100, Period: 40})
+	w.enter(collective.First(3))
+	w.commit()
+	w.commit()
+	a := w.boxes[0]
+	id := windowID{query: 0, end: width}
+	a.partial(0, id, "k", outbox.Flush, outbox.FlagSequenced, 0, observation{size: 1})
+	a.pumpAll()
+	a.ended = true
+	a.Finish()
+	a.tap.Done()
+	for range 40 { // the others are in the middle of it
+		w.now += 10
+		w.commit()
+		for _, b := range w.boxes {
+			b.flush(len(b.sink))
+		}
+	}
+	if !a.engine.drained() {
+		t.Fatal("the box that stops cannot")
+	}
+	a.crash(0)
+	w.enter(collective.Of(1, 2))
+	w.commit()
+	w.commit()
+	for _, b := range w.boxes[1:] {
+		b.close(0, "k")
+		b.pumpAll()
+	}
+	for range 3 {
+		w.now += 10
+		w.commit()
+		for _, b := range w.boxes {
+			b.flush(len(b.sink))
+		}
+	}
+	last := w.checkRows()
+	for _, r := range last {
+		if len(r.Completeness.Merged) != 3 {
+			t.Errorf("the last row is %s", r.short())
+		}
+	}
+	w.now += 1000
+	for range 3 {
+		w.commit()
+	}
+	for _, b := range w.boxes[1:] {
+		if n := len(b.engine.member.registry.windows); n != 0 {
+			t.Errorf("box %s knows %d windows for ever", w.names[b.me], n)
+		}
+	}
+}
