@@ -199,7 +199,8 @@ func (c *Cluster) turn() error {
 		c.rounds++
 		c.engine.take(g, c.c.Now())
 		c.engine.limit = min(2*c.engine.limit, contributionLimit)
-	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
+	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch), errors.Is(err, rdma.ErrOp):
+		// ErrOp is a member's mistake, and ends the epoch: it must not end us.
 		c.unclear++
 		c.engine.contributor.nudge()
 	case errors.Is(err, rdma.ErrTooLarge):

@@ -332,7 +332,7 @@ func (s *schedule) check() bool {
 func TestRandomHistories(t *testing.T) {
 	from, n := uint64(0), uint64(500)
 	if os.Getenv("HEADRACE_LONG") != "" {
-		n = 5_000
+		n = 20_000
 	}
 	if v := os.Getenv("HEADRACE_SEED"); v != "" {
 		seed, err := strconv.ParseUint(v, 10, 64)

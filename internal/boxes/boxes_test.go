@@ -100,7 +100,7 @@ func split(t *testing.T, l *Lab, path string, n int) []string {
 // Packets that three boxes see each a random part of give the rows of one box that saw
 // all of them.
 func TestNetnsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
-	l := lab(t, 3, readings)
+	l := lab(t, readings)
 	whole := generate(t, l, "whole.pcap", "json", "--count", "40000", "--rate", "10000", "--keys", "200")
 	parts := split(t, l, whole, 3)
 	want := replayed(t, l, whole)
@@ -151,7 +151,7 @@ sinks:
 // Boxes that have channels of their own give the rows of one box with all channels, and
 // say that nothing is missing.
 func TestNetnsBoxesWithChannelsOfTheirOwn(t *testing.T) {
-	l := lab(t, 3, bars)
+	l := lab(t, bars)
 	var captures []string
 	for i, b := range l.Boxes {
 		captures = append(captures, generate(t, l, b.ID+".pcap", "itch", "--count", "40000", "--rate", "10000", "--keys", "100",
@@ -185,7 +185,7 @@ func TestNetnsBoxesWithChannelsOfTheirOwn(t *testing.T) {
 // reporting it as anywhere else. The data planes go on, so nothing is lost, and what is
 // written twice is the same.
 func TestNetnsControlProcessesDieInTurn(t *testing.T) {
-	l := lab(t, 3, readings, "period: 300ms", "max_wait: 1s")
+	l := lab(t, readings, "period: 300ms", "max_wait: 1s")
 	whole := generate(t, l, "whole.pcap", "json", "--count", "100000", "--rate", "8000", "--keys", "100")
 	parts := split(t, l, whole, 3)
 	want := replayed(t, l, whole)

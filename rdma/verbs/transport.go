@@ -118,7 +118,10 @@ func (t *Transport) build(m *mesh) (offers [][]byte, err error) {
 			epoch: m.epoch, gid: t.dev.gid.addr.As16(), mtu: t.dev.mtu, psn: randomPSN(),
 			slots: slots, slotBytes: slotBytes, from: uint8(m.me), to: uint8(id),
 		}
-		p := &peer{flow: flow{slots: uint64(slots)}, id: id, ring: in[:ring], out: out[:ring], lens: make([]uint32, slots)}
+		p := &peer{
+			flow: flow{slots: uint64(slots)}, id: id, ring: in[:ring], out: out[:ring],
+			lens: make([]uint32, slots), last: noWord,
+		}
 		in, out = in[ring:], out[ring:]
 		m.peers = append(m.peers, p)
 		m.by[id] = p
