@@ -133,11 +133,12 @@ type Cluster struct {
 	reported   time.Duration
 	lingers    time.Duration // since when everything of ours is out, and others need us
 
-	mu     sync.Mutex
-	tap    *Tap
-	source func(query int) bool
-	since  time.Duration // when the present data plane was connected
-	stats  Stats
+	mu       sync.Mutex
+	tap      *Tap
+	source   func(query int) bool
+	progress func(query int) uint64
+	since    time.Duration // when the present data plane was connected
+	stats    Stats
 }
 
 // New checks c. Nothing happens before [Cluster.Run].
@@ -146,7 +147,7 @@ func New(c Config) (*Cluster, error) {
 		return nil, err
 	}
 	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), lot: lotRows, burst: burstLots, emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
-	k.engine.seen = k.seen
+	k.engine.seen, k.engine.progress = k.seen, k.progressOf
 	return k, nil
 }
 
@@ -154,6 +155,16 @@ func (c *Cluster) seen(query int) (bool, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.source == nil || c.source(query), c.since
+}
+
+// progressOf returns what changes when events of a query come, 0 if nothing says so.
+func (c *Cluster) progressOf(query int) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.progress == nil {
+		return 0
+	}
+	return c.progress(query)
 }
 
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
@@ -212,7 +223,8 @@ func (c *Cluster) turn() error {
 		c.rounds++
 		c.engine.take(g, c.c.Now())
 		c.engine.limit = min(2*c.engine.limit, contributionLimit)
-	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
+	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch), errors.Is(err, rdma.ErrOp):
+		// ErrOp is a member's mistake, and ends the epoch: it must not end us.
 		c.unclear++
 		c.engine.contributor.nudge()
 	case errors.Is(err, rdma.ErrTooLarge):

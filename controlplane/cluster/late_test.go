@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -86,5 +87,21 @@ func TestARoundThatCountsAfterAllIsFollowed(t *testing.T) {
 		if n := b.engine.member.registry.counts[0]; n.fired != 1 || n.repeated != 0 {
 			t.Errorf("box %s: %+v", w.names[b.me], n)
 		}
+	}
+}
+
+// What a member does wrong ends a round, and not what the others go on with.
+func TestAMembersMistakeEndsNoCluster(t *testing.T) {
+	w := newWorld(t, 1, Config{Period: 40})
+	w.enter(1)
+	for _, err := range []error{rdma.ErrAgain, rdma.ErrNoEpoch, rdma.ErrOp} {
+		w.boxes[0].link.exchange = func([]byte, [][]byte) (*rdma.Gathered, error) { return nil, fmt.Errorf("round 1: %w", err) }
+		if got := w.boxes[0].turn(); got != nil {
+			t.Errorf("after %v: %v", err, got)
+		}
+	}
+	w.boxes[0].link.exchange = func([]byte, [][]byte) (*rdma.Gathered, error) { return nil, rdma.ErrClosed }
+	if w.boxes[0].turn() == nil {
+		t.Error("a group that is closed goes on")
 	}
 }

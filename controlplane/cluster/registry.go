@@ -57,7 +57,7 @@ type entry struct {
 	unsaved      []firing         // not durable yet, oldest first
 	forced       bool
 
-	// The timekeeper's own: when it was first seen, and seen to fire.
+	// The timekeeper's own: when it was first seen, and when it had fired and was over.
 	seenAt, firedAt time.Duration
 }
 

@@ -18,6 +18,9 @@ type Generation struct {
 	Commits *segment.Commits
 	// Seen reports that some worker has seen an event of a query. Nil: it may have.
 	Seen func(query int) bool
+	// Progress changes whenever events of a query move its watermark, and not only when
+	// that passes a window. Nil: nothing but windows that are over tells of events.
+	Progress func(query int) uint64
 	// Room is how many bytes of an outbox may wait for the group. Zero: no bound.
 	Room int
 }
@@ -34,6 +37,12 @@ func GenerationOf(p *plan.Plan, s *segment.Segment) Generation {
 				}
 			}
 			return false
+		},
+		Progress: func(query int) (sum uint64) {
+			for w := range workers {
+				sum += uint64(s.Worker(w).Watermark(query))
+			}
+			return sum
 		},
 	}
 }
@@ -68,7 +77,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
-	c.tap, c.source, c.since = t, g.Seen, c.c.Now()
+	c.tap, c.source, c.progress, c.since = t, g.Seen, g.Progress, c.c.Now()
 	c.mu.Unlock()
 	return t
 }
@@ -124,7 +133,7 @@ func (t *Tap) End() {
 		}
 		c.source = func(query int) bool { return saw[query] }
 	}
-	c.tap = nil
+	c.tap, c.progress = nil, nil
 }
 
 func (t *Tap) detach(whole bool) {

@@ -51,12 +51,13 @@ type peers struct {
 	pump    atomic.Pointer[export.Pump] // of the present data plane
 
 	cancel context.CancelFunc
-	ran    chan error // one value
+	ran    chan error    // one value
+	left   chan struct{} // closed when no more rounds are run here
 }
 
 // joinGroup takes up the box's part in the group of c and p.
 func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Logger) (_ *peers, err error) {
-	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1)}
+	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1), left: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("group: %w", err), x.closeAll())
@@ -91,7 +92,15 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 		if c.Busy { // it polls: a thread of its own
 			runtime.LockOSThread()
 		}
-		x.ran <- x.cluster.Run(ctx)
+		err := x.cluster.Run(ctx)
+		if err != nil && !errors.Is(err, rdma.ErrClosed) {
+			log.Error("no global rows come from this box any more", "error", err)
+		}
+		// At once: nobody here begins the rounds that others wait for, and the sinks may
+		// take long to end.
+		x.group.Leave()
+		close(x.left)
+		x.ran <- err
 	}()
 	return x, nil
 }
@@ -197,6 +206,12 @@ func (x *peers) drain() {
 		if err := x.cluster.Drain(ctx); err != nil {
 			x.log.Error("the group is left all the same", "waited", most, "error", err)
 			x.cancel()
+			select {
+			case <-x.left:
+			case <-time.After(time.Duration(x.config.Period)):
+				// A round waits for a member that is there and says nothing.
+				_ = x.group.Close()
+			}
 		}
 	}()
 }
@@ -205,7 +220,9 @@ func (x *peers) drain() {
 func (x *peers) close() error {
 	x.cancel()
 	err := <-x.ran
-	x.group.Leave()
+	if errors.Is(err, rdma.ErrClosed) {
+		err = nil // drain closed it, and said why
+	}
 	return errors.Join(err, x.closeAll())
 }
 
