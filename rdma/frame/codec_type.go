@@ -1,4 +1,0 @@
-package frame
-
-// A Codec encodes and checks the frames of one epoch.
-type Codec struct{}
