@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/dataplane/event"
@@ -33,8 +35,8 @@ type Options struct {
 	// Batch is the events of a batch; event.BatchMax by default.
 	Batch int
 
-	// Replay plans for a capture: interfaces are left out and no worker beyond
-	// Workers will ever come.
+	// Replay plans for a capture: interfaces and the group are left out and no worker
+	// beyond Workers will ever come.
 	Replay bool
 
 	// Interfaces, if any, replace the config's; a name that the config has keeps its
@@ -68,8 +70,8 @@ func Compile(c *config.Config, o Options) (*plan.Plan, error) {
 	for i := range c.Feeds {
 		b.feeds = append(b.feeds, b.feed(&c.Feeds[i]))
 	}
-	for i := range c.Queries {
-		b.query(&c.Queries[i])
+	for _, q := range b.ordered() {
+		b.query(q)
 	}
 	b.finish()
 	if found := c.Findings(); len(found) > 0 {
@@ -108,7 +110,29 @@ func (b *builder) run() {
 		return
 	}
 	b.interfaces()
+	if g := c.Group; g != nil {
+		p.Group = &plan.Group{Me: g.Me, Peers: g.IDs(), TieBreaker: g.TieBreaker, AllowSolo: g.AllowSolo, Seal: g.Seal}
+	}
 }
+
+// ordered returns the queries in the order of the plan: that of the file, but global
+// ones first, by name. A query's number is part of what peers tell each other, so it
+// must not depend on the queries that a box has for itself.
+func (b *builder) ordered() []*config.Query {
+	var global, local []*config.Query
+	for i := range b.c.Queries {
+		if q := &b.c.Queries[i]; b.global(q) {
+			global = append(global, q)
+		} else {
+			local = append(local, q)
+		}
+	}
+	slices.SortStableFunc(global, func(x, y *config.Query) int { return strings.Compare(x.Name, y.Name) })
+	return append(global, local...)
+}
+
+// global reports whether the group makes q's rows. A replay has no group.
+func (b *builder) global(q *config.Query) bool { return q.Scope == "global" && !b.o.Replay }
 
 func orDefault[T comparable](v, d T) T {
 	var zero T

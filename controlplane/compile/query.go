@@ -75,6 +75,10 @@ func (b *builder) query(c *config.Query) {
 		Delay: c.Watermark.Delay.D(), Idle: c.Watermark.Idle.D(),
 		Keys: c.Keys, Panes: panes, Sinks: c.Sinks,
 	}
+	if b.global(c) {
+		out := &b.plan.Queries[index]
+		out.Global, out.LocalSinks = true, c.LocalSinks
+	}
 	f.queries = append(f.queries, q)
 }
 
@@ -281,6 +285,11 @@ func (b *builder) settle(i int) {
 	f := b.feeds[i]
 	if !f.known {
 		return
+	}
+	for _, q := range f.queries {
+		if out := &b.plan.Queries[q.index]; out.Global {
+			out.Asked = asked(q.where, f.columns)
+		}
 	}
 	b.kinds(f)
 	for _, q := range f.queries {

@@ -79,6 +79,9 @@ func (c *Config) check() {
 		c.checkQuery(&c.Queries[i])
 	}
 	c.checkSinks()
+	if c.Group != nil {
+		c.checkGroup()
+	}
 	if c.Metrics != nil && !c.Bad("metrics") {
 		c.checkListen()
 	}
@@ -153,26 +156,44 @@ func (c *Config) checkQuery(q *Query) {
 			c.Report(c.Pos(at("from")...), fmt.Sprintf("there is no feed %q", clip(q.From)), "the feeds are "+strings.Join(names, ", "), Nearest(q.From, names))
 		}
 	}
-	names := make([]string, len(c.Sinks))
-	for i := range c.Sinks {
-		names[i] = c.Sinks[i].Name
+	c.checkSinkList(at("sinks"), q.Sinks)
+	c.checkSinkList(at("local_sinks"), q.LocalSinks)
+	if !c.Bad(at("scope")...) {
+		c.checkScope(q, at)
 	}
-	c.checkList(at("sinks"), q.Sinks, func(i int, s string) {
-		allowed := "the sinks are " + strings.Join(names, ", ")
-		if len(names) == 0 {
-			allowed = fmt.Sprintf("define it: sinks: {%s: {jsonl: {path: rows.jsonl}}}", clip(s))
-		}
-		unreadable := len(names) <= 1 && c.Bad("sinks")
-		if !contains(names, s) && !unreadable {
-			c.Report(c.Pos(at("sinks", strconv.Itoa(i))...), fmt.Sprintf("there is no sink %q", clip(s)), allowed, Nearest(s, names))
-		}
-	})
 	c.checkList(at("key"), q.Key, func(int, string) {})
 	for _, v := range q.Select {
 		if contains(q.Key, v.Name) {
 			c.Report(c.KeyPos(at("select", v.Name)...), fmt.Sprintf("%s is already a key column", v.Name), "give the value another name", "")
 		}
 	}
+}
+
+func (c *Config) checkScope(q *Query, at func(steps ...string) []string) {
+	switch {
+	case q.Scope == "global" && c.Group == nil && !c.Has("group"):
+		c.Report(c.Pos(at("scope")...), "the scope is global and there is no group", "write group: {me: a, peers: [...]} at the top level, or take scope out", "")
+	case q.Scope != "global" && len(q.LocalSinks) > 0:
+		c.Report(c.KeyPos(at("local_sinks")...), "local_sinks goes with scope: global only", "rows of scope local go to sinks: take it out, or write scope: global", "")
+	}
+}
+
+// checkSinkList judges a list of sinks of a query.
+func (c *Config) checkSinkList(at, list []string) {
+	names := make([]string, len(c.Sinks))
+	for i := range c.Sinks {
+		names[i] = c.Sinks[i].Name
+	}
+	c.checkList(at, list, func(i int, s string) {
+		allowed := "the sinks are " + strings.Join(names, ", ")
+		if len(names) == 0 {
+			allowed = fmt.Sprintf("define it: sinks: {%s: {jsonl: {path: rows.jsonl}}}", clip(s))
+		}
+		unreadable := len(names) <= 1 && c.Bad("sinks")
+		if !contains(names, s) && !unreadable {
+			c.Report(c.Pos(append(at[:len(at):len(at)], strconv.Itoa(i))...), fmt.Sprintf("there is no sink %q", clip(s)), allowed, Nearest(s, names))
+		}
+	})
 }
 
 // checkList finds entries given twice and lets each judge the others.

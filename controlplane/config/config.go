@@ -35,8 +35,10 @@ type Config struct {
 	// Metrics serves Prometheus metrics. Without it nothing listens.
 	Metrics *Metrics `yaml:"metrics"`
 
-	// Group is reserved for groups of boxes.
-	Group Reserved `yaml:"group" jsonschema:"-" later:"groups of boxes come later; take group out"`
+	// Group makes several boxes one system: queries with `scope: global` get one result
+	// out of what all of them see. `replay` leaves it out: it is one box that saw
+	// everything, and its rows are those of a box that is in no group.
+	Group *Group `yaml:"group"`
 
 	// Tables is reserved for lookup tables.
 	Tables Reserved `yaml:"tables" jsonschema:"-" later:"tables come later; take tables out"`
@@ -312,6 +314,15 @@ type Query struct {
 
 	// Sinks lists where the rows go.
 	Sinks []string `yaml:"sinks" jsonschema:"required,minItems=1"`
+
+	// Scope says whose events are in a row: `local` those of this box, `global` those of
+	// every box of the group, which needs `group`. Each global row is written by one
+	// box, the owner of its key; another has it too, and writes it if the owner is gone.
+	Scope string `yaml:"scope" jsonschema:"enum=local,enum=global,default=local"`
+
+	// LocalSinks lists where the rows of this box alone go beside the group's, under ids
+	// of their own. With `scope: global`. Without it there are no such rows.
+	LocalSinks []string `yaml:"local_sinks" jsonschema:"minItems=1"`
 }
 
 // A Window is how event time is cut: `{tumbling: 1m}`. Windows are half-open and
@@ -384,4 +395,91 @@ type JSONL struct {
 type Metrics struct {
 	// Listen is the address and port to listen on.
 	Listen string `yaml:"listen" jsonschema:"default=127.0.0.1:9464"`
+}
+
+// A Group is the boxes that are one system. All of them have the same `group` but for
+// `me`, `dir` and `device`, and the same global queries over feeds that are read
+// alike; which packets a box takes, where its rows go, and its other queries are its
+// own. A box is refused that differs in who the peers are, in how many go on, in
+// `seal` or in a global query.
+//
+// More than half of the peers must hear each other for global rows: a box that is cut
+// off makes only rows of its own. Of two boxes that is both, unless one is the
+// `tie_breaker` or `allow_solo` is given: without either there are no global rows
+// while one of them is gone.
+//
+// Rows of a box in a group say whose they are: `"scope":"global"`, or
+// `"scope":"local:a"` for what box a saw alone. A global row's `completeness` names the
+// peers that are merged in it, those that are known, and the epoch of the group. Rows
+// with equal `row_id` and `revision` are the same bytes, whoever wrote them, and each
+// may come more than once: after a failure.
+type Group struct {
+	// Me is the id of this box, one of the peers.
+	Me string `yaml:"me" jsonschema:"required"`
+
+	// Dir is the folder with this box's key and certificate, made by
+	// `headrace group init`.
+	Dir string `yaml:"dir" jsonschema:"default=/etc/headrace/group"`
+
+	// Peers lists the boxes of the group, this one included: 2 to 16.
+	Peers Peers `yaml:"peers" jsonschema:"required,minItems=2"`
+
+	// Period is the silence after which the others go on without a peer. Each says five
+	// times as often that it lives. 10ms to 1m.
+	Period Duration `yaml:"period" jsonschema:"default=1s"`
+
+	// MaxWait is how long a row may wait for a peer that lives and is behind. Then it is
+	// written and says who is missing.
+	MaxWait Duration `yaml:"max_wait" jsonschema:"default=2s"`
+
+	// CorrectFor is how long after its first row a window takes what comes later: the
+	// row is then written again, with the next revision. 0 is never.
+	CorrectFor Duration `yaml:"correct_for" jsonschema:"default=5m"`
+
+	// Keep bounds the partial results that this box keeps until the rows made of them
+	// are written, for the case that a peer is gone first. At least 1MiB. Beyond it
+	// the oldest are dropped, counted, and the row says so if they were needed again.
+	Keep Size `yaml:"keep" jsonschema:"default=256MiB"`
+
+	// Transport is how peers exchange results: `verbs` is RDMA, `tcp` works anywhere,
+	// `auto` is verbs where all peers have it, else tcp, and says so.
+	Transport string `yaml:"transport" jsonschema:"enum=auto,enum=tcp,enum=verbs,default=auto"`
+
+	// Device is the RDMA device for `verbs`, such as mlx5_0. Without it: the one whose
+	// address the peers reach.
+	Device string `yaml:"device"`
+
+	// Busy polls for the others' results without sleeping: a core for some microseconds
+	// a round.
+	Busy bool `yaml:"busy"`
+
+	// Seal encrypts and authenticates the exchanged results too. The peers' control
+	// connections are always TLS 1.3.
+	Seal bool `yaml:"seal"`
+
+	// AllowSolo lets a box that hears nobody go on alone. Take care: two boxes that are
+	// cut off from each other then both go on, and both write rows under the same ids
+	// that differ.
+	AllowSolo bool `yaml:"allow_solo"`
+
+	// TieBreaker is the peer whose half goes on when a group of an even number is cut in
+	// two halves. Of two boxes: the one that may go on alone. Without it neither half
+	// does.
+	TieBreaker string `yaml:"tie_breaker"`
+}
+
+// Peers are the boxes of a group, in the file's order.
+type Peers []Peer
+
+// A Peer is one box of a group.
+type Peer struct {
+	// ID names the box in rows and counters: 1 to 32 of a to z, 0 to 9 and -.
+	ID string `yaml:"id" jsonschema:"required"`
+
+	// Address is the host and port where the others reach the box.
+	Address string `yaml:"address" jsonschema:"required"`
+
+	// Pin tells the box from everybody else: what `headrace group init` prints of its
+	// key. A list while keys are changed.
+	Pin Pins `yaml:"pin" jsonschema:"required"`
 }

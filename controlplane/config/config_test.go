@@ -53,6 +53,41 @@ func TestDefaultsAreThoseOfTheReference(t *testing.T) {
 	}
 }
 
+const peers = `group: {me: b, peers: [{id: b, address: "10.0.0.2:7400", pin: "sha256:PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0="}, {id: a, address: "box-a.example:7400", pin: ["sha256:ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs=", "sha256:Ln0sA6lQeuJl7PW1NWiFpTOTogKdJBOUmXJloaJa78Y="]}]}`
+
+func TestAGroupHasTheDefaultsOfTheReference(t *testing.T) {
+	c := read(peers, "", window+"\n    scope: global\n    local_sinks: [rows]")
+	if f := c.Findings(); len(f) > 0 {
+		t.Fatal(f)
+	}
+	g, q := c.Group, c.Queries[0]
+	switch {
+	case g.Me != "b", g.Dir != "/etc/headrace/group", g.Period.D() != time.Second, g.MaxWait.D() != 2*time.Second, g.CorrectFor.D() != 5*time.Minute,
+		g.Keep != 256<<20, g.Transport != "auto", g.Device != "", g.Busy, g.Seal, g.AllowSolo, g.TieBreaker != "":
+		t.Errorf("group: %+v", g)
+	case strings.Join(g.IDs(), ",") != "a,b", g.Peers[0].ID != "b", len(g.Peers[0].Pin) != 1, len(g.Peers[1].Pin) != 2, g.Peers[1].Address != "box-a.example:7400":
+		t.Errorf("peers: %+v", g.Peers)
+	case q.Scope != "global", len(q.LocalSinks) != 1:
+		t.Errorf("query: %+v", q)
+	}
+	if c := read("", "", window); c.Group != nil || c.Queries[0].Scope != "local" || c.Queries[0].LocalSinks != nil {
+		t.Errorf("without a group: %+v, %+v", c.Group, c.Queries[0])
+	}
+}
+
+// A group of two goes on when one is gone only if somebody says how; that is no mistake.
+func TestAGroupOfTwoNeedsNoTieBreaker(t *testing.T) {
+	for _, line := range []string{"", "tie_breaker: a", "allow_solo: true", "max_wait: 0", "correct_for: 0", "device: mlx5_0", "transport: verbs"} {
+		text := strings.Replace(peers, "{me: b,", "{me: b, "+line+",", 1)
+		if line == "" {
+			text = peers
+		}
+		if f := read(text, "", window).Findings(); len(f) > 0 {
+			t.Errorf("%s: %v", line, f)
+		}
+	}
+}
+
 func TestSelectKeepsTheOrderOfTheFile(t *testing.T) {
 	c := config.Read("f", []byte("queries: {q: {select: {z: count(), a: count(), m: count()}}}"))
 	var names []string

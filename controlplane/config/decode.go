@@ -658,7 +658,9 @@ func (d *decoder) list(n ast.Node, p path, v reflect.Value, f *field) bool {
 	if !ok {
 		return false
 	}
-	if len(entries) < f.minItems {
+	if k := len(entries); k > 0 && k < f.minItems {
+		return d.report(p, fmt.Sprintf("%s has %d of at least %d", what(p), k, f.minItems), "write more", "")
+	} else if k < f.minItems {
 		return d.wrong(n, p, fmt.Sprintf("write at least %d", f.minItems), "")
 	}
 	for i, e := range entries {
@@ -775,7 +777,7 @@ func nearestField(word string, names []string) string {
 func nearestWord(word string, words []string) string {
 	also := map[string]string{
 		"iso8601": "rfc3339", "seconds": "s", "sec": "s", "millis": "ms", "milliseconds": "ms", "micros": "us", "µs": "us", "nanos": "ns",
-		"le": "little", "be": "big", "network": "big", "driver": "native", "drv": "native", "skb": "generic", "busy": "spin", "poll": "adaptive",
+		"le": "little", "be": "big", "network": "big", "driver": "native", "drv": "native", "skb": "generic", "busy": "spin", "poll": "adaptive", "rdma": "verbs", "roce": "verbs", "ib": "verbs",
 		"src": "source", "dst": "destination", "sport": "source_port", "dport": "destination_port", "proto": "protocol",
 	}[strings.ToLower(word)]
 	if contains(words, also) {

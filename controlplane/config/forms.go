@@ -440,3 +440,51 @@ func DefaultInterface(name string) Interface {
 	setDefaults(reflect.ValueOf(&x).Elem())
 	return x
 }
+
+// ShortForms says that a peer may have one pin without a list around it.
+func (*Pins) ShortForms() []ShortForm {
+	return []ShortForm{
+		{Type: "string", Pattern: "^sha256:[A-Za-z0-9+/]{43}=$", Doc: "`sha256:` and base64"},
+		{Type: "array", Doc: "a list of them"},
+	}
+}
+
+const pinsMax = 4
+
+func (l *Pins) decode(d *decoder, n ast.Node, p path) bool {
+	list := []ast.Node{n}
+	if s, ok := n.(*ast.SequenceNode); ok {
+		list = s.Values
+	}
+	if len(list) == 0 || len(list) > pinsMax {
+		return d.wrong(n, p, fmt.Sprintf("write a pin, or a list of 1 to %d", pinsMax), "")
+	}
+	ok := true
+	for i, e := range list {
+		at := p
+		if n.Type() == ast.SequenceType {
+			at = p.to(strconv.Itoa(i))
+		}
+		r := d.resolve(e)
+		if r == nil {
+			d.src.markBad(at)
+			return false
+		}
+		d.place(r, at)
+		s, isText := r.(*ast.StringNode)
+		switch {
+		case !isText:
+			ok = d.wrong(r, at, `write "sha256:" and base64, in quotes`, "")
+			continue
+		case contains(*l, s.Value):
+			ok = d.report(at, "the pin is given twice", "keep one", "")
+			continue
+		}
+		if bad := pinProblem(s.Value); bad != nil {
+			ok = d.report(at, bad.message, bad.allowed, bad.fix)
+			continue
+		}
+		*l = append(*l, s.Value)
+	}
+	return ok
+}

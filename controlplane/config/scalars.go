@@ -1,6 +1,9 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"math"
 	"net/netip"
@@ -359,6 +362,37 @@ func (e *Expression) parse(text string) *problem {
 	}
 	*e = Expression(text)
 	return nil
+}
+
+// Pins are what a peer may show: each "sha256:" and the base64 of the SHA-256 over
+// the public key of a certificate.
+type Pins []string
+
+const pinPrefix = "sha256:"
+
+// pinProblem says what is wrong with a pin; nil if nothing is.
+func pinProblem(text string) *problem {
+	const allowed = `write "sha256:" and 44 characters of base64, as headrace group init prints it`
+	digest, ok := strings.CutPrefix(text, pinPrefix)
+	raw, err := base64.StdEncoding.Strict().DecodeString(digest)
+	switch {
+	case ok && err == nil && len(raw) == sha256.Size:
+		return nil
+	case !ok:
+		fix := ""
+		if n := len(pinPrefix); len(text) > n && strings.EqualFold(text[:n], pinPrefix) && pinProblem(pinPrefix+text[n:]) == nil {
+			fix = pinPrefix + text[n:]
+		} else if raw, err := base64.StdEncoding.Strict().DecodeString(text); err == nil && len(raw) == sha256.Size {
+			fix = pinPrefix + text
+		} else if raw, err := hex.DecodeString(strings.ReplaceAll(text, ":", "")); err == nil && len(raw) == sha256.Size {
+			fix = pinPrefix + base64.StdEncoding.EncodeToString(raw)
+		}
+		return &problem{fmt.Sprintf("pin %q does not begin with sha256:", clip(text)), allowed, fix}
+	}
+	if raw, err := hex.DecodeString(digest); err == nil && len(raw) == sha256.Size {
+		return &problem{"the pin is written in hexadecimal", allowed, pinPrefix + base64.StdEncoding.EncodeToString(raw)}
+	}
+	return &problem{fmt.Sprintf("pin %q is not the base64 of 32 bytes", clip(text)), allowed, ""}
 }
 
 // Reserved is a field that a later version will have. It accepts nothing.

@@ -30,6 +30,9 @@ func (f *field) hint() string {
 		"window": "write window: {tumbling: 1m}", "select": "write select: {events: count()}",
 		"sinks": "write sinks: [name]", "path": `write path: and a file's name, or "-" for standard output`,
 		"type": "write type: int64, decimal(N), float64 or text",
+		"me":   "write me: and the id of this box", "id": "write id: and a name for the box",
+		"peers": `write peers: and a list of {id: a, address: "10.0.0.1:7400", pin: "sha256:…"}, this box included`, "address": `write address: "10.0.0.1:7400"`,
+		"pin": "write pin: and what headrace group init prints of the box's key",
 	}[f.name]
 	if h == "" {
 		h = "write it"

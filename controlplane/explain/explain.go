@@ -53,6 +53,9 @@ func Explain(w io.Writer, c *config.Config, p *plan.Plan, o Options) error {
 			return err
 		}
 	}
+	if err := e.group(); err != nil {
+		return err
+	}
 	if err := e.memory(); err != nil {
 		return err
 	}
@@ -309,14 +312,21 @@ func (e *explainer) query(q *plan.Query) error {
 		e.say("floats", "%s of float64: about %d bytes and %d ns an event each, so that the result does not depend on the order of events; of a decimal(N) column %d bytes and %d ns",
 			count(n, "sum"), floatSumBytes, floatSumNanos, exactSumBytes, exactSumNanos)
 	}
-	e.say("rows", "to %s", e.sinks(q))
+	if !q.Global {
+		e.say("rows", "to %s", e.sinks(q.Sinks))
+		return nil
+	}
+	e.say("rows", "of the group, those that this box owns, to %s", e.sinks(q.Sinks))
+	if len(q.LocalSinks) > 0 {
+		e.say("", "of this box alone to %s", e.sinks(q.LocalSinks))
+	}
 	return nil
 }
 
-func (e *explainer) sinks(q *plan.Query) string {
+func (e *explainer) sinks(names []string) string {
 	var out []string
 	for _, s := range e.c.Sinks {
-		if slices.Contains(q.Sinks, s.Name) && s.JSONL != nil {
+		if slices.Contains(names, s.Name) && s.JSONL != nil {
 			to := s.JSONL.Path
 			if to == "-" {
 				to = "standard output"

@@ -46,6 +46,14 @@ type Stats struct {
 	Latency Latency `json:"row_latency"`
 }
 
+// What makes no pump.
+var (
+	// ErrNoTap reports a plan with a global query, and nobody to take its records.
+	ErrNoTap = errors.New("the plan has a global query, and there is no tap for it")
+	// ErrSortedTap reports a tap of a pump that sorts: there is no group in a replay.
+	ErrSortedTap = errors.New("a tap and sorted rows do not go together")
+)
+
 // Config says what a pump connects.
 type Config struct {
 	// Plan and Segment are those of the data plane. Required.
@@ -63,6 +71,11 @@ type Config struct {
 	BatchBytes int
 	// Log is told of outboxes that are not read any more. Nil: nobody is.
 	Log *slog.Logger
+	// Tap takes the records of global queries. Required if the plan has one; not with
+	// Sort.
+	Tap Tap
+	// InjectBytes bounds the rows that wait to be taken by the pump. Zero: 4 MiB.
+	InjectBytes int
 	// Clock is what latencies are read from, in nanoseconds. Nil: CLOCK_MONOTONIC,
 	// which stamps the packets.
 	Clock func() uint64
@@ -91,23 +104,36 @@ type Pump struct {
 	part    outbox.Partial
 	finish  atomic.Bool
 	formed  []atomic.Uint64 // [query] rows made by this process
+	global  []atomic.Uint64 // [query] rows injected
 	faults  [outbox.FaultCount]atomic.Uint64
 
-	freeing sync.Mutex // guards the outlets' acked
+	injections injections
+	wants      []bool // [outlet] takes rows of the call that is being taken
+
+	taps      []bool          // [query] its records go to the tap
+	forms     []bool          // [query] its records become rows here
+	tapResume []uint64        // nil: the tap takes every record
+	given     []atomic.Uint64 // [worker] the position behind the tap's last record
+
+	freeing sync.Mutex // guards the outlets' acked, and:
+	passed  []uint64   // the positions of the last batch sent
+	freed   []uint64
 }
 
 // outlet is one sink and its queue.
 type outlet struct {
-	sink   Sink
-	want   []bool // [query]
-	all    bool   // wants every query
-	resume []uint64
-	queue  chan *batch
-	acked  []uint64
-	lines  []byte
-	causes []uint64 // of the rows in hand
-	at     []uint64
-	took   latencies
+	sink       Sink
+	number     int    // in Pump.outlets
+	want       []bool // [query] its rows of this box
+	wantGlobal []bool // [query] its injected rows
+	all        bool   // wants every row that there can be
+	resume     []uint64
+	queue      chan *batch
+	acked      []uint64
+	lines      []byte
+	causes     []uint64 // of the rows in hand
+	at         []uint64
+	took       latencies
 }
 
 // batch is rows in the order of their outboxes.
@@ -115,6 +141,7 @@ type batch struct {
 	lines     []byte
 	items     []item
 	positions []uint64 // of all outboxes, after the batch
+	calls     []*pending
 	refs      atomic.Int32
 }
 
@@ -124,17 +151,23 @@ type item struct {
 	cause    uint64
 	query    uint16
 	worker   uint16
+	injected bool
 }
 
 // NewPump makes a pump over c. It takes the sinks over, also on error.
 //
-// It begins at the least position that some sink has not committed; it is an
-// error if the segment does not hold that any more.
+// It begins at the least position that some sink has not committed, or the tap not
+// acknowledged; it is an error if the segment does not hold that any more.
 func NewPump(c Config) (*Pump, error) {
-	p := &Pump{c: c, former: rows.New(c.Plan, c.Values), formed: make([]atomic.Uint64, len(c.Plan.Queries))}
+	queries := len(c.Plan.Queries)
+	p := &Pump{c: c, former: rows.New(c.Plan, c.Values), formed: make([]atomic.Uint64, queries), global: make([]atomic.Uint64, queries)}
 	if p.c.BatchBytes <= 0 {
 		p.c.BatchBytes = batchBytes
 	}
+	if p.c.InjectBytes <= 0 {
+		p.c.InjectBytes = injectBytes
+	}
+	p.injections.wake = make(chan struct{}, 1)
 	if p.c.Log == nil {
 		p.c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -151,13 +184,21 @@ func NewPump(c Config) (*Pump, error) {
 	for _, s := range c.Sinks {
 		p.outlets = append(p.outlets, p.newOutlet(s))
 	}
-	if err := p.seek(); err != nil {
+	p.wants = make([]bool, len(p.outlets))
+	err := p.connectTap()
+	if err == nil {
+		err = p.seek()
+	}
+	if err != nil {
 		return nil, errors.Join(err, p.closeSinks())
 	}
 	p.sent = make([]uint64, c.Segment.Layout.Workers)
+	p.freed = make([]uint64, len(p.readers))
 	for w, r := range p.readers {
 		p.sent[w] = r.Position()
+		p.freed[w] = c.Segment.Worker(w).Ring().Freed.Load()
 	}
+	p.passed = slices.Clone(p.sent)
 	p.free = make(chan *batch, batchCount)
 	for range batchCount {
 		p.free <- &batch{positions: make([]uint64, c.Segment.Layout.Workers)}
@@ -165,11 +206,37 @@ func NewPump(c Config) (*Pump, error) {
 	return p, nil
 }
 
-func (p *Pump) newOutlet(s Sink) *outlet {
-	o := &outlet{sink: s, all: true, queue: make(chan *batch, batchCount), at: make([]uint64, p.c.Segment.Layout.Workers)}
+// connectTap works out what goes to the tap and what becomes rows here.
+func (p *Pump) connectTap() error {
+	global := false
 	for i := range p.c.Plan.Queries {
-		want := slices.Contains(p.c.Plan.Queries[i].Sinks, s.Stats().Name)
-		o.want, o.all = append(o.want, want), o.all && want
+		q := &p.c.Plan.Queries[i]
+		global = global || q.Global
+		p.taps = append(p.taps, q.Global)
+		p.forms = append(p.forms, !q.Global || len(q.LocalSinks) > 0)
+	}
+	switch {
+	case global && p.c.Tap == nil:
+		return fmt.Errorf("export: %w", ErrNoTap)
+	case p.c.Tap == nil:
+		return nil
+	case p.c.Sort:
+		return fmt.Errorf("export: %w", ErrSortedTap)
+	}
+	p.given = make([]atomic.Uint64, len(p.readers))
+	p.tapResume = slices.Clone(p.c.Tap.Resume())
+	return nil
+}
+
+func (p *Pump) newOutlet(s Sink) *outlet {
+	o := &outlet{sink: s, number: len(p.outlets), all: true, queue: make(chan *batch, batchCount), at: make([]uint64, p.c.Segment.Layout.Workers)}
+	name := s.Stats().Name
+	for i := range p.c.Plan.Queries {
+		q := &p.c.Plan.Queries[i]
+		want, global := slices.Contains(q.Local(), name), slices.Contains(q.Sinks, name)
+		o.want, o.wantGlobal = append(o.want, want), append(o.wantGlobal, global)
+		// What is not made here is injected, and the other way round, unless both are.
+		o.all = o.all && (global || !q.Global) && (want || q.Global && len(q.LocalSinks) == 0)
 	}
 	if !p.c.Sort {
 		o.resume = slices.Clone(s.Resume())
@@ -181,10 +248,16 @@ func (p *Pump) newOutlet(s Sink) *outlet {
 	return o
 }
 
-// seek moves each reader to the least position over the sinks.
+// seek moves each reader to the least position over the sinks and the tap.
 func (p *Pump) seek() error {
 	for w, r := range p.readers {
 		from, known := uint64(0), false
+		if p.tapResume != nil {
+			// What was freed behind it held nothing for the tap.
+			from, known = max(p.tapResume[w], r.Position()), true
+		} else if p.c.Tap != nil {
+			continue
+		}
 		for _, o := range p.outlets {
 			if o.resume != nil && (!known || o.resume[w] < from) {
 				from, known = o.resume[w], true
@@ -208,8 +281,12 @@ func (p *Pump) seek() error {
 // themselves: their process is gone. Run ends when the outboxes are empty.
 func (p *Pump) Finish() { p.finish.Store(true) }
 
-// Rows returns how many rows of query q this process has made.
+// Rows returns how many rows of query q this process has made of this box's partials.
 func (p *Pump) Rows(q int) uint64 { return p.formed[q].Load() }
+
+// GlobalRows returns how many injected rows of query q are on their way to the sinks
+// or there.
+func (p *Pump) GlobalRows(q int) uint64 { return p.global[q].Load() }
 
 // Faults returns how many outboxes were quarantined for fault f.
 func (p *Pump) Faults(f outbox.Fault) uint64 { return p.faults[f].Load() }
@@ -224,9 +301,9 @@ func (p *Pump) Sinks() []Stats {
 	return stats
 }
 
-// Run carries rows until every worker is done or failed and all is written, until
-// ctx ends (its error is returned), or until a sink cannot go on. It closes the
-// sinks and returns after the last goroutine.
+// Run carries rows until every worker is done or failed, the tap is done and all is
+// written, until ctx ends (its error is returned), or until a sink cannot go on. It
+// closes the sinks and returns after the last goroutine.
 func (p *Pump) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -239,6 +316,7 @@ func (p *Pump) Run(ctx context.Context) error {
 		})
 	}
 	err := p.pump(ctx)
+	p.injections.shut()
 	for _, o := range p.outlets {
 		close(o.queue)
 	}
@@ -246,6 +324,7 @@ func (p *Pump) Run(ctx context.Context) error {
 		cancel(err)
 	}
 	sinks.Wait()
+	p.released()
 	return errors.Join(context.Cause(ctx), p.closeSinks())
 }
 
@@ -277,13 +356,15 @@ func (p *Pump) pump(ctx context.Context) error {
 			wait = idleLeast
 			continue
 		}
-		if final {
+		if final && (p.c.Tap == nil || p.c.Tap.Done()) && p.injections.close() {
 			return p.last(ctx)
 		}
+		p.released()
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-p.injections.wake:
 		case <-timer.C:
 		}
 		wait = min(2*wait, idleMost)
@@ -333,7 +414,7 @@ func (p *Pump) final() bool {
 
 // round gives every outbox its turn and reports whether one had anything.
 func (p *Pump) round(ctx context.Context) (bool, error) {
-	got := false
+	got := p.injected()
 	for w, r := range p.readers {
 		before := r.Position()
 		for range recordsATurn {
@@ -365,9 +446,12 @@ func (p *Pump) record(w int, r *outbox.Reader) bool {
 	if !ok {
 		return false
 	}
-	if p.part.Kind != outbox.KindPartial {
+	if p.part.Kind != outbox.KindPartial || !p.forms[p.part.Query] {
 		if p.part.Kind == outbox.KindWatermark && p.sorter != nil {
 			p.sorter.Done(w, p.part.Query, p.part.End)
+		}
+		if p.taps[p.part.Query] {
+			p.tapped(w, r.Position())
 		}
 		return true
 	}
@@ -377,7 +461,7 @@ func (p *Pump) record(w int, r *outbox.Reader) bool {
 			err = p.sorter.Add(&p.part, p.row)
 		}
 	} else if b.lines, err = p.former.Append(b.lines, &p.part); err == nil {
-		b.items = append(b.items, item{len(b.lines), r.Position(), p.part.Cause, p.part.Query, uint16(w)})
+		b.items = append(b.items, item{end: len(b.lines), position: r.Position(), cause: p.part.Cause, query: p.part.Query, worker: uint16(w)})
 	}
 	if err != nil {
 		r.Quarantine(outbox.FaultContent)
@@ -385,6 +469,9 @@ func (p *Pump) record(w int, r *outbox.Reader) bool {
 		return false
 	}
 	p.formed[p.part.Query].Add(1)
+	if p.taps[p.part.Query] {
+		p.tapped(w, r.Position())
+	}
 	return true
 }
 
@@ -429,17 +516,15 @@ func (p *Pump) take(ctx context.Context) error {
 // and takes an empty one.
 func (p *Pump) send(ctx context.Context) error {
 	b := p.current
-	if len(p.outlets) == 0 {
-		for w, r := range p.readers {
-			r.Free(b.positions[w])
-		}
-		b.lines, b.items = b.lines[:0], b.items[:0]
-		return nil
-	}
 	if len(b.lines) == 0 && slices.Equal(b.positions, p.sent) {
 		return nil
 	}
 	copy(p.sent, b.positions)
+	p.pass(b.positions)
+	if len(p.outlets) == 0 {
+		b.reset()
+		return nil
+	}
 	b.refs.Store(int32(len(p.outlets)))
 	for _, o := range p.outlets {
 		o.queue <- b // has room for every batch that there is
@@ -459,8 +544,9 @@ func (p *Pump) drain(ctx context.Context, o *outlet) error {
 		}
 		p.measure(o)
 		p.ack(o)
+		b.committed(o.number)
 		if b.refs.Add(-1) == 0 {
-			b.lines, b.items = b.lines[:0], b.items[:0]
+			b.reset()
 			p.free <- b
 		}
 	}
@@ -500,7 +586,7 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 	o.lines, o.causes = o.lines[:0], o.causes[:0]
 	from, n := 0, 0
 	for _, it := range b.items {
-		if o.want[it.query] && (o.resume == nil || it.position > o.resume[it.worker]) {
+		if o.wants(&it) {
 			if !whole {
 				o.lines = append(o.lines, b.lines[from:it.end]...)
 			}
@@ -517,19 +603,29 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 	return o.lines, n
 }
 
+// wants reports whether o takes the row of it: rows that were injected are new, the
+// others it may have.
+func (o *outlet) wants(it *item) bool {
+	if it.injected {
+		return o.wantGlobal[it.query]
+	}
+	return o.want[it.query] && (o.resume == nil || it.position > o.resume[it.worker])
+}
+
+// pass notes that a batch up to positions is on its way to all sinks.
+func (p *Pump) pass(positions []uint64) {
+	p.freeing.Lock()
+	defer p.freeing.Unlock()
+	copy(p.passed, positions)
+	if len(p.outlets) == 0 {
+		p.release()
+	}
+}
+
 // ack notes what o has committed and frees what every sink has.
 func (p *Pump) ack(o *outlet) {
 	p.freeing.Lock()
 	defer p.freeing.Unlock()
 	copy(o.acked, o.at)
-	if p.sorter != nil {
-		return
-	}
-	for w, r := range p.readers {
-		least := o.acked[w]
-		for _, other := range p.outlets {
-			least = min(least, other.acked[w])
-		}
-		r.Free(least)
-	}
+	p.release()
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -28,17 +29,33 @@ type Values interface {
 	AppendJSON(dst []byte, i int, state []uint64) (out []byte, reason string)
 }
 
-// Scope is the first part of a row's identity on a box that is in no group.
-const Scope = "local:"
+// The first part of a row's identity says whose row it is: Scope and the box's id
+// for what one box saw, nothing behind Scope for a box that is in no group, and
+// GlobalScope for what a group saw.
+const (
+	Scope       = "local:"
+	GlobalScope = "global"
+)
+
+// GroupInfo says whose partials are in a global row.
+type GroupInfo struct {
+	// Merged are the peers whose partials are in the row, or who had none to give;
+	// Known are those of the group. Both are in the group's order.
+	Merged, Known []string
+	// Epoch is the group's epoch in which the row was fired.
+	Epoch uint64
+}
 
 // A Former makes rows of one plan's partials. One goroutine uses it.
 type Former struct {
 	queries []query
+	scope   string // of this box's own rows
 }
 
 type query struct {
 	name       string
-	open       string // {"query":NAME,"key":{
+	open       string // {"query":NAME,"key":{ or, in a group, {"query":NAME,"scope":"local:ME","key":{
+	openGlobal string
 	key        []keyColumn
 	aggregates []string // "NAME": for each
 	values     Values
@@ -59,11 +76,17 @@ type fault struct {
 // New returns a former for p. values has one entry for each query. It panics if p
 // is not a plan: a key that is no key column, or fewer values than queries.
 func New(p *plan.Plan, values []Values) *Former {
-	f := &Former{queries: make([]query, len(p.Queries))}
+	f := &Former{queries: make([]query, len(p.Queries)), scope: Scope}
+	member := ""
+	if p.Group != nil {
+		f.scope += p.Group.Me
+		member = `,"scope":` + string(AppendString(nil, []byte(f.scope)))
+	}
 	for i := range p.Queries {
 		q := &p.Queries[i]
 		out := query{name: q.Name, values: values[i]}
-		out.open = string(AppendString([]byte(`{"query":`), []byte(q.Name))) + `,"key":{`
+		name := string(AppendString([]byte(`{"query":`), []byte(q.Name)))
+		out.open, out.openGlobal = name+member+`,"key":{`, name+`,"scope":"`+GlobalScope+`","key":{`
 		for _, c := range p.Streams[q.Stream].Key {
 			col := p.Feeds[q.Feed].Columns[c]
 			if col.Type != event.Int64 && col.Type != event.Decimal && col.Type != event.Text {
@@ -88,15 +111,28 @@ func (f *Former) Words() []int {
 	return words
 }
 
-// Append appends part's row and its newline to dst. part.Kind is KindPartial.
+// Append appends part's row and its newline to dst: what this box saw. part.Kind is
+// KindPartial.
 //
-// The members come in this order: query, key, window_start, window_end, firing,
-// revision, values, errors (only if some value is null for a reason),
-// completeness, row_id.
+// The members come in this order: query, scope (only in a group), key,
+// window_start, window_end, firing, revision, values, errors (only if some value is
+// null for a reason), completeness, row_id.
 //
 // The error wraps [ErrBadPartial]; dst is then unchanged. The state comes from
 // memory that is not trusted, so even a panic over it is such an error.
 func (f *Former) Append(dst []byte, part *outbox.Partial) (out []byte, err error) {
+	return f.append(dst, part, nil)
+}
+
+// AppendGlobal appends the row of a group and its newline to dst, part being what
+// the partials of g.Merged together are. It is otherwise as [Former.Append]; the
+// row's completeness also has merged, known and epoch, and is never true if some
+// known peer is not in it.
+func (f *Former) AppendGlobal(dst []byte, part *outbox.Partial, g *GroupInfo) (out []byte, err error) {
+	return f.append(dst, part, g)
+}
+
+func (f *Former) append(dst []byte, part *outbox.Partial, g *GroupInfo) (out []byte, err error) {
 	before := len(dst)
 	defer func() {
 		if r := recover(); r != nil {
@@ -110,7 +146,11 @@ func (f *Former) Append(dst []byte, part *outbox.Partial) (out []byte, err error
 	if len(part.State) != q.values.Words() {
 		return dst, fmt.Errorf("rows: query %s: %w: %d state words", q.name, ErrBadPartial, len(part.State))
 	}
-	out = append(dst, q.open...)
+	open, scope := q.open, f.scope
+	if g != nil {
+		open, scope = q.openGlobal, GlobalScope
+	}
+	out = append(dst, open...)
 	if out, err = q.appendKey(out, part.Key); err != nil {
 		return dst[:before], fmt.Errorf("rows: query %s: %w", q.name, err)
 	}
@@ -127,8 +167,8 @@ func (f *Former) Append(dst []byte, part *outbox.Partial) (out []byte, err error
 	}
 	out = strconv.AppendUint(append(out, `","revision":`...), uint64(part.Revision), 10)
 	out = q.appendValues(out, part.State)
-	out = appendCompleteness(out, part)
-	out = q.appendID(append(out, `,"row_id":"`...), part)
+	out = appendCompleteness(out, part, g)
+	out = q.appendID(append(out, `,"row_id":"`...), scope, part)
 	return append(out, '"', '}', '\n'), nil
 }
 
@@ -200,12 +240,13 @@ func (q *query) appendValues(dst []byte, state []uint64) []byte {
 	return dst
 }
 
-// appendCompleteness: false if something is known to be lost, true if the feed's
-// sequence shows that nothing is, null if nobody can know.
-func appendCompleteness(dst []byte, part *outbox.Partial) []byte {
+// appendCompleteness: false if something is known to be lost or some peer's part is
+// not in it, true if the feed's sequence shows that nothing is, null if nobody can
+// know.
+func appendCompleteness(dst []byte, part *outbox.Partial, g *GroupInfo) []byte {
 	dst = append(dst, `,"completeness":{"complete":`...)
 	switch {
-	case part.Missing > 0 || part.Flags&outbox.FlagIncomplete != 0:
+	case part.Missing > 0 || part.Flags&outbox.FlagIncomplete != 0, g != nil && !slices.Equal(g.Merged, g.Known):
 		dst = append(dst, "false"...)
 	case part.Flags&outbox.FlagSequenced != 0:
 		dst = append(dst, "true"...)
@@ -213,19 +254,35 @@ func appendCompleteness(dst []byte, part *outbox.Partial) []byte {
 		dst = append(dst, "null"...)
 	}
 	dst = strconv.AppendUint(append(dst, `,"missing":`...), part.Missing, 10)
+	if g != nil {
+		dst = appendNames(append(dst, `,"merged":[`...), g.Merged)
+		dst = appendNames(append(dst, `],"known":[`...), g.Known)
+		dst = strconv.AppendUint(append(dst, `],"epoch":`...), g.Epoch, 10)
+	}
 	return append(dst, '}')
 }
 
-// idBytes is room for the longest input of the hash but for the query's name.
+func appendNames(dst []byte, names []string) []byte {
+	for i, name := range names {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(append(append(dst, '"'), name...), '"') // an id has nothing to escape
+	}
+	return dst
+}
+
+// idBytes is room for the longest input of the hash but for the names of the query
+// and of the box.
 const idBytes = 5*4 + len(Scope) + event.KeyMax + 16
 
 // appendID appends the row's identity as 32 hex digits: the first 128 bits of
 // SHA-256 over scope, query, canonical key, window start and window end, each
 // part after its length (u32 big-endian), times as int64 big-endian nanoseconds.
-func (q *query) appendID(dst []byte, part *outbox.Partial) []byte {
+func (q *query) appendID(dst []byte, scope string, part *outbox.Partial) []byte {
 	var room [idBytes + 128]byte
 	be := binary.BigEndian
-	in := append(be.AppendUint32(room[:0], uint32(len(Scope))), Scope...)
+	in := append(be.AppendUint32(room[:0], uint32(len(scope))), scope...)
 	in = append(be.AppendUint32(in, uint32(len(q.name))), q.name...)
 	in = append(be.AppendUint32(in, uint32(len(part.Key))), part.Key...)
 	in = be.AppendUint64(be.AppendUint32(in, 8), uint64(part.Start))

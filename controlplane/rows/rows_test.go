@@ -126,6 +126,55 @@ func TestARowIsTheseBytes(t *testing.T) {
 	}
 }
 
+const (
+	window = `"window_start":"2017-04-25T15:05:00Z","window_end":"2017-04-25T15:06:00Z"`
+	opened = `"firing":"on_time","revision":0,"values":{"open":36,"volume":14196}`
+)
+
+func TestARowOfAGroupSaysWhoseItIs(t *testing.T) {
+	p := testPlan()
+	p.Group = &plan.Group{Me: "a", Peers: []string{"a", "b", "c"}}
+	f := New(p, []Values{fakeValues(2), fakeValues(2), fakeValues(2), fakeValues(2), fakeValues(2)})
+	all, two := []string{"a", "b", "c"}, []string{"a", "c"}
+	for _, c := range []struct {
+		name    string
+		global  *GroupInfo
+		flags   uint8
+		missing uint64
+		want    string
+	}{
+		{"of this box alone", nil, outbox.FlagSequenced, 0, `{"query":"bars","scope":"local:a","key":{"symbol":"MSFT"},` + window + `,` + opened + `,"completeness":{"complete":true,"missing":0},"row_id":"ROWID"}`},
+		{"of everybody, sequenced", &GroupInfo{all, all, 7}, outbox.FlagSequenced, 0, `{"query":"bars","scope":"global","key":{"symbol":"MSFT"},` + window + `,` + opened + `,"completeness":{"complete":true,"missing":0,"merged":["a","b","c"],"known":["a","b","c"],"epoch":7},"row_id":"ROWID"}`},
+		{"of everybody, not sequenced", &GroupInfo{all, all, 1<<64 - 1}, 0, 0, `{"query":"bars","scope":"global","key":{"symbol":"MSFT"},` + window + `,` + opened + `,"completeness":{"complete":null,"missing":0,"merged":["a","b","c"],"known":["a","b","c"],"epoch":18446744073709551615},"row_id":"ROWID"}`},
+		{"without b", &GroupInfo{two, all, 8}, outbox.FlagSequenced, 0, `{"query":"bars","scope":"global","key":{"symbol":"MSFT"},` + window + `,` + opened + `,"completeness":{"complete":false,"missing":0,"merged":["a","c"],"known":["a","b","c"],"epoch":8},"row_id":"ROWID"}`},
+		{"of everybody, with messages missing", &GroupInfo{all, all, 7}, outbox.FlagSequenced, 3, `{"query":"bars","scope":"global","key":{"symbol":"MSFT"},` + window + `,` + opened + `,"completeness":{"complete":false,"missing":3,"merged":["a","b","c"],"known":["a","b","c"],"epoch":7},"row_id":"ROWID"}`},
+		{"of everybody, one of whom lost something", &GroupInfo{all, all, 7}, outbox.FlagIncomplete, 0, `{"query":"bars","scope":"global","key":{"symbol":"MSFT"},` + window + `,` + opened + `,"completeness":{"complete":false,"missing":0,"merged":["a","b","c"],"known":["a","b","c"],"epoch":7},"row_id":"ROWID"}`},
+	} {
+		part := partial(0, "MSFT", 36, 14196)
+		part.Flags, part.Missing = c.flags, c.missing
+		add := f.Append
+		if c.global != nil {
+			add = func(dst []byte, p *outbox.Partial) ([]byte, error) { return f.AppendGlobal(dst, p, c.global) }
+		}
+		got, err := add(nil, part)
+		if err != nil || !json.Valid(got) {
+			t.Errorf("%s: %s, %v", c.name, got, err)
+			continue
+		}
+		scope := GlobalScope
+		if c.global == nil {
+			scope = "local:a"
+		}
+		q := query{name: "bars"}
+		if want := strings.Replace(c.want, "ROWID", string(q.appendID(nil, scope, part)), 1) + "\n"; string(got) != want {
+			t.Errorf("%s:\n got %swant %s", c.name, got, want)
+		}
+		if again, err := add([]byte("x"), partial(0, "MSFT", 1)); !errors.Is(err, ErrBadPartial) || string(again) != "x" {
+			t.Errorf("%s: of too few words: %q, %v", c.name, again, err)
+		}
+	}
+}
+
 // The vectors are made by testdata/row_id.py.
 func TestRowIDsAreTheVectors(t *testing.T) {
 	text, err := os.ReadFile("testdata/row_id.json")
@@ -133,9 +182,9 @@ func TestRowIDsAreTheVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	var vectors []struct {
-		Query, Key string
-		Start, End event.Nanos
-		RowID      string `json:"row_id"`
+		Scope, Query, Key string
+		Start, End        event.Nanos
+		RowID             string `json:"row_id"`
 	}
 	if err := json.Unmarshal(text, &vectors); err != nil {
 		t.Fatal(err)
@@ -146,11 +195,11 @@ func TestRowIDsAreTheVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		q := query{name: v.Query}
-		if got := string(q.appendID(nil, &outbox.Partial{Key: key, Start: v.Start, End: v.End})); got != v.RowID {
-			t.Errorf("%s %s: row_id %s, want %s", v.Query, v.Key, got, v.RowID)
+		if got := string(q.appendID(nil, v.Scope, &outbox.Partial{Key: key, Start: v.Start, End: v.End})); got != v.RowID {
+			t.Errorf("%s %s %s: row_id %s, want %s", v.Scope, v.Query, v.Key, got, v.RowID)
 		}
 	}
-	if len(vectors) < 9 {
+	if len(vectors) < 36 {
 		t.Errorf("%d vectors", len(vectors))
 	}
 }
@@ -231,6 +280,14 @@ func TestFormingARowDoesNotAllocate(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+	g := &GroupInfo{Merged: []string{"a", "a-box-with-a-name-of-32-letters-"}, Known: []string{"a", "a-box-with-a-name-of-32-letters-"}, Epoch: 1}
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := f.AppendGlobal(dst[:0], p, g); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations of a global row", n)
 	}
 }
 

@@ -35,6 +35,23 @@ type Plan struct {
 	OrphanTimeout time.Duration
 	// Flush makes a stop fire open windows; otherwise it discards them.
 	Flush bool
+	// Group is the group of boxes that this one belongs to; nil: none.
+	Group *Group `json:",omitempty"`
+}
+
+// A Group is boxes whose global queries make one result. How they reach each other
+// is no part of the plan.
+type Group struct {
+	// Me is this box's id, one of Peers.
+	Me string
+	// Peers are the ids of all boxes, this one included, sorted.
+	Peers []string
+	// TieBreaker is the peer whose half of an even group goes on; empty: none.
+	TieBreaker string `json:",omitempty"`
+	// AllowSolo lets a box go on alone.
+	AllowSolo bool `json:",omitempty"`
+	// Seal encrypts what the boxes exchange.
+	Seal bool `json:",omitempty"`
 }
 
 // Hash identifies the plan: the SHA-256 of its JSON.
@@ -230,7 +247,24 @@ type Query struct {
 	Keys       int           // distinct keys in one pane, on the box
 	Panes      int           // panes that may be open
 	Aggregates []Aggregate
-	Sinks      []string
+	// Sinks are where the query's rows go: the group's, if it is global.
+	Sinks []string
+	// Global says that the group makes the rows, out of every box's partials.
+	Global bool `json:",omitempty"`
+	// Asked identifies the condition of a global query as the config has it: Where
+	// lacks what the decoder sees to, and that depends on the feed's other queries.
+	Asked string `json:",omitempty"`
+	// LocalSinks are where a global query's rows of this box alone go.
+	LocalSinks []string `json:",omitempty"`
+}
+
+// Local returns the sinks that take the rows of this box alone. None for a global
+// query that asks for none: such rows need not be made.
+func (q *Query) Local() []string {
+	if q.Global {
+		return q.LocalSinks
+	}
+	return q.Sinks
 }
 
 // AggregateKind is an aggregate function.

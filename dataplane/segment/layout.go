@@ -126,7 +126,7 @@ func describe(w io.Writer, t reflect.Type) {
 type Layout struct {
 	// Workers is plan.WorkersMax, or plan.Workers if that is more.
 	Workers, Feeds, Queries, Interfaces int
-	// Sinks are the names of the plan's sinks, sorted.
+	// Sinks are the names of the plan's sinks, sorted; see [Sinks].
 	Sinks []string
 	// OutboxBytes is the size of each worker's ring.
 	OutboxBytes int
@@ -149,11 +149,19 @@ type Layout struct {
 // DataBytes + ControlBytes.
 func (l *Layout) Lines() []arena.Line { return l.lines }
 
-// Sinks returns the names of p's sinks, sorted: a sink's place is its number.
+// GroupSink is the name under which the exchange with the group keeps its commits:
+// it takes records as a sink does. No sink of a config can have it.
+const GroupSink = ".group"
+
+// Sinks returns the names of p's sinks, sorted: a sink's place is its number. A
+// plan with a group has [GroupSink] among them.
 func Sinks(p *plan.Plan) []string {
 	var names []string
 	for i := range p.Queries {
-		names = append(names, p.Queries[i].Sinks...)
+		names = append(append(names, p.Queries[i].Sinks...), p.Queries[i].LocalSinks...)
+	}
+	if p.Group != nil {
+		names = append(names, GroupSink)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

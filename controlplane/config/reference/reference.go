@@ -95,6 +95,9 @@ func (m *schemaMaker) mapper(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{rule, {Type: "array", Items: rule}}}
 	case reflect.TypeFor[config.Interfaces]():
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "array", Items: text}, {Type: "object", AdditionalProperties: m.ref(t.Elem())}}}
+	case reflect.TypeFor[config.Pins]():
+		pin := shortSchema(forms(t)[0])
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{pin, {Type: "array", Items: pin}}}
 	case reflect.TypeFor[config.FieldPath]():
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{text, {Type: "array", Items: text}}}
 	}
@@ -343,6 +346,9 @@ func word(t reflect.Type) string {
 	}
 	switch t.Kind() {
 	case reflect.Slice:
+		if object(t.Elem()) {
+			return "list of " + link(t.Elem())
+		}
 		return "list of text"
 	case reflect.Int:
 		return "integer"

@@ -203,7 +203,7 @@ func TestSchemaAcceptsTheExamples(t *testing.T) {
 }
 
 func TestSchemaRefusesWhatItCanSee(t *testing.T) {
-	for _, name := range []string{"unknown-field", "wrong-type", "bad-values", "missing-required", "format-unknown", "column-types", "later-windows", "workers"} {
+	for _, name := range []string{"unknown-field", "wrong-type", "bad-values", "missing-required", "format-unknown", "column-types", "later-windows", "workers", "group-missing", "group-values", "group-not-a-map", "group-pins"} {
 		if err := check(t, "../../compile/testdata/broken/"+name+".yaml"); err == nil {
 			t.Errorf("%s is accepted", name)
 		}

@@ -39,7 +39,8 @@ cases = [
     ("pairs", several(b"", decimal(5, 2), b"x" * 40), 5, 6),
     ("Straße", b"k", 5, 6),
 ]
+scopes = ["local:", "local:a", "local:rack-7-box-12", "global"]
 print(json.dumps([
-    {"query": q, "key": k.hex(), "start": s, "end": e, "row_id": row_id("local:", q, k, s, e)}
-    for q, k, s, e in cases
+    {"scope": scope, "query": q, "key": k.hex(), "start": s, "end": e, "row_id": row_id(scope, q, k, s, e)}
+    for scope in scopes for q, k, s, e in cases
 ], ensure_ascii=False, indent=1))
