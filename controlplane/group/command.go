@@ -1,6 +1,7 @@
 package group
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -206,17 +207,25 @@ func joinCommand() *cobra.Command {
 		Long: `Make a key for this box, unless it has one, tell it to the box that made the token, learn
 who the other boxes are, and print the group section. The box that made the token must be
 running, or wait ('headrace group token --wait').`,
-		Example: `  headrace group join --address 10.0.0.2:9200 --token hrj1.…`,
-		Args:    cobra.NoArgs,
+		Example: `  headrace group join --address 10.0.0.2:9200 --token hrj1.…
+  ssh a headrace group token --for b --wait | headrace group join --address 10.0.0.2:9200 --token -`,
+		Args: cobra.NoArgs,
 	}
 	dir := dirFlag(c)
-	c.Flags().StringVar(&token, "token", "", "what 'headrace group token' printed")
+	c.Flags().StringVar(&token, "token", "", "what 'headrace group token' printed; - reads it from standard input")
 	c.Flags().StringVar(&address, "address", "", "host:port at which the other boxes reach this one")
 	c.Flags().StringVar(&id, "me", "", "this box's id (default: the one that the token is for)")
 	c.Flags().StringVar(&to, "to", "", "host:port of the box that made the token (default: the address in it)")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := need(c, "token", "address"); err != nil {
 			return err
+		}
+		if token == "-" { // so that it is in no list of processes
+			line, err := bufio.NewReader(io.LimitReader(c.InOrStdin(), 4096)).ReadString('\n')
+			if err != nil && !errors.Is(err, io.EOF) {
+				return fmt.Errorf("group join: standard input: %w", err)
+			}
+			token = strings.TrimSpace(line)
 		}
 		t, err := ParseToken(token)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -45,9 +46,14 @@ const (
 // A Dir is a box's directory of keys and peers. Its methods may be called from any
 // goroutine, and other programs may change the directory at the same time.
 type Dir struct {
+	// Log is told once when a file has become bad and what was in it before is used.
+	// Nil: nobody is. It is set before the first use.
+	Log *slog.Logger
+
 	path string
 
 	mu    sync.Mutex
+	said  string // to Log
 	key   cached[*tls.Certificate]
 	peers cached[*file]
 }
@@ -97,8 +103,11 @@ func Init(path, id, address string) (*Dir, error) {
 	if err := os.MkdirAll(filepath.Join(path, dirTokens), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o700); err != nil { //nolint:gosec // a directory needs x
+	// A directory that was there keeps its mode: it may have other uses.
+	if is, err := os.Stat(path); err != nil {
 		return nil, err
+	} else if is.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("%s: others may write into it (mode %#o): chmod 700", path, is.Mode().Perm())
 	}
 	d := &Dir{path: path}
 	err := d.locked(func() error {
@@ -161,20 +170,46 @@ func (d *Dir) Peers() ([]boot.Peer, error) {
 	return f.list(), nil
 }
 
-// Certificate returns the key that we present, as it is now. It is a
-// boot.Config.Certificate.
+// Certificate returns the key that we present, as it is now; while it cannot be read,
+// as it was. It is a boot.Config.Certificate.
 func (d *Dir) Certificate() (*tls.Certificate, error) {
+	c, err := d.certificate()
+	if c != nil {
+		d.complain(err)
+		return c, nil
+	}
+	return nil, err
+}
+
+// complain logs an error whose file we do without. It is not said again while it lasts.
+func (d *Dir) complain(err error) {
+	if err == nil || d.Log == nil {
+		return
+	}
+	d.mu.Lock()
+	news := d.said != err.Error()
+	d.said = err.Error()
+	d.mu.Unlock()
+	if news {
+		d.Log.Warn("a file of the group's directory is bad: what it was before is used", "error", err)
+	}
+}
+
+func (d *Dir) certificate() (*tls.Certificate, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.key.get(d.at(fileKey), func(text []byte) (*tls.Certificate, error) {
+	return d.key.get(d.at(fileKey), 0o077, func(text []byte) (*tls.Certificate, error) {
 		c, err := tls.X509KeyPair(text, text)
-		return &c, err
+		if err != nil {
+			return nil, err
+		}
+		return &c, nil
 	})
 }
 
-// Pin returns the pin of the key that we present.
+// Pin returns the pin of the key in the directory.
 func (d *Dir) Pin() (string, error) {
-	c, err := d.Certificate()
+	c, err := d.certificate()
 	if err != nil {
 		return "", err
 	}
@@ -186,10 +221,11 @@ func (d *Dir) Pin() (string, error) {
 // be read, it is what it was.
 func (d *Dir) Pins(configured []boot.Peer) func(peer string) []string {
 	return func(peer string) []string {
-		f, _ := d.load() // with an error, it is the last good one
+		f, err := d.load()
 		if f == nil {
 			return nil
 		}
+		d.complain(err)
 		var all []string
 		for _, p := range configured {
 			if p.ID == peer {
@@ -210,7 +246,7 @@ func (d *Dir) Pins(configured []boot.Peer) func(peer string) []string {
 func (d *Dir) load() (*file, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.peers.get(d.at(filePeers), func(text []byte) (*file, error) {
+	return d.peers.get(d.at(filePeers), 0o022, func(text []byte) (*file, error) {
 		f := new(file)
 		if err := yaml.UnmarshalWithOptions(text, f, yaml.Strict()); err != nil {
 			return nil, err
@@ -382,8 +418,8 @@ type cached[T any] struct {
 const fileMax = 1 << 20
 
 // get returns the file at path, decoded; with an error, what was there when it was good
-// last. Only its owner may be able to read it.
-func (c *cached[T]) get(path string, decode func([]byte) (T, error)) (T, error) {
+// last. Its mode must have none of the forbidden bits.
+func (c *cached[T]) get(path string, forbidden fs.FileMode, decode func([]byte) (T, error)) (T, error) {
 	is, err := os.Stat(path)
 	if err != nil {
 		return c.value, err
@@ -391,7 +427,7 @@ func (c *cached[T]) get(path string, decode func([]byte) (T, error)) (T, error) 
 	if c.is != nil && os.SameFile(is, c.is) && is.ModTime().Equal(c.is.ModTime()) && is.Size() == c.is.Size() {
 		return c.value, nil
 	}
-	if is.Mode().Perm()&0o077 != 0 {
+	if is.Mode().Perm()&forbidden != 0 {
 		return c.value, fmt.Errorf("%s: others may read or write it (mode %#o): chmod 600", path, is.Mode().Perm())
 	}
 	if is.Size() > fileMax {

@@ -121,9 +121,10 @@ func (d *Dir) Issue(id string, life time.Duration) (text string, t *Token, known
 	if err := os.WriteFile(open, []byte(t.Expires.Format(time.RFC3339Nano)), 0o600); err != nil {
 		return "", nil, false, err
 	}
-	enc := base64.RawURLEncoding
-	return tokenPrefix + enc.EncodeToString(payload) + "." + enc.EncodeToString(mac), t, known, nil
+	return tokenPrefix + encode(payload) + "." + encode(mac), t, known, nil
 }
+
+func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 func (d *Dir) sign(payload []byte) ([]byte, error) {
 	secret, err := os.ReadFile(d.at(fileSecret))

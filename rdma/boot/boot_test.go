@@ -27,7 +27,12 @@ import (
 	"github.com/headrace/headrace/rdma/collective"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if config := os.Getenv(childEnv); config != "" {
+		beChild(config)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A box is a peer of a test's group.
 type box struct {
@@ -324,6 +329,31 @@ func TestAPeerThatClosesIsNotHeardAtOnceAndComesBackAfterTwoBeats(t *testing.T) 
 	}
 }
 
+func TestRestartsLeaveNothingBehind(t *testing.T) {
+	bs := boxes(t, 3)
+	for _, b := range bs {
+		b.Beat = 10 * time.Millisecond
+	}
+	a, c := bs[0].start(t), bs[2].start(t)
+	var before int
+	for i := range 12 {
+		b := bs[1].start(t)
+		within(t, 10*time.Second, "everybody hears everybody", all([]*Mesh{a, b, c}))
+		b.Close()
+		within(t, 5*time.Second, "b is not heard", func() bool { return !a.Peers()[1].Connected && !c.Peers()[1].Connected })
+		if i == 1 {
+			before = descriptors(t)
+		}
+	}
+	within(t, 5*time.Second, "descriptors are closed", func() bool { return descriptors(t) <= before+1 }) // c may be dialing
+	if n := a.Peers()[1].Connections; n != 12 {
+		t.Errorf("%d connections", n)
+	}
+	if p := c.Peers()[0]; p.Connections != 1 || !p.Heard {
+		t.Errorf("the others lost each other: %+v", p)
+	}
+}
+
 // Both ends count and log why; nobody is connected.
 func TestWhoDoesNotFitIsRefusedWithAReasonAtBothEnds(t *testing.T) {
 	other, otherPin := newKey(t)
@@ -410,7 +440,7 @@ func meet(tb testing.TB, m *Mesh, b *box, change func(*hello)) *tls.Conn {
 	if change != nil {
 		change(&h)
 	}
-	c.Write(appendFrame(nil, kindHello, h.append(nil)))
+	c.Write(appendFrame(nil, kindHello, h.encode()))
 	return c
 }
 
@@ -484,7 +514,7 @@ func TestGarbageIsCountedAndHarmsNobody(t *testing.T) {
 			}
 			c.Close()
 		},
-		func() { stranger(t, a, bs[1].key) },                  // no protocol
+		func() { stranger(t, a, bs[1].key) },                   // no protocol
 		func() { stranger(t, a, bs[1].key, "http/1.1", "h2") }, // others
 		func() { // a frame that is too large
 			c, _ := stranger(t, a, bs[1].key, protocolControl)
@@ -587,19 +617,19 @@ func TestASilentPeerIsResetAndOneWhoIsSlowIsNot(t *testing.T) {
 		}
 	}()
 	one := beat{regular: true, hears: 3}
-	c.Write(appendFrame(nil, kindBeat, one.append(nil)))
+	c.Write(appendFrame(nil, kindBeat, one.encode()))
 	time.Sleep(50 * time.Millisecond)
 	if rows(a)[0] != 1 {
 		t.Error("heard after one beat")
 	}
 	again := one
 	again.regular = false
-	c.Write(appendFrame(nil, kindBeat, again.append(nil)))
+	c.Write(appendFrame(nil, kindBeat, again.encode()))
 	time.Sleep(50 * time.Millisecond)
 	if rows(a)[0] != 1 {
 		t.Error("an irregular beat counts")
 	}
-	c.Write(appendFrame(nil, kindBeat, one.append(nil)))
+	c.Write(appendFrame(nil, kindBeat, one.encode()))
 	within(t, time.Second, "heard after two", func() bool { r := rows(a); return r[0] == 3 && r[1] == 3 })
 	// A large message, a piece at a time.
 	msg := appendFrame(nil, kindMessage, make([]byte, 1000))
@@ -614,6 +644,50 @@ func TestASilentPeerIsResetAndOneWhoIsSlowIsNot(t *testing.T) {
 	if took < 200*time.Millisecond || took > 300*time.Millisecond+2*bs[0].Beat+100*time.Millisecond {
 		t.Errorf("silence was noticed after %v", took)
 	}
+}
+
+// A peer that reads nothing is heard all the same; what it does not take is dropped.
+func TestSendingAndHearingDoNotDependOnEachOther(t *testing.T) {
+	bs := boxes(t, 2)
+	bs[0].Silence = 400 * time.Millisecond
+	a := bs[0].start(t)
+	c := establish(t, a, bs[1])
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		one := beat{regular: true, hears: 2}
+		for {
+			if _, err := c.Write(appendFrame(nil, kindBeat, one.encode())); err != nil {
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(40 * time.Millisecond):
+			}
+		}
+	})
+	within(t, 5*time.Second, "b is heard", func() bool { return rows(a)[0] == 3 })
+	msg := make([]byte, 1<<20)
+	for range 100 {
+		a.Send(1, msg)
+	}
+	for range 80 {
+		time.Sleep(10 * time.Millisecond)
+		if r := rows(a); r[0] != 3 || r[1] != 2 {
+			t.Fatalf("rows are %b", r)
+		}
+	}
+	if p := a.Peers()[1]; p.DroppedSend == 0 || p.Queued > 64 {
+		t.Errorf("%d dropped, %d wait", p.DroppedSend, p.Queued)
+	}
+	began := time.Now()
+	a.Close()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	close(stop)
+	wg.Wait()
 }
 
 func TestKeysChangeWithoutARestart(t *testing.T) {
@@ -749,7 +823,7 @@ func TestANewcomerJoinsOnlyWhereItIsInvited(t *testing.T) {
 	ask := Request{ID: "n", Address: "10.0.0.9:9200", Token: "sesame"}
 	address := bs[0].Peers[0].Address
 	alone := bs[0].start(t)
-	var r *Refusal
+	var r *RefusedError
 	if _, err := Join(t.Context(), address, bs[0].pins["a"][0], key, ask); !errors.As(err, &r) || r.Reason != Token || !r.Theirs {
 		t.Errorf("where nobody can join: %v", err)
 	}

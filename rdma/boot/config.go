@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -130,7 +129,7 @@ func (c *Config) defaults(me int) {
 	c.Silence = cmp.Or(c.Silence, time.Second)
 	c.Beat = cmp.Or(c.Beat, c.Silence/5)
 	if c.Log == nil {
-		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Pins == nil {
 		peers := c.Peers

@@ -125,7 +125,7 @@ func (m *Mesh) turnAway(conn *tls.Conn, number int, err error) {
 	}
 	m.ledger.refused(r, id, conn.RemoteAddr())
 	if !r.Theirs && conn.ConnectionState().HandshakeComplete {
-		_, _ = conn.Write(appendFrame(nil, kindRefuse, appendRefusal(nil, r.Reason, r.Text)))
+		_, _ = conn.Write(appendFrame(nil, kindRefuse, encodeRefusal(r.Reason, r.Text)))
 	}
 	drain(conn.NetConn())
 }
@@ -191,7 +191,7 @@ func refusedBy(body []byte) error {
 	if err != nil {
 		return err
 	}
-	return &Refusal{Reason: reason, Text: text, Theirs: true}
+	return &RefusedError{Reason: reason, Text: text, Theirs: true}
 }
 
 // proof binds what id says to a TLS session.
@@ -207,7 +207,7 @@ func (m *Mesh) sendHello(conn *tls.Conn, state *tls.ConnectionState) error {
 	if h.proof, err = proof(state, h.id); err != nil {
 		return err
 	}
-	_, err = conn.Write(appendFrame(nil, kindHello, h.append(nil)))
+	_, err = conn.Write(appendFrame(nil, kindHello, h.encode()))
 	return err
 }
 
@@ -311,7 +311,7 @@ func (m *Mesh) keepDialing(number int) {
 		s, err := m.connect(number)
 		if err == nil {
 			<-s.done
-			if time.Since(s.start) > m.c.Silence {
+			if m.wasHeard(s) {
 				wait = waitFirst
 			}
 		} else if m.ctx.Err() == nil {
@@ -349,7 +349,7 @@ func (m *Mesh) connect(number int) (*session, error) {
 	if r := refusal(err, true); r != nil && m.ctx.Err() == nil {
 		m.ledger.refused(r, m.c.Peers[number].ID, raw.RemoteAddr())
 		if !r.Theirs && conn.ConnectionState().HandshakeComplete {
-			_, _ = conn.Write(appendFrame(nil, kindRefuse, appendRefusal(nil, r.Reason, r.Text)))
+			_, _ = conn.Write(appendFrame(nil, kindRefuse, encodeRefusal(r.Reason, r.Text)))
 			drain(raw)
 		}
 	}

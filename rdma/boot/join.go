@@ -51,7 +51,7 @@ func (m *Mesh) answerJoin(conn *tls.Conn) error {
 	if err != nil {
 		return refuse(Token, "%v", err)
 	}
-	_, err = conn.Write(appendFrame(nil, kindWelcome, appendPeers(nil, peers)))
+	_, err = conn.Write(appendFrame(nil, kindWelcome, encodePeers(peers)))
 	if err == nil {
 		m.c.Log.Info("a peer has joined", "peer", r.ID, "address", r.Address, "pin", r.Pin)
 	}
@@ -59,7 +59,7 @@ func (m *Mesh) answerJoin(conn *tls.Conn) error {
 }
 
 // Join asks the peer at address, whose key must have the given pin, to take us in, and
-// returns all peers that it knows. A refusal is a [*Refusal].
+// returns all peers that it knows. A refusal is a [*RefusedError].
 func Join(ctx context.Context, address, pin string, certificate *tls.Certificate, r Request) ([]Peer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*handshakePatience)
 	defer cancel()
@@ -106,7 +106,7 @@ func askJoin(ctx context.Context, conn *tls.Conn, r Request) ([]Peer, error) {
 	if j.proof, err = proof(&state, j.id); err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write(appendFrame(nil, kindJoin, j.append(nil))); err != nil {
+	if _, err := conn.Write(appendFrame(nil, kindJoin, j.encode())); err != nil {
 		return nil, err
 	}
 	k, body, err := readFrame(conn, 64<<10)

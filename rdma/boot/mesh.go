@@ -68,7 +68,7 @@ type Counts struct {
 	BytesSent, BytesReceived   uint64
 	MessagesSent, Received     uint64
 	DroppedSend, DroppedInbox  uint64 // queue full
-	DroppedClosed, DroppedSize uint64 // no connection; above MessageMax
+	DroppedClosed, DroppedSize uint64 // no connection, or it ended before; above MessageMax
 }
 
 // New listens, and dials the peers that have a lower number, again and again until
@@ -346,7 +346,7 @@ func (m *Mesh) watch() {
 	t := time.NewTicker(max(m.c.Beat/2, time.Millisecond))
 	defer t.Stop()
 	const checkKeys = time.Second
-	last, checked := time.Now(), time.Now()
+	last, checked, forgave := time.Now(), time.Now(), false
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -354,11 +354,11 @@ func (m *Mesh) watch() {
 		case <-t.C:
 		}
 		now := time.Now()
-		// If we did not run, nor did our readers: they get the chance to see what has
+		// If we did not run, nor did our readers: they get one chance to see what has
 		// come before somebody else is blamed.
-		slept := now.Sub(last) > m.c.Silence/2
+		forgave = !forgave && now.Sub(last) > m.c.Silence/2
 		last = now
-		if slept {
+		if forgave {
 			continue
 		}
 		var silent []*session
@@ -447,6 +447,7 @@ func (m *Mesh) detach(s *session) (heard bool) {
 	}
 	p.counts.BytesSent += s.sent.Load()
 	p.counts.BytesReceived += s.received.Load()
+	p.counts.DroppedClosed += uint64(s.out.len())
 	heard = p.heard
 	p.session, p.row = nil, 0
 	if heard {
@@ -486,6 +487,13 @@ func (m *Mesh) take(s *session, b *beat, now time.Time) {
 	} else if news && heard {
 		m.ring()
 	}
+}
+
+// wasHeard reports whether s ever made its peer heard.
+func (m *Mesh) wasHeard(s *session) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.beats >= 2
 }
 
 // deliver puts a message into its sender's inbox.

@@ -95,7 +95,7 @@ func TestNetnsALossInOneDirectionIsSeenByBoth(t *testing.T) {
 			rule("add chain ip loss in { type filter hook input priority 0 ; }")
 			rule("add rule ip loss in ip saddr " + ends[1-deaf].IPv4.String() + " drop")
 			noticed(t, bs[0], within(t, 5*time.Second, "neither hears the other", apart(ms)))
-			for range 100 { // and stays so
+			for range 50 { // and stays so
 				time.Sleep(20 * time.Millisecond)
 				if !apart(ms)() {
 					t.Fatalf("rows are %b and %b", rows(ms[0]), rows(ms[1]))

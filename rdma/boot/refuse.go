@@ -36,43 +36,43 @@ func Reasons() []Reason {
 
 func (r Reason) known() bool { return slices.Contains(Reasons(), r) }
 
-// A Refusal is the error of a connection that was refused.
-type Refusal struct {
+// A RefusedError is the error of a connection that was refused.
+type RefusedError struct {
 	Reason Reason
 	Text   string
 	Theirs bool // the other end has refused us
 }
 
 // Error says who refused and why.
-func (r *Refusal) Error() string {
+func (r *RefusedError) Error() string {
 	if r.Theirs {
 		return fmt.Sprintf("the other end refuses us: %s: %s", r.Reason, r.Text)
 	}
 	return fmt.Sprintf("refused: %s: %s", r.Reason, r.Text)
 }
 
-func refuse(reason Reason, format string, args ...any) *Refusal {
-	return &Refusal{Reason: reason, Text: fmt.Sprintf(format, args...)}
+func refuse(reason Reason, format string, args ...any) *RefusedError {
+	return &RefusedError{Reason: reason, Text: fmt.Sprintf(format, args...)}
 }
 
 // refusal makes err, of a handshake, a refusal. It is nil at a dialer if the network
 // or a listener that went away is to blame; a listener owes nobody that belief.
-func refusal(err error, dialer bool) *Refusal {
-	var r *Refusal
+func refusal(err error, dialer bool) *RefusedError {
+	var r *RefusedError
 	if errors.As(err, &r) {
 		return r
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "remote error" { // a TLS alert
 		if op.Err.Error() == tls.AlertError(alertBadCertificate).Error() {
-			return &Refusal{Reason: BadCertificate, Text: "our key is not pinned there", Theirs: true}
+			return &RefusedError{Reason: BadCertificate, Text: "our key is not pinned there", Theirs: true}
 		}
-		return &Refusal{Reason: Garbage, Text: op.Err.Error(), Theirs: true}
+		return &RefusedError{Reason: Garbage, Text: op.Err.Error(), Theirs: true}
 	}
 	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	switch {
-	case dialer && (op != nil || late || ended):
+	switch blameless := op != nil || late || ended; {
+	case dialer && blameless:
 		return nil
 	case late:
 		return refuse(Garbage, "no handshake within %v", handshakePatience)
@@ -109,7 +109,7 @@ func newLedger(log *slog.Logger) *ledger {
 
 // refused counts and logs r. peer is the peer's id, as far as it is proven or the one
 // that we dialed; empty: a stranger.
-func (l *ledger) refused(r *Refusal, peer string, remote net.Addr) {
+func (l *ledger) refused(r *RefusedError, peer string, remote net.Addr) {
 	l.mu.Lock()
 	l.counts[r.Reason]++
 	if peer != "" {

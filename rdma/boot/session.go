@@ -168,7 +168,7 @@ func (s *session) collect(buf []byte, regular bool) []byte {
 			regular: regular, hears: s.m.row(), sent: time.Now().UnixNano(),
 			echo: s.echo, echoed: s.echoed, status: s.m.status,
 		}
-		buf = appendFrame(buf, kindBeat, b.append(nil))
+		buf = appendFrame(buf, kindBeat, b.encode())
 	}
 	for len(buf) < writeBytes {
 		msg, ok := s.out.pop()

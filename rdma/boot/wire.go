@@ -98,8 +98,8 @@ type hello struct {
 // helloMagic begins every hello: "hrc" and a zero.
 const helloMagic = 0x00637268
 
-func (h *hello) append(dst []byte) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, helloMagic)
+func (h *hello) encode() []byte {
+	dst := binary.LittleEndian.AppendUint32(nil, helloMagic)
 	dst = binary.LittleEndian.AppendUint16(dst, h.wire)
 	dst = binary.LittleEndian.AppendUint32(dst, h.version)
 	dst = append(dst, h.config[:]...)
@@ -123,8 +123,8 @@ func decodeHello(b []byte) (h hello, err error) {
 }
 
 // A refusal on the wire is a reason and a text.
-func appendRefusal(dst []byte, reason Reason, text string) []byte {
-	dst = appendText(dst, string(reason))
+func encodeRefusal(reason Reason, text string) []byte {
+	dst := appendText(nil, string(reason))
 	return appendText(dst, text[:min(len(text), textMax)])
 }
 
@@ -148,12 +148,12 @@ type beat struct {
 	status  []byte
 }
 
-func (b *beat) append(dst []byte) []byte {
+func (b *beat) encode() []byte {
 	var regular byte
 	if b.regular {
 		regular = 1
 	}
-	dst = append(dst, regular)
+	dst := []byte{regular}
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(b.hears))
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(b.sent))
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(b.echo))
@@ -188,8 +188,8 @@ type join struct {
 	proof   [32]byte
 }
 
-func (j *join) append(dst []byte) []byte {
-	dst = binary.LittleEndian.AppendUint16(dst, j.wire)
+func (j *join) encode() []byte {
+	dst := binary.LittleEndian.AppendUint16(nil, j.wire)
 	dst = append(dst, j.proof[:]...)
 	dst = appendText(dst, j.token)
 	dst = appendText(dst, j.id)
@@ -206,8 +206,8 @@ func decodeJoin(b []byte) (j join, err error) {
 	return j, c.end("join")
 }
 
-func appendPeers(dst []byte, peers []Peer) []byte {
-	dst = append(dst, byte(len(peers)))
+func encodePeers(peers []Peer) []byte {
+	dst := []byte{byte(len(peers))}
 	for _, p := range peers {
 		dst = appendText(dst, p.ID)
 		dst = appendText(dst, p.Address)

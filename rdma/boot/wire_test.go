@@ -14,26 +14,26 @@ import (
 
 func TestWhatIsEncodedDecodes(t *testing.T) {
 	h := hello{wire: 1, version: 9, config: [32]byte{1}, proof: [32]byte{2}, id: "a", build: "v1"}
-	if got, err := decodeHello(h.append(nil)); err != nil || got != h {
+	if got, err := decodeHello(h.encode()); err != nil || got != h {
 		t.Errorf("hello: %+v, %v", got, err)
 	}
 	b := beat{regular: true, hears: collective.Of(0, 2), sent: 1, echo: -2, echoed: 3, status: []byte("s")}
-	if got, err := decodeBeat(b.append(nil), 3); err != nil || !reflect.DeepEqual(got, b) {
+	if got, err := decodeBeat(b.encode(), 3); err != nil || !reflect.DeepEqual(got, b) {
 		t.Errorf("beat: %+v, %v", got, err)
 	}
-	if _, err := decodeBeat(b.append(nil), 2); err == nil {
+	if _, err := decodeBeat(b.encode(), 2); err == nil {
 		t.Error("a beat that hears a peer 2 of 2 is taken")
 	}
 	j := join{wire: 1, token: "t", id: "b", address: "h:1", proof: [32]byte{3}}
-	if got, err := decodeJoin(j.append(nil)); err != nil || got != j {
+	if got, err := decodeJoin(j.encode()); err != nil || got != j {
 		t.Errorf("join: %+v, %v", got, err)
 	}
 	sum := sha256.Sum256(nil)
 	peers := []Peer{{ID: "a", Address: "h:1", Pins: []string{pinPrefix + base64.StdEncoding.EncodeToString(sum[:])}}, {ID: "b", Address: "h:2"}}
-	if got, err := decodePeers(appendPeers(nil, peers)); err != nil || !reflect.DeepEqual(got, peers) {
+	if got, err := decodePeers(encodePeers(peers)); err != nil || !reflect.DeepEqual(got, peers) {
 		t.Errorf("peers: %+v, %v", got, err)
 	}
-	if r, text, err := decodeRefusal(appendRefusal(nil, Version, "why")); err != nil || r != Version || text != "why" {
+	if r, text, err := decodeRefusal(encodeRefusal(Version, "why")); err != nil || r != Version || text != "why" {
 		t.Errorf("refusal: %s, %s, %v", r, text, err)
 	}
 }
@@ -57,11 +57,11 @@ func FuzzDecode(f *testing.F) {
 	h := hello{id: "a", build: "b"}
 	b := beat{regular: true, hears: 1, status: []byte("x")}
 	j := join{token: "t", id: "a", address: "h:1"}
-	f.Add(appendFrame(nil, kindHello, h.append(nil)))
-	f.Add(appendFrame(nil, kindBeat, b.append(nil)))
-	f.Add(appendFrame(nil, kindJoin, j.append(nil)))
-	f.Add(appendFrame(nil, kindRefuse, appendRefusal(nil, Token, "no")))
-	f.Add(appendFrame(nil, kindWelcome, appendPeers(nil, []Peer{{ID: "a", Address: "h:1"}})))
+	f.Add(appendFrame(nil, kindHello, h.encode()))
+	f.Add(appendFrame(nil, kindBeat, b.encode()))
+	f.Add(appendFrame(nil, kindJoin, j.encode()))
+	f.Add(appendFrame(nil, kindRefuse, encodeRefusal(Token, "no")))
+	f.Add(appendFrame(nil, kindWelcome, encodePeers([]Peer{{ID: "a", Address: "h:1"}})))
 	f.Add([]byte{0, 0, 0, 1, 5})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		k, body, err := readFrame(bytes.NewReader(in), frameMax)
@@ -77,14 +77,14 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		hello, err := decodeHello(body)
-		same(hello.append(nil), err)
+		same(hello.encode(), err)
 		beat, err := decodeBeat(body, 16)
-		same(beat.append(nil), err)
+		same(beat.encode(), err)
 		join, err := decodeJoin(body)
-		same(join.append(nil), err)
+		same(join.encode(), err)
 		peers, err := decodePeers(body)
 		if err == nil {
-			same(appendPeers(nil, peers), nil)
+			same(encodePeers(peers), nil)
 		}
 		_, _, _ = decodeRefusal(body)
 	})
