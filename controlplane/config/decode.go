@@ -87,6 +87,8 @@ func badText(text string) (Pos, bool) {
 			}
 		case r == '\n':
 			line, column = line+1, 0
+		case r == '\r' && !strings.HasPrefix(text[i+1:], "\n"):
+			return Pos{line, column}, true // some readers of YAML begin a line here
 		case r < ' ' && r != '\t' && r != '\r', r == 0x7f:
 			return Pos{line, column}, true
 		}

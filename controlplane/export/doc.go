@@ -12,6 +12,12 @@
 // To standard output, a pipe or a device it goes at least once: what was written
 // after the last commit is written again.
 //
+// In a group of boxes a [Tap] takes the records of global queries, as a sink takes
+// rows: what it has not acknowledged is kept in the outbox too. The rows that the
+// group makes of them come back by [Pump.Inject] and go to the sinks of their query.
+// They are of no outbox, so nothing can be read again for them: whoever injects them
+// keeps them until they are said to be written, and gives them again after a death.
+//
 // export does not know what is in a row (package rows) or who asks for its
 // counters (package status).
 package export

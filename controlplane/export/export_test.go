@@ -317,13 +317,24 @@ func child() int {
 		return 2
 	}
 	p := testPlan(workers)
+	if workers == 0 { // a box of a group
+		p = groupTestPlan(1, "one")
+	}
 	s, err := segment.Open(3, 4, segment.Control, p)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	var sinks []Sink
+	c := Config{Plan: p, Segment: s, Values: testValues, BatchBytes: 2048}
+	var m *member
 	for _, name := range s.Layout.Sinks {
+		if name == segment.GroupSink {
+			m = newMember(s)
+			m.live = true
+			c.Tap = m
+			continue
+		}
 		j, err := OpenJSONL(JSONLConfig{Name: name, Path: filepath.Join(os.Getenv("HEADRACE_EXPORT_TEST_DIR"), name), Workers: s.Layout.Workers, Commits: s.Sink(name)})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -331,8 +342,12 @@ func child() int {
 		}
 		sinks = append(sinks, j)
 	}
-	pump, err := NewPump(Config{Plan: p, Segment: s, Values: testValues, Sinks: sinks, BatchBytes: 2048})
+	c.Sinks = sinks
+	pump, err := NewPump(c)
 	if err == nil {
+		if m != nil {
+			m.pump = pump
+		}
 		s.NextControl()
 		err = pump.Run(context.Background())
 	}
@@ -368,71 +383,82 @@ func spawn(t *testing.T, s *segment.Segment, dir string, workers int) *exec.Cmd 
 // The control process is killed -9 at random moments, over the real memory files,
 // and what it leaves is what an undisturbed one would have left.
 func TestAKilledControlLosesAndDoublesNothing(t *testing.T) {
-	const deaths = 25
 	for _, workers := range []int{1, 3} {
 		p := testPlan(workers)
-		s := create(t, p)
-		if err := s.Restrict(segment.Data); err != nil {
-			t.Fatal(err)
-		}
-		dir := t.TempDir()
-		produced, stop := make(chan [2]uint64, workers), make(chan struct{})
-		for w := range workers {
-			go func() {
-				out, i := outbox.NewWriter(s.Worker(w).Ring()), uint64(0)
-				for {
-					part := nth(w, i)
-					put := out.Put(&part)
-					if put {
-						i++
-					}
-					out.Publish()
-					if !put || i%16 == 0 { // one that waits for room leaves the processor to the others
-						time.Sleep(100 * time.Microsecond)
-					}
-					select {
-					case <-stop:
-						s.Worker(w).SetState(segment.Done)
-						produced <- [2]uint64{uint64(w), i}
-						return
-					default:
-					}
-				}
-			}()
-		}
-		for range deaths {
-			before := s.ControlGeneration()
-			cmd := spawn(t, s, dir, workers)
-			for until := time.Now().Add(10 * time.Second); s.ControlGeneration() == before && time.Now().Before(until); {
-				time.Sleep(50 * time.Microsecond)
-			}
-			time.Sleep(time.Duration(rand.IntN(8000*slow)) * time.Microsecond)
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Wait()
-		}
-		last := spawn(t, s, dir, workers)
-		close(stop)
-		counts := make([]uint64, workers)
-		for range workers {
-			c := <-produced
-			counts[c[0]] = c[1]
-		}
-		if err := last.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		if got := s.ControlGeneration(); got != deaths+1 {
-			t.Errorf("%d control processes, want %d", got, deaths+1)
-		}
-		least, most := slices.Min(counts), slices.Max(counts)
-		t.Logf("%d workers: %d deaths, %d to %d records each", workers, deaths, least, most)
-		if least < 1000 {
-			t.Errorf("only %d records: the kills hit nothing", least)
-		}
+		dir, counts := killed9(t, p, 25)
 		byWorker(t, p, "one", read(t, filepath.Join(dir, "one")), counts)
 		byWorker(t, p, "two", read(t, filepath.Join(dir, "two")), counts)
 	}
+}
+
+// killed9 runs control processes of p while workers put out records, kills each but
+// the last, and returns the folder of the rows and what each worker put out.
+func killed9(t *testing.T, p *plan.Plan, deaths int) (dir string, counts []uint64) {
+	t.Helper()
+	workers, child := p.Workers, p.Workers
+	if p.Group != nil {
+		child = 0
+	}
+	s := create(t, p)
+	if err := s.Restrict(segment.Data); err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	produced, stop := make(chan [2]uint64, workers), make(chan struct{})
+	for w := range workers {
+		go func() {
+			out, i := outbox.NewWriter(s.Worker(w).Ring()), uint64(0)
+			for {
+				part := nth(w, i)
+				put := out.Put(&part)
+				if put {
+					i++
+				}
+				out.Publish()
+				if !put || i%16 == 0 { // one that waits for room leaves the processor to the others
+					time.Sleep(100 * time.Microsecond)
+				}
+				select {
+				case <-stop:
+					s.Worker(w).SetState(segment.Done)
+					produced <- [2]uint64{uint64(w), i}
+					return
+				default:
+				}
+			}
+		}()
+	}
+	for range deaths {
+		before := s.ControlGeneration()
+		cmd := spawn(t, s, dir, child)
+		for until := time.Now().Add(10 * time.Second); s.ControlGeneration() == before && time.Now().Before(until); {
+			time.Sleep(50 * time.Microsecond)
+		}
+		time.Sleep(time.Duration(rand.IntN(8000*slow)) * time.Microsecond)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+	}
+	last := spawn(t, s, dir, child)
+	close(stop)
+	counts = make([]uint64, workers)
+	for range workers {
+		c := <-produced
+		counts[c[0]] = c[1]
+	}
+	if err := last.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.ControlGeneration(); got != uint64(deaths)+1 {
+		t.Errorf("%d control processes, want %d", got, deaths+1)
+	}
+	least, most := slices.Min(counts), slices.Max(counts)
+	t.Logf("%d workers: %d deaths, %d to %d records each", workers, deaths, least, most)
+	if least < 1000 {
+		t.Errorf("only %d records: the kills hit nothing", least)
+	}
+	return dir, counts
 }
 
 func write(t *testing.T, j *JSONL, lines string) {

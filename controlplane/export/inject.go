@@ -59,8 +59,9 @@ type pending struct {
 // Inject queues rows for the sinks of their queries, behind all rows injected before.
 // Lines are copied. written, which may be nil, is called once from one of the pump's
 // goroutines, and must not block, when every sink that wants any of the rows has
-// committed all that it wants; at once if none does. It is not called for rows that
-// are not written because Run ended early.
+// committed all that it wants; at once if none does. Calls whose rows different sinks
+// want may be said to be written in another order. It is not called for rows that are
+// not written because Run ended early.
 //
 // It returns false, and has taken nothing, when too many rows wait: there is room
 // again at the latest when written of an earlier call has come. After Run has ended

@@ -68,6 +68,7 @@ type JSONL struct {
 	torn    bool  // what follows end is part of a line and could not be cut off yet
 	resume  []uint64
 	commit  segment.Commit
+	global  uint64 // of the rows of the next write
 	logged  time.Time
 	muted   int // errors that were not logged
 
@@ -116,7 +117,7 @@ func (s *JSONL) open() error {
 			return err
 		}
 	}
-	s.stats.Rows, s.stats.Bytes = s.commit.Rows, s.commit.Bytes
+	s.stats.Rows, s.stats.Bytes, s.stats.Global = s.commit.Rows, s.commit.Bytes, s.commit.Global
 	s.store() // so that a kill before the first rows finds this file
 	return nil
 }
@@ -216,12 +217,17 @@ func (s *JSONL) Write(ctx context.Context, lines []byte, n int, positions []uint
 	copy(s.commit.Positions, positions)
 	s.commit.Rows += uint64(n)
 	s.commit.Bytes += uint64(len(lines))
+	s.commit.Global += s.global
+	s.global = 0
 	s.store()
 	s.mu.Lock()
-	s.stats.Rows, s.stats.Bytes = s.commit.Rows, s.commit.Bytes
+	s.stats.Rows, s.stats.Bytes, s.stats.Global = s.commit.Rows, s.commit.Bytes, s.commit.Global
 	s.mu.Unlock()
 	return nil
 }
+
+// CountGlobal says how many rows of the next write are a group's.
+func (s *JSONL) CountGlobal(rows int) { s.global = uint64(rows) }
 
 // store puts the commit into the segment.
 func (s *JSONL) store() {

@@ -34,8 +34,9 @@ type Sink interface {
 // Stats counts what a sink did.
 type Stats struct {
 	Name      string `json:"name"`
-	Target    string `json:"target"` // the path, or "-"
-	Rows      uint64 `json:"rows"`   // committed since the segment was made
+	Target    string `json:"target"`                // the path, or "-"
+	Rows      uint64 `json:"rows"`                  // committed since the segment was made
+	Global    uint64 `json:"global_rows,omitempty"` // of Rows, those that a group made
 	Bytes     uint64 `json:"bytes"`
 	Writes    uint64 `json:"writes"`   // system calls that wrote rows
 	Retries   uint64 `json:"retries"`  // writes that failed and were tried again
@@ -53,6 +54,13 @@ var (
 	// ErrSortedTap reports a tap of a pump that sorts: there is no group in a replay.
 	ErrSortedTap = errors.New("a tap and sorted rows do not go together")
 )
+
+// A GlobalCounter is a [Sink] that counts the rows of a group apart from this box's.
+type GlobalCounter interface {
+	// CountGlobal says, before each Write and on its goroutine, how many of its rows
+	// are a group's. They count when the Write has committed.
+	CountGlobal(rows int)
+}
 
 // Config says what a pump connects.
 type Config struct {
@@ -98,6 +106,7 @@ type Pump struct {
 	readers []*outbox.Reader
 	outlets []*outlet
 	free    chan *batch // emptied batches: taking one is what waits for slow sinks
+	first   int         // the outbox with which the last round began
 	current *batch
 	sent    []uint64 // the positions of the last batch sent
 	row     []byte
@@ -132,6 +141,7 @@ type outlet struct {
 	acked      []uint64
 	lines      []byte
 	causes     []uint64 // of the rows in hand
+	global     int      // of the rows in hand, those that were injected
 	at         []uint64
 	took       latencies
 }
@@ -415,7 +425,12 @@ func (p *Pump) final() bool {
 // round gives every outbox its turn and reports whether one had anything.
 func (p *Pump) round(ctx context.Context) (bool, error) {
 	got := p.injected()
-	for w, r := range p.readers {
+	// Each round begins with another outbox: where the first ones fill every batch, the
+	// last would never have its turn.
+	p.first = (p.first + 1) % len(p.readers)
+	for i := range p.readers {
+		w := (p.first + i) % len(p.readers)
+		r := p.readers[w]
 		before := r.Position()
 		for range recordsATurn {
 			if len(p.current.lines) >= p.c.BatchBytes || !p.record(w, r) {
@@ -539,6 +554,9 @@ func (p *Pump) drain(ctx context.Context, o *outlet) error {
 			return nil //nolint:nilerr // Run says why; what is queued is not committed, so not lost
 		}
 		lines, n := o.choose(b)
+		if c, ok := o.sink.(GlobalCounter); ok {
+			c.CountGlobal(o.global)
+		}
 		if err := o.sink.Write(ctx, lines, n, o.at); err != nil {
 			return fmt.Errorf("export: sink %s: %w", o.sink.Stats().Name, err)
 		}
@@ -583,7 +601,7 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 		defer func() { o.resume = nil }()
 	}
 	whole := o.all && o.resume == nil
-	o.lines, o.causes = o.lines[:0], o.causes[:0]
+	o.lines, o.causes, o.global = o.lines[:0], o.causes[:0], 0
 	from, n := 0, 0
 	for _, it := range b.items {
 		if o.wants(&it) {
@@ -592,6 +610,9 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 			}
 			if it.cause != 0 {
 				o.causes = append(o.causes, it.cause)
+			}
+			if it.injected {
+				o.global++
 			}
 			n++
 		}

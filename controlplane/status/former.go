@@ -20,7 +20,7 @@ type Former struct {
 }
 
 // FormerSink is what a sink had committed.
-type FormerSink struct{ Rows, Bytes uint64 }
+type FormerSink struct{ Rows, Bytes, Global uint64 }
 
 // FormerLost is what was in flight when a data plane died, or what it had not
 // counted yet: the difference of one line of a ledger.
@@ -68,7 +68,7 @@ func (snap *Snapshot) Former() Former {
 		}
 	}
 	for i := range snap.Sinks {
-		f.Sinks[snap.Sinks[i].Name] = FormerSink{snap.Sinks[i].Rows, snap.Sinks[i].Bytes}
+		f.Sinks[snap.Sinks[i].Name] = FormerSink{snap.Sinks[i].Rows, snap.Sinks[i].Bytes, snap.Sinks[i].Global}
 	}
 	return f
 }

@@ -45,7 +45,7 @@ type Ledger []Line
 //	frames    as segment.FeedCounters says                  (each feed)
 //	messages  as segment.FeedCounters says                  (each feed)
 //	events    received = applied + (sent - arrived) + dropped (each query)
-//	rows      partials put out = rows committed + in flight (each sink)
+//	rows      partials put out = rows committed + in flight (each sink; without a group's)
 //
 // What was lost with a data plane that died is a drop, data_plane_restart, and the
 // restarts are a line of their own.
@@ -87,7 +87,7 @@ func NewLedger(s *Snapshot) Ledger {
 		l = append(l, line)
 	}
 	for i := range s.Sinks {
-		line := Line{Layer: layerRows, Of: s.Sinks[i].Name, Received: s.expects[i], Applied: s.Sinks[i].Rows}
+		line := Line{Layer: layerRows, Of: s.Sinks[i].Name, Received: s.expects[i], Applied: s.Sinks[i].Rows - s.Sinks[i].Global}
 		if !s.Drained && line.Received > line.Applied {
 			line.InFlight = line.Received - line.Applied
 		}

@@ -191,6 +191,7 @@ func (s *Source) Snapshot() *Snapshot {
 			old := s.Former.Sinks[snap.Sinks[i].Name]
 			snap.Sinks[i].Rows += old.Rows
 			snap.Sinks[i].Bytes += old.Bytes
+			snap.Sinks[i].Global += old.Global
 		}
 		for f := outbox.Fault(1); f < outbox.FaultCount; f++ {
 			snap.Faults = append(snap.Faults, Count{f.String(), s.Rows.Faults(f)})
@@ -311,13 +312,14 @@ func (snap *Snapshot) query(s *Source, i int) {
 	snap.Queries = append(snap.Queries, q)
 }
 
-// expect works out how many rows each sink must have when all is drained.
+// expect works out how many rows of this box each sink must have when all is drained.
 func (snap *Snapshot) expect(p *plan.Plan) {
 	for _, sink := range snap.Sinks {
 		// What a former data plane put out and no sink has was lost with it.
-		n := snap.former.Sinks[sink.Name].Rows
+		former := snap.former.Sinks[sink.Name]
+		n := former.Rows - former.Global
 		for i := range p.Queries {
-			for _, name := range p.Queries[i].Sinks {
+			for _, name := range p.Queries[i].Local() {
 				if name == sink.Name {
 					n += snap.Queries[i].Partials - snap.former.partials(i)
 				}

@@ -52,10 +52,10 @@ func golden(t *testing.T, name, got string) {
 }
 
 // fakeRows is a pump that has written what it was told.
-type fakeRows struct{ one, two uint64 }
+type fakeRows struct{ one, two, global uint64 }
 
 func (f *fakeRows) Sinks() []export.Stats {
-	return []export.Stats{{Name: "out", Target: "rows.jsonl", Rows: f.one + f.two, Bytes: 900, Writes: 3}}
+	return []export.Stats{{Name: "out", Target: "rows.jsonl", Rows: f.one + f.two, Bytes: 900, Global: f.global, Writes: 3}}
 }
 
 func (f *fakeRows) Rows(q int) uint64 { return []uint64{f.one, f.two}[q] }
@@ -120,6 +120,29 @@ func publish(s *segment.Segment, w int, c *segment.Counters) {
 		c.TouchQuery(i)
 	}
 	s.Worker(w).Publish(1, c)
+}
+
+// A group's rows are in the sinks' counts and not in the ledger of this box's partials.
+func TestRowsOfAGroupAreNoRowsOfThisBox(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		local        []string
+		rows, global uint64
+		good         bool
+	}{
+		{"none of this box", nil, 7, 7, true},
+		{"none of this box, and one too many", nil, 8, 7, false},
+		{"both kinds", []string{"out"}, 27, 7, true},
+		{"both kinds, and one is missing", []string{"out"}, 26, 7, false},
+	} {
+		source, _ := balanced(t)
+		q := &source.Plan.Queries[0]
+		q.Global, q.LocalSinks = true, c.local
+		source.Rows = &fakeRows{one: c.rows, global: c.global}
+		if bad := Check(source.Snapshot()); (len(bad) == 0) != c.good {
+			t.Errorf("%s: imbalances %+v", c.name, bad)
+		}
+	}
 }
 
 func TestSumsThatMatchAreBalanced(t *testing.T) {

@@ -84,7 +84,8 @@ type sinkLine struct {
 
 // slot is a commit without its positions, which follow it.
 type slot struct {
-	Number, Offset, Device, Inode, Flags, Rows, Bytes, Sum uint64
+	Number, Offset, Device, Inode, Flags, Rows, Bytes, Global, Sum uint64
+	_                                                              [2*line - 9*8]byte
 }
 
 // layoutTypes are the types whose shape both sides must agree on.

@@ -64,6 +64,7 @@ type Commit struct {
 	Device, Inode uint64
 	Flags         uint64
 	Rows, Bytes   uint64 // written since the segment was made
+	Global        uint64 // of Rows, those that a group made
 	Positions     []uint64
 }
 
@@ -98,7 +99,7 @@ func (s *Commits) Load(c *Commit) bool {
 func (s *Commits) slot(number uint64, c *Commit) bool {
 	in := *s.slots[number&1]
 	c.Number, c.Offset, c.Device, c.Inode = in.Number, in.Offset, in.Device, in.Inode
-	c.Flags, c.Rows, c.Bytes = in.Flags, in.Rows, in.Bytes
+	c.Flags, c.Rows, c.Bytes, c.Global = in.Flags, in.Rows, in.Bytes, in.Global
 	c.Positions = append(c.Positions[:0], s.at[number&1]...)
 	return in.Number == number && in.Sum == c.sum()
 }
@@ -119,7 +120,7 @@ func (s *Commits) store(c *Commit, put func(*uint64, uint64)) {
 	for i, p := range c.Positions {
 		put(&at[i], p)
 	}
-	words := [...]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.sum()}
+	words := [...]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.Global, c.sum()}
 	for i, w := range words {
 		put(&wordsOf(out)[i], w)
 	}
@@ -129,8 +130,8 @@ func (s *Commits) store(c *Commit, put func(*uint64, uint64)) {
 // sum is a check against slots that nobody committed. It never returns 0, so that
 // an empty slot is none.
 func (c *Commit) sum() uint64 {
-	buf := make([]byte, 0, 8*(7+event.WorkersMax))
-	for _, w := range slices.Concat([]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes}, c.Positions) {
+	buf := make([]byte, 0, 8*(8+event.WorkersMax))
+	for _, w := range slices.Concat([]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.Global}, c.Positions) {
 		buf = event.AppendInt64(buf, int64(w))
 	}
 	return event.HashKey(buf) | 1

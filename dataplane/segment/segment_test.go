@@ -110,6 +110,13 @@ func TestTheAccountSumsToTheFiles(t *testing.T) {
 	if got := s.Layout.Sinks; !slices.Equal(got, []string{"a", "z"}) {
 		t.Errorf("sinks = %v, want [a z]", got)
 	}
+	p := testPlan()
+	p.Group = &plan.Group{Me: "a", Peers: []string{"a", "b"}}
+	p.Queries[0].Global, p.Queries[0].LocalSinks = true, []string{"z", "local"}
+	g := create(t, p)
+	if got := g.Layout.Sinks; !slices.Equal(got, []string{GroupSink, "a", "local", "z"}) || g.Sink(GroupSink) == nil || s.Sink(GroupSink) != nil {
+		t.Errorf("sinks in a group = %v, want [%s a local z]", got, GroupSink)
+	}
 }
 
 func TestAnotherSegmentIsRefusedAndTheErrorSaysWhatDiffers(t *testing.T) {
@@ -328,7 +335,7 @@ func TestACommitIsWholeAfterAKillAtAnyStore(t *testing.T) {
 		t.Fatal("a new segment has a commit")
 	}
 	make3 := func(n uint64) Commit {
-		return Commit{Offset: n, Device: n, Inode: n, Rows: n, Bytes: n, Positions: []uint64{n, n, n}}
+		return Commit{Offset: n, Device: n, Inode: n, Rows: n, Bytes: n, Global: n, Positions: []uint64{n, n, n}}
 	}
 	type dead struct{}
 	for n := uint64(1); n < 6; n++ {

@@ -72,9 +72,12 @@ type Config struct {
 	Epoch uint64
 	// Max is the greatest payload, at most PayloadMax. Zero: PayloadMax.
 	Max int
-	// Keys gives the AES-256 keys of a peer, one a direction. They must never have
-	// been given to another codec: a seal's nonce is made of the epoch and of a
-	// sequence that begins anew with each. Nil: frames are not sealed.
+	// Lane tells apart the codecs of one epoch, such as those of a transport and of the
+	// one that it fell back to; both ends have the same. Sequences begin with it.
+	Lane uint16
+	// Keys gives the AES-256 keys of a peer, one a direction. No two codecs may have the
+	// same keys, epoch and lane: a seal's nonce is made of the epoch and the sequence,
+	// and must never be used twice. Nil: frames are not sealed.
 	Keys func(peer int) (send, receive [32]byte, err error)
 }
 
@@ -113,6 +116,9 @@ func NewCodec(c Config, members uint32) (*Codec, error) {
 		return nil, fmt.Errorf("frame: peer %d: not in 0 … %d", c.Me, PeersMax-1)
 	}
 	k := &Codec{me: c.Me, epoch: c.Epoch, max: c.Max, members: members &^ (1 << c.Me), sealed: c.Keys != nil}
+	for p := range k.pairs {
+		k.pairs[p].sent, k.pairs[p].got = uint64(c.Lane)<<48, uint64(c.Lane)<<48
+	}
 	if !k.sealed {
 		return k, nil
 	}

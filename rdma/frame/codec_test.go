@@ -1,3 +1,4 @@
+//nolint:thelper // forms runs tests: a failure is where it is
 package frame
 
 import (
@@ -20,15 +21,15 @@ func keysOf(me int) func(int) ([32]byte, [32]byte, error) {
 	}
 }
 
-func codec(t testing.TB, me int, epoch uint64, sealed bool) *Codec {
-	t.Helper()
+func codec(tb testing.TB, me int, epoch uint64, sealed bool) *Codec {
+	tb.Helper()
 	c := Config{Me: me, Epoch: epoch}
 	if sealed {
 		c.Keys = keysOf(me)
 	}
 	k, err := NewCodec(c, 0b111)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
@@ -202,6 +203,37 @@ func TestAReplayIsRefused(t *testing.T) {
 		}
 		if b.Count(ErrReplay) != 2 {
 			t.Errorf("%d replays counted, want 2", b.Count(ErrReplay))
+		}
+	})
+}
+
+// A codec that takes the place of another in the same epoch, with the same keys, neither
+// accepts the frames of that nor seals any two alike.
+func TestLanesDoNotMix(t *testing.T) {
+	forms(t, func(t *testing.T, sealed bool) {
+		lane := func(me int, lane uint16) *Codec {
+			c := Config{Me: me, Epoch: 9, Lane: lane}
+			if sealed {
+				c.Keys = keysOf(me)
+			}
+			k, err := NewCodec(c, 0b11)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		payload, h := []byte("the same"), Header{Kind: Dense, Round: 1}
+		first, second := lane(0, 0).Seal(nil, 1, &h, payload), lane(0, 1).Seal(nil, 1, &h, payload)
+		if sealed && bytes.Equal(first[HeaderBytes:], second[HeaderBytes:]) {
+			t.Error("two lanes seal alike: a nonce was used twice")
+		}
+		var got Header
+		b := lane(1, 1)
+		if _, err := b.Open(0, &got, first); !errors.Is(err, ErrReplay) {
+			t.Errorf("a frame of the lane before: %v, want %v", err, ErrReplay)
+		}
+		if _, err := b.Open(0, &got, second); err != nil {
+			t.Errorf("a frame of the lane: %v", err)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 //	24 source u8   25 dest u8   26 zero u16   28 length u32
 //	32 offset u64
 //	40 total u64
-//	48 sequence u64   counts 1, 2, 3 … from one peer to another in an epoch
+//	48 sequence u64   counts from one peer to another in an epoch: lane<<48 + 1, 2, 3 …
 //	56 crc32c u32     over the payload, then the header with zero here; zero if sealed
 //	60 zero u32
 //

@@ -20,10 +20,11 @@ func TestConformance(t *testing.T) {
 				meshtest.Run(t, meshtest.Config{
 					Sealed: sealed,
 					Bytes:  1 << 20,
-					Make: func(t testing.TB, n int) []rdma.Transport {
+					Make: func(tb testing.TB, n int) []rdma.Transport {
+						tb.Helper()
 						net, err := loop.NewNet(loop.Config{Peers: n, Seed: 1, DelayMax: delay})
 						if err != nil {
-							t.Fatal(err)
+							tb.Fatal(err)
 						}
 						ts := make([]rdma.Transport, n)
 						for p := range ts {

@@ -15,65 +15,71 @@ import (
 	"github.com/headrace/headrace/rdma/frame"
 )
 
-// Bench measures the time of a frame there and one back between two peers, and that of
-// both sending at once, which is a round of a group of two. Each peer is a thread with
-// a core of its own where there are two. The low quantile is what a quiet machine does.
+// Bench measures the time of a frame there and one back between two peers (pingpong),
+// of both sending at once, which is a round of a group of two (exchange), and of a frame
+// among many that go one way (stream). Each peer is a thread with a core of its own
+// where there are two. The low quantile is what a quiet machine does.
 func Bench(b *testing.B, c Config) {
+	b.Helper()
 	c.Scale = max(c.Scale, 1)
 	s := &suite{Config: c}
-	for _, size := range []int{8, 1024, 16 << 10, 32 << 10, rdma.FrameMax} {
-		for _, both := range []bool{false, true} {
-			kind := "pingpong"
-			if both {
-				kind = "exchange"
-			}
-			b.Run(fmt.Sprintf("%s/bytes=%d", kind, size), func(b *testing.B) {
-				g := s.group(b, 2)
-				var stop atomic.Bool
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					defer pin(1)()
-					e := end{peer: g.peers[1], payload: make([]byte, size)}
-					for !stop.Load() {
-						if both {
-							e.send()
-						}
-						if !e.receive(&stop) {
-							return
-						}
-						if !both {
-							e.send()
-						}
-					}
-				}()
-				defer pin(0)()
-				e := end{peer: g.peers[0], payload: make([]byte, size)}
-				for range 200 {
-					e.send()
-					e.receive(nil)
-				}
-				b.ReportAllocs()
-				times := make([]time.Duration, 0, 1<<16)
-				for b.Loop() {
-					start := time.Now()
-					e.send()
-					e.receive(nil)
-					if len(times) < cap(times) {
-						times = append(times, time.Since(start))
-					}
-				}
-				b.StopTimer()
-				slices.Sort(times)
-				b.ReportMetric(float64(times[len(times)/10]), "p10-ns")
-				b.ReportMetric(float64(times[len(times)/2]), "p50-ns")
-				b.ReportMetric(float64(times[len(times)*99/100]), "p99-ns")
-				stop.Store(true)
-				g.peers[1].bell.Ring()
-				<-done
-			})
+	for _, kind := range []string{"pingpong", "exchange", "stream"} {
+		for _, size := range []int{8, 1024, 16 << 10, 32 << 10, rdma.FrameMax} {
+			b.Run(fmt.Sprintf("%s/bytes=%d", kind, size), func(b *testing.B) { s.bench(b, kind, size) })
 		}
 	}
+}
+
+func (s *suite) bench(b *testing.B, kind string, size int) {
+	b.Helper()
+	g := s.group(b, 2)
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer pin(1)()
+		e := end{peer: g.peers[1], payload: make([]byte, size)}
+		for !stop.Load() {
+			if kind == "exchange" {
+				e.send()
+			}
+			if !e.receive(&stop) {
+				return
+			}
+			if kind == "pingpong" {
+				e.send()
+			}
+		}
+	}()
+	defer pin(0)()
+	e := end{peer: g.peers[0], payload: make([]byte, size)}
+	turn := func() {
+		e.send()
+		if kind != "stream" {
+			e.receive(nil)
+		}
+	}
+	for range 200 {
+		turn()
+	}
+	times := make([]time.Duration, 0, 1<<16)
+	b.ReportAllocs()
+	b.SetBytes(int64(size))
+	for b.Loop() {
+		start := time.Now()
+		turn()
+		if len(times) < cap(times) {
+			times = append(times, time.Since(start))
+		}
+	}
+	b.StopTimer()
+	slices.Sort(times)
+	for _, q := range []int{10, 50, 99} {
+		b.ReportMetric(float64(times[len(times)*q/100]), fmt.Sprintf("p%d-ns", q))
+	}
+	stop.Store(true)
+	g.peers[1].bell.Ring()
+	<-done
 }
 
 // pin keeps the goroutine on one core, and returns what undoes it.

@@ -36,6 +36,7 @@ type Config struct {
 
 // Run runs the suite.
 func Run(t *testing.T, c Config) {
+	t.Helper()
 	if c.PeersMax == 0 {
 		c.PeersMax = 5
 	}
@@ -105,27 +106,27 @@ func keys(me int, epoch uint64) func(int) ([32]byte, [32]byte, error) {
 	}
 }
 
-func (s *suite) codec(t testing.TB, me int, epoch uint64, members collective.Set) *frame.Codec {
-	t.Helper()
+func (s *suite) codec(tb testing.TB, me int, epoch uint64, members collective.Set) *frame.Codec {
+	tb.Helper()
 	c := frame.Config{Me: me, Epoch: epoch, Max: rdma.FrameMax}
 	if s.Sealed {
 		c.Keys = keys(me, epoch)
 	}
 	k, err := frame.NewCodec(c, uint32(members))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
 
 // transports makes n of them and closes them at the end.
-func (s *suite) transports(t testing.TB, n int) []rdma.Transport {
-	t.Helper()
-	ts := s.Make(t, n)
-	t.Cleanup(func() {
+func (s *suite) transports(tb testing.TB, n int) []rdma.Transport {
+	tb.Helper()
+	ts := s.Make(tb, n)
+	tb.Cleanup(func() {
 		for p, tr := range ts {
 			if err := tr.Close(); err != nil {
-				t.Errorf("peer %d: Close: %v", p, err)
+				tb.Errorf("peer %d: Close: %v", p, err)
 			}
 		}
 	})
@@ -133,29 +134,29 @@ func (s *suite) transports(t testing.TB, n int) []rdma.Transport {
 }
 
 // prepare makes the offers of an epoch.
-func (s *suite) prepare(t testing.TB, ts []rdma.Transport, epoch uint64, members collective.Set) *group {
-	t.Helper()
+func (s *suite) prepare(tb testing.TB, ts []rdma.Transport, epoch uint64, members collective.Set) *group {
+	tb.Helper()
 	g := &group{
 		suite: s, epoch: epoch, members: members,
 		peers: make([]*peer, len(ts)), offers: make([][][]byte, len(ts)),
 	}
-	t.Cleanup(g.end)
+	tb.Cleanup(g.end)
 	for p := range members.All {
 		offers, err := ts[p].Prepare(epoch, members)
 		if err != nil {
-			t.Fatalf("peer %d: Prepare: %v", p, err)
+			tb.Fatalf("peer %d: Prepare: %v", p, err)
 		}
 		for to := range ts {
 			if to != p && (to < len(offers) && offers[to] != nil) != members.Has(to) {
-				t.Fatalf("peer %d: of members %b, peer %d: a wrong offer", p, members, to)
+				tb.Fatalf("peer %d: of members %b, peer %d: a wrong offer", p, members, to)
 			}
 		}
 		g.offers[p] = offers
 		bell, err := rdma.NewBell()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
-		g.peers[p] = &peer{me: p, bell: bell, codec: s.codec(t, p, epoch, members)}
+		g.peers[p] = &peer{me: p, bell: bell, codec: s.codec(tb, p, epoch, members)}
 	}
 	return g
 }
@@ -184,21 +185,21 @@ func (g *group) open(ts []rdma.Transport, who collective.Set, patience time.Dura
 	return errs
 }
 
-func (g *group) mustOpen(t testing.TB, ts []rdma.Transport) {
-	t.Helper()
+func (g *group) mustOpen(tb testing.TB, ts []rdma.Transport) {
+	tb.Helper()
 	for p, err := range g.open(ts, g.members, g.suite.limit()) {
 		if err != nil {
-			t.Fatalf("peer %d: Open: %v", p, err)
+			tb.Fatalf("peer %d: Open: %v", p, err)
 		}
 	}
 }
 
 // group makes n peers and an epoch of them all.
-func (s *suite) group(t testing.TB, n int) *group {
-	t.Helper()
-	ts := s.transports(t, n)
-	g := s.prepare(t, ts, 7, collective.First(n))
-	g.mustOpen(t, ts)
+func (s *suite) group(tb testing.TB, n int) *group {
+	tb.Helper()
+	ts := s.transports(tb, n)
+	g := s.prepare(tb, ts, 7, collective.First(n))
+	g.mustOpen(tb, ts)
 	return g
 }
 
@@ -267,12 +268,12 @@ func check(ev *rdma.Event, to, n, size int, epoch uint64) error {
 }
 
 // until polls all peers, each event through f, until done.
-func (g *group) until(t testing.TB, what string, done func() bool, f see) {
-	t.Helper()
+func (g *group) until(tb testing.TB, what string, done func() bool, f see) {
+	tb.Helper()
 	end := time.Now().Add(g.suite.limit())
 	for !done() {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, g.suite.limit())
+			tb.Fatalf("%s: not within %v", what, g.suite.limit())
 		}
 		if g.poll(f) {
 			continue
@@ -309,12 +310,12 @@ func (g *group) linger(f see) {
 }
 
 // send sends until the frame is taken by all in to, polling in between.
-func (g *group) send(t testing.TB, from int, to collective.Set, h frame.Header, payload []byte, f see) {
-	t.Helper()
-	g.until(t, fmt.Sprintf("peer %d: Send to %b", from, to), func() bool {
+func (g *group) send(tb testing.TB, from int, to collective.Set, h frame.Header, payload []byte, f see) {
+	tb.Helper()
+	g.until(tb, fmt.Sprintf("peer %d: Send to %b", from, to), func() bool {
 		taken := g.peers[from].mesh.Send(to, &h, payload)
 		if taken&^to != 0 {
-			t.Fatalf("peer %d: taken for %b of %b", from, taken, to)
+			tb.Fatalf("peer %d: taken for %b of %b", from, taken, to)
 		}
 		to &^= taken
 		return to == 0
@@ -322,14 +323,14 @@ func (g *group) send(t testing.TB, from int, to collective.Set, h frame.Header, 
 }
 
 // works sends a frame from one peer to another. Nothing else may come.
-func (g *group) works(t testing.TB, from, to int) {
-	t.Helper()
-	g.worksBeside(t, from, to, unexpected(t))
+func (g *group) works(tb testing.TB, from, to int) {
+	tb.Helper()
+	g.worksBeside(tb, from, to, unexpected(tb))
 }
 
 // worksBeside is works where other events go to f.
-func (g *group) worksBeside(t testing.TB, from, to int, f see) {
-	t.Helper()
+func (g *group) worksBeside(tb testing.TB, from, to int, f see) {
+	tb.Helper()
 	const text = "all is well"
 	got := 0
 	count := func(me int, ev *rdma.Event) {
@@ -339,14 +340,15 @@ func (g *group) worksBeside(t testing.TB, from, to int, f see) {
 			f(me, ev)
 		}
 	}
-	g.send(t, from, collective.Of(to), frame.Header{Kind: frame.Dense}, []byte(text), count)
-	g.until(t, "a frame", func() bool { return got == 1 }, count)
+	g.send(tb, from, collective.Of(to), frame.Header{Kind: frame.Dense}, []byte(text), count)
+	g.until(tb, "a frame", func() bool { return got == 1 }, count)
 }
 
 // unexpected fails the test on any event.
-func unexpected(t testing.TB) see {
+func unexpected(tb testing.TB) see {
+	tb.Helper()
 	return func(me int, ev *rdma.Event) {
-		t.Helper()
-		t.Fatalf("peer %d: from peer %d: %+v, %v: nothing is due", me, ev.Peer, ev.Header, ev.Err)
+		tb.Helper()
+		tb.Fatalf("peer %d: from peer %d: %+v, %v: nothing is due", me, ev.Peer, ev.Header, ev.Err)
 	}
 }

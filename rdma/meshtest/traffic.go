@@ -1,3 +1,4 @@
+//nolint:thelper // these are tests, not steps of one: a failure is where it is
 package meshtest
 
 import (

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,6 +58,8 @@ type conn struct {
 	sendErr error
 	// err is why nothing comes any more after what is in in.
 	err error
+	// since is from when on the peer's kernel owes us an answer. Zero: it does not.
+	since time.Time
 }
 
 func sysErr(call string, errno syscall.Errno) error { return os.NewSyscallError(call, errno) }

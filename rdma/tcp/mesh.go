@@ -46,6 +46,13 @@ type Mesh struct {
 	more  bool           // the last Poll has left something
 	ready collective.Set // that Park has found; empty: not known
 
+	patience time.Duration
+	polls    uint64
+	nextLook time.Time // at whether the peers still answer
+	info     tcpInfo
+
+	sum     uint32 // of the payload that is being sent
+	summed  bool
 	header  [frame.HeaderBytes]byte
 	gather  gather
 	fds     [collective.PeersMax + 1]unix.PollFd
@@ -55,12 +62,15 @@ type Mesh struct {
 
 // newMesh takes over the connections. On an error it has closed them.
 func newMesh(c Config, mc rdma.MeshConfig, conns []*net.TCPConn) (*Mesh, error) {
-	m := &Mesh{busy: c.Busy, bell: mc.Bell, codec: mc.Codec, sealed: mc.Codec.Sealed(), turn: mc.Me}
+	m := &Mesh{
+		busy: c.Busy, bell: mc.Bell, codec: mc.Codec, sealed: mc.Codec.Sealed(),
+		turn: mc.Me, patience: max(mc.Patience, time.Millisecond),
+	}
 	for p, nc := range conns {
 		if nc == nil {
 			continue
 		}
-		fd, err := take(nc, mc.Patience)
+		fd, err := take(nc)
 		if err != nil {
 			_ = m.Close()
 			return nil, fmt.Errorf("peer %d: %w", p, err)
@@ -81,15 +91,12 @@ func (m *Mesh) Send(to collective.Set, h *frame.Header, payload []byte) (taken c
 	if to == 0 {
 		return 0
 	}
-	var sum uint32
-	if !m.sealed {
-		sum = frame.Sum(payload)
-	}
+	m.summed = m.sealed // a seal needs no sum
 	size := m.codec.FrameBytes(len(payload))
 	high := to >> m.turn << m.turn // not everybody begins with the lowest
 	for _, part := range [2]collective.Set{high, to &^ high} {
 		for ; part != 0; part &= part - 1 {
-			if c := m.conns[part.Lowest()]; m.send(c, h, payload, size, sum) {
+			if c := m.conns[part.Lowest()]; m.send(c, h, payload, size) {
 				taken = taken.With(c.peer)
 			}
 		}
@@ -97,22 +104,25 @@ func (m *Mesh) Send(to collective.Set, h *frame.Header, payload []byte) (taken c
 	return taken
 }
 
-func (m *Mesh) send(c *conn, h *frame.Header, payload []byte, size int, sum uint32) bool {
+func (m *Mesh) send(c *conn, h *frame.Header, payload []byte, size int) bool {
 	c.flush()
 	if c.sendErr != nil || c.err != nil || !c.out.room(size) {
 		return false
+	}
+	if !m.summed { // once for all peers, and not at all if none has room
+		m.sum, m.summed = frame.Sum(payload), true
 	}
 	waiting := c.out.len() > 0
 	switch {
 	case m.sealed:
 		c.out.end = len(m.codec.Seal(c.out.b[:c.out.end], c.peer, h, payload))
 	case len(payload) > copyMax && !waiting:
-		m.codec.HeaderSum(&m.header, c.peer, h, len(payload), sum)
+		m.codec.HeaderSum(&m.header, c.peer, h, len(payload), m.sum)
 		c.gather(&m.gather, m.header[:], payload)
 		return true
 	default:
 		at := (*[frame.HeaderBytes]byte)(c.out.b[c.out.end:])
-		m.codec.HeaderSum(at, c.peer, h, len(payload), sum)
+		m.codec.HeaderSum(at, c.peer, h, len(payload), m.sum)
 		c.out.end += frame.HeaderBytes
 		c.out.end += copy(c.out.b[c.out.end:], payload)
 	}
@@ -127,6 +137,9 @@ func (m *Mesh) Poll(events []rdma.Event) (got int) {
 	read := m.ready
 	if read == 0 {
 		read = m.peers
+	}
+	if m.polls++; m.polls%lookEvery == 0 {
+		m.look()
 	}
 	m.ready, m.more = 0, false
 	m.turn = (m.turn + 1) % collective.PeersMax
@@ -176,7 +189,8 @@ func (m *Mesh) wait(d time.Duration) {
 		m.who[n] = c.peer
 		n++
 	}
-	m.timeout = unix.NsecToTimespec(int64(d))
+	m.look()
+	m.timeout = unix.NsecToTimespec(int64(min(d, m.patience/4)))
 	if _, err := unix.Ppoll(m.fds[:n], &m.timeout, nil); err != nil {
 		return // interrupted: as good as early
 	}

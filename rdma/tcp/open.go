@@ -290,7 +290,7 @@ func (o *opening) try(ctx context.Context, peer int) (*net.TCPConn, error) {
 }
 
 // take gives c's descriptor to us alone: the runtime forgets it.
-func take(c *net.TCPConn, patience time.Duration) (fd int, err error) {
+func take(c *net.TCPConn) (fd int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return -1, err
@@ -304,18 +304,9 @@ func take(c *net.TCPConn, patience time.Duration) (fd int, err error) {
 		return -1, os.NewSyscallError("fcntl", err)
 	}
 	_ = c.Close()
-	milliseconds := max(int(patience/time.Millisecond), 1)
-	for _, o := range []struct {
-		name               string
-		level, opt, number int
-	}{
-		{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, milliseconds},
-	} {
-		if err := unix.SetsockoptInt(fd, o.level, o.opt, o.number); err != nil {
-			_ = unix.Close(fd)
-			return -1, os.NewSyscallError("setsockopt "+o.name, err)
-		}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		_ = unix.Close(fd)
+		return -1, os.NewSyscallError("setsockopt TCP_NODELAY", err)
 	}
 	return fd, nil
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The three calls on the way of a frame. They never wait, so the scheduler need not
+// The calls on the way of a frame. They never wait, so the scheduler need not
 // hear of them: that alone is some tenths of a microsecond a call. They hold no memory
 // when they return.
 
@@ -43,6 +43,20 @@ func (g *gather) send(fd int, a, b []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&g.header)), sendFlags)
 	g.parts[0].Base, g.parts[1].Base = nil, nil
 	return int(n), errno
+}
+
+// tcpInfo is what the kernel knows of a connection. It is on the heap.
+type tcpInfo struct {
+	unix.TCPInfo
+	size uint32
+}
+
+// of asks it of fd.
+func (i *tcpInfo) of(fd int) syscall.Errno {
+	i.size = unix.SizeofTCPInfo
+	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(&i.TCPInfo)), uintptr(unsafe.Pointer(&i.size)), 0)
+	return errno
 }
 
 // yield lets another thread have the core.
