@@ -45,10 +45,10 @@ func pin(t *testing.T, d *group.Dir) string {
 	return p
 }
 
-func newFar(t *testing.T, size uint64) *far {
+func newFar(t *testing.T) *far {
 	t.Helper()
 	f := &far{consumer: keys(t, "consumer"), producer: keys(t, "producer"), path: filepath.Join(t.TempDir(), "rows"), address: "127.0.0.1:0"}
-	f.start(t, size)
+	f.start(t, deliver.SizeMin)
 	t.Cleanup(func() { f.stop() })
 	return f
 }
@@ -80,11 +80,11 @@ func (f *far) start(t *testing.T, size uint64) {
 	})
 }
 
-func (f *far) open(t *testing.T, s *segment.Segment, name string, log io.Writer) *Deliver {
+func (f *far) open(t *testing.T, s *segment.Segment, log io.Writer) *Deliver {
 	t.Helper()
 	d, err := OpenDeliver(DeliverConfig{
-		Name: name, Address: f.address, Pins: []string{pin(t, f.consumer)}, Certificate: f.producer.Certificate,
-		Workers: s.Layout.Workers, Commits: s.Sink(name), Log: slog.New(slog.NewTextHandler(log, nil)),
+		Name: "two", Address: f.address, Pins: []string{pin(t, f.consumer)}, Certificate: f.producer.Certificate,
+		Workers: s.Layout.Workers, Commits: s.Sink("two"), Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestRowsArriveInTheRingOfTheOtherBox(t *testing.T) {
 	const workers, records = 2, 4000
 	p := testPlan(workers)
 	s := create(t, p)
-	f := newFar(t, deliver.SizeMin)
+	f := newFar(t)
 	var got [][]byte
 	var there atomic.Int64
 	var wait sync.WaitGroup
@@ -147,7 +147,7 @@ func TestRowsArriveInTheRingOfTheOtherBox(t *testing.T) {
 	})
 	wait.Go(func() { produce(s, workers, records, nil) })
 	begin := func(ctx context.Context) (*Deliver, error) {
-		sink := f.open(t, s, "two", io.Discard)
+		sink := f.open(t, s, io.Discard)
 		pump, err := NewPump(Config{Plan: p, Segment: s, Values: testValues, Sinks: []Sink{sink}, BatchBytes: 4 << 10})
 		if err != nil {
 			t.Fatal(err)
@@ -206,9 +206,9 @@ func TestRowsArriveInTheRingOfTheOtherBox(t *testing.T) {
 // A batch that was acknowledged and not committed comes again, whole, and nothing else.
 func TestOnlyTheBatchUnderWayComesAgain(t *testing.T) {
 	s := create(t, testPlan(1))
-	f := newFar(t, deliver.SizeMin)
+	f := newFar(t)
 	lines := func(n int) []byte { return fmt.Appendf(nil, "first of %d\nsecond of %d\n", n, n) }
-	a := f.open(t, s, "two", io.Discard)
+	a := f.open(t, s, io.Discard)
 	if a.Resume() != nil {
 		t.Errorf("resume at %v", a.Resume())
 	}
@@ -221,7 +221,7 @@ func TestOnlyTheBatchUnderWayComesAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Close()
-	b := f.open(t, s, "two", io.Discard)
+	b := f.open(t, s, io.Discard)
 	defer b.Close()
 	if r := b.Resume(); len(r) != 2 || r[0] != 3 {
 		t.Fatalf("resume at %v, want 3", r)
@@ -241,10 +241,10 @@ func TestOnlyTheBatchUnderWayComesAgain(t *testing.T) {
 // While the consumer is away Write waits, and a stop ends it; nothing is committed.
 func TestWriteWaitsForAConsumer(t *testing.T) {
 	s := create(t, testPlan(1))
-	f := newFar(t, deliver.SizeMin)
+	f := newFar(t)
 	f.stop()
 	var log bytes.Buffer
-	d := f.open(t, s, "two", &log)
+	d := f.open(t, s, &log)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := d.Write(ctx, []byte("a\n"), 1, []uint64{9, 0}); err == nil {
@@ -266,7 +266,7 @@ func TestWriteWaitsForAConsumer(t *testing.T) {
 
 func TestAWrongPinIsSaid(t *testing.T) {
 	s := create(t, testPlan(1))
-	f := newFar(t, deliver.SizeMin)
+	f := newFar(t)
 	stranger := keys(t, "stranger")
 	d, err := OpenDeliver(DeliverConfig{
 		Name: "two", Address: f.address, Pins: []string{pin(t, f.consumer)}, Certificate: stranger.Certificate, Workers: s.Layout.Workers,

@@ -29,7 +29,7 @@ type flags struct {
 	pins                    []string
 	transport, device       string
 	dataPort                uint16
-	seal, printRows, x      bool
+	seal, printRows         bool
 }
 
 // Command returns `headrace receive`.

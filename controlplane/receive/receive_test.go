@@ -71,7 +71,9 @@ func started(t *testing.T, out, errs *output, args ...string) (address string, s
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- call(ctx, Command(), out, errs, append([]string{"--listen", "127.0.0.1:0"}, args...)...) }()
+	go func() {
+		done <- call(ctx, Command(), out, errs, append([]string{"--listen", "127.0.0.1:0"}, args...)...)
+	}()
 	stop = sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() { stop() })
 	for range 1000 {

@@ -111,7 +111,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 			if err == nil {
 				_ = conn.Close()
 			}
-			return nil //nolint:nilerr // to end is what it was told
+			return nil // as it was told
 		}
 		if err != nil { // no descriptors, or the other end was faster to go
 			if errors.Is(err, net.ErrClosed) {

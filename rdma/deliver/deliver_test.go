@@ -29,7 +29,6 @@ import (
 	"github.com/headrace/headrace/rdma/boot"
 	"github.com/headrace/headrace/rdma/collective"
 	"github.com/headrace/headrace/rdma/frame"
-	"github.com/headrace/headrace/rdma/tcp"
 )
 
 // TestMain is also the processes that the tests kill.
@@ -62,7 +61,7 @@ type identity struct {
 func (i *identity) get() (*tls.Certificate, error) { return &i.certificate, nil }
 
 // newIdentity derives nothing from who: every call makes another key.
-func newIdentity(t testing.TB) *identity {
+func newIdentity(t *testing.T) *identity {
 	t.Helper()
 	i, err := makeIdentity()
 	if err != nil {
@@ -91,7 +90,7 @@ func identityOf(key *ecdsa.PrivateKey) (*identity, error) {
 }
 
 // save puts the key where a process finds it.
-func (i *identity) save(t testing.TB) string {
+func (i *identity) save(t *testing.T) string {
 	t.Helper()
 	b, err := x509.MarshalECPrivateKey(i.certificate.PrivateKey.(*ecdsa.PrivateKey))
 	if err != nil {
@@ -251,7 +250,7 @@ func TestKillsLoseAndRepeatNothing(t *testing.T) {
 }
 
 // serve runs a consumer until the test's end.
-func serve(t testing.TB, c ConsumerConfig) (*Consumer, *bytes.Buffer) {
+func serve(t *testing.T, c ConsumerConfig) (*Consumer, *bytes.Buffer) {
 	t.Helper()
 	log := new(bytes.Buffer)
 	c.Log = slog.New(slog.NewTextHandler(&lockedWriter{w: log}, nil))
@@ -286,7 +285,7 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 }
 
 // pair is a consumer and what a producer needs to reach it.
-func pair(t testing.TB, c ConsumerConfig) (*Consumer, ProducerConfig) {
+func pair(t *testing.T, c ConsumerConfig) (*Consumer, ProducerConfig) {
 	t.Helper()
 	consumer, producer := newIdentity(t), newIdentity(t)
 	c.Certificate, c.Pins = consumer.get, func() []string { return []string{producer.pin} }
@@ -297,7 +296,7 @@ func pair(t testing.TB, c ConsumerConfig) (*Consumer, ProducerConfig) {
 	}
 }
 
-func dialed(t testing.TB, c ProducerConfig) *Producer {
+func dialed(t *testing.T, c ProducerConfig) *Producer {
 	t.Helper()
 	p, err := Dial(context.Background(), c)
 	if err != nil {
@@ -338,7 +337,8 @@ func TestRowsArriveOverEachTransportSealedOrNot(t *testing.T) {
 	}
 }
 
-func pinOf(t testing.TB, c ProducerConfig) string {
+func pinOf(t *testing.T, c ProducerConfig) string {
+	t.Helper()
 	own, err := c.Certificate()
 	if err != nil {
 		t.Fatal(err)
@@ -697,5 +697,3 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
-
-var _ rdma.Transport = (*tcp.Transport)(nil)

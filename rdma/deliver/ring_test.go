@@ -19,7 +19,7 @@ import (
 // shm is a folder in memory, where rings belong.
 func shm(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "headrace-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "headrace-test-") //nolint:usetesting // a folder on a disk is slow
 	if err != nil {
 		return t.TempDir()
 	}
@@ -247,7 +247,7 @@ func TestWhatIsNoRingIsRefusedWithTheReason(t *testing.T) {
 		if err == nil {
 			reader.Close()
 		}
-		if c.is == ErrNotRing && (!errors.Is(err, ErrNotRing) || !strings.Contains(err.Error(), c.want)) {
+		if errors.Is(c.is, ErrNotRing) && (!errors.Is(err, ErrNotRing) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: reader: %v, want %q", c.name, err, c.want)
 		}
 	}
