@@ -83,7 +83,7 @@ test-root: deps build ## the tests that need root, alone
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
-	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 30m -count=1 -p 1 -v -run Guest ./internal/guest/...
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 30m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory

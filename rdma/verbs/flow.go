@@ -29,6 +29,9 @@ const (
 	wordWelcome        // so is the lower one
 )
 
+// noWord is a word that nobody sends: that of a slot beyond the limit.
+const noWord = ^word(0)
+
 func makeWord(kind int, slot, returned uint64) word {
 	return word(kind)<<30 | word(slot&0x3fff)<<16 | word(uint16(returned))
 }

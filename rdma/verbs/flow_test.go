@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/headrace/headrace/rdma"
+	"github.com/headrace/headrace/rdma/collective"
 )
 
 var (
@@ -137,6 +138,34 @@ func TestFlowRefuses(t *testing.T) {
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 		}
+	}
+}
+
+// TestRepetition has the same words come twice: empty, as the device may do, and with a
+// frame, as a peer must not.
+func TestRepetition(t *testing.T) {
+	m := &mesh{me: 0, live: collective.Of(1)}
+	p := &peer{flow: flow{slots: 4}, id: 1, lens: make([]uint32, 4), last: noWord}
+	for i, step := range []struct {
+		w      word
+		length uint32
+		come   uint64
+		want   error
+	}{
+		{makeWord(wordCredit, 0, 0), 0, 0, nil},
+		{makeWord(wordCredit, 0, 0), 0, 0, nil},
+		{makeWord(wordFrame, 0, 0), 64, 1, nil},
+		{makeWord(wordFrame, 0, 0), 0, 1, nil},
+		{makeWord(wordFrame, 1, 0), 99, 2, nil},
+		{makeWord(wordFrame, 1, 0), 99, 2, errSlot},
+		{makeWord(wordHello, 0, 0), 0, 2, errOrder},
+	} {
+		if err := m.received(p, step.w, step.length); !errors.Is(err, step.want) || p.arrived != step.come {
+			t.Errorf("step %d: %v with %d frames, want %v with %d", i, err, p.arrived, step.want, step.come)
+		}
+	}
+	if p.lens[0] != 64 || p.lens[1] != 99 {
+		t.Errorf("lengths %v, want 64 and 99", p.lens)
 	}
 }
 

@@ -12,6 +12,8 @@ package verbs
 #cgo nocallback hr_arm
 #cgo noescape hr_event
 #cgo nocallback hr_event
+#cgo noescape hr_async
+#cgo nocallback hr_async
 
 #include "link.h"
 */
@@ -183,13 +185,12 @@ func (l *link) fd() int { return int(l.c.channel.fd) }
 // trouble takes the device's next event, if there is one. what is empty if it is not
 // fatal to us; peer is whom it is about, -1: all.
 func (l *link) trouble() (peer int, what string, ok bool) {
-	var p C.int
-	e := C.hr_async(l.c, l.dev.ctx, &p)
+	e := C.hr_async(l.c, l.dev.ctx)
 	switch {
 	case e < 0:
 		return 0, "", false
-	case p >= 0, e == C.IBV_EVENT_DEVICE_FATAL, e == C.IBV_EVENT_CQ_ERR:
-		return int(p), C.GoString(C.ibv_event_type_str(uint32(e))), true
+	case l.c.about >= 0, e == C.IBV_EVENT_DEVICE_FATAL, e == C.IBV_EVENT_CQ_ERR:
+		return int(l.c.about), C.GoString(C.ibv_event_type_str(uint32(e))), true
 	}
 	return 0, "", true
 }

@@ -43,6 +43,7 @@ struct hr_link {
 	struct hr_peer peer[HR_PEERS];
 	struct hr_request request[HR_PEERS];
 	struct hr_completion completion[HR_BATCH];
+	int about; /* whom hr_async spoke of */
 };
 
 struct hr_path {
@@ -239,22 +240,22 @@ static inline void hr_event(struct hr_link *l)
 		ibv_ack_cq_events(cq, 1);
 }
 
-/* The next asynchronous event, or -1; peer is -1 for those of the whole device. */
-static inline int hr_async(struct hr_link *l, struct ibv_context *c, int *peer)
+/* The next asynchronous event, or -1; about is -1 if it is of the whole device. */
+static inline int hr_async(struct hr_link *l, struct ibv_context *c)
 {
 	struct ibv_async_event e;
 
 	if (ibv_get_async_event(c, &e))
 		return -1;
 	ibv_ack_async_event(&e);
-	*peer = -1;
+	l->about = -1;
 	switch (e.event_type) {
 	case IBV_EVENT_QP_FATAL:
 	case IBV_EVENT_QP_REQ_ERR:
 	case IBV_EVENT_QP_ACCESS_ERR:
 		for (int i = 0; i < HR_PEERS; i++)
 			if (l->peer[i].qp && l->peer[i].qp == e.element.qp)
-				*peer = i;
+				l->about = i;
 		break;
 	default:
 		break;

@@ -66,7 +66,7 @@ func (t *Transport) Prepare(epoch uint64, members collective.Set) ([][]byte, err
 	if !members.Has(t.config.Me) {
 		return nil, fmt.Errorf("verbs: epoch %d: we are %d and no member", epoch, t.config.Me)
 	}
-	if err := t.dev.choose(t.config); err != nil {
+	if err := t.revive(); err != nil {
 		return nil, fmt.Errorf("verbs: %s: %w", t.dev.name, err)
 	}
 	m := &mesh{t: t, me: t.config.Me, epoch: epoch, joining: members.Without(t.config.Me)}
@@ -78,6 +78,22 @@ func (t *Transport) Prepare(epoch uint64, members collective.Set) ([][]byte, err
 	t.prepared = m
 	t.show(m)
 	return offers, nil
+}
+
+// revive looks at the port again. A device that was reset answers only after it has
+// been opened anew, which cannot be while a mesh is on it.
+func (t *Transport) revive() error {
+	err := t.dev.choose(t.config)
+	if err == nil || len(t.open) > 0 {
+		return err
+	}
+	dev, again := openDevice(t.config)
+	if again != nil {
+		return err
+	}
+	t.dev.close()
+	t.dev = dev
+	return nil
 }
 
 // build makes the memory and the queue pairs of m.
@@ -102,7 +118,10 @@ func (t *Transport) build(m *mesh) (offers [][]byte, err error) {
 			epoch: m.epoch, gid: t.dev.gid.addr.As16(), mtu: t.dev.mtu, psn: randomPSN(),
 			slots: slots, slotBytes: slotBytes, from: uint8(m.me), to: uint8(id),
 		}
-		p := &peer{flow: flow{slots: uint64(slots)}, id: id, ring: in[:ring], out: out[:ring], lens: make([]uint32, slots)}
+		p := &peer{
+			flow: flow{slots: uint64(slots)}, id: id, ring: in[:ring], out: out[:ring],
+			lens: make([]uint32, slots), last: noWord,
+		}
 		in, out = in[ring:], out[ring:]
 		m.peers = append(m.peers, p)
 		m.by[id] = p
