@@ -73,13 +73,15 @@ static __always_inline void place_payload(struct xdp_md *ctx, const struct hr_pa
 		if (r->place != HR_PLACE_UNTIL)
 			b->flags = HR_FLAG_NO_PLACE;
 	}
-	/* The compiler must not turn the check into one that the verifier cannot follow. */
-	asm volatile("" : "+r"(n));
-	if (n - 1 < HR_PLACE_MAX) {
-		if (bpf_xdp_load_bytes(ctx, p->payload_offset + offset, b->word, n) < 0)
+	if (n > 0) {
+		/* 1 to HR_PLACE_MAX for any verifier: a mask bounds the register itself, a
+		 * comparison perhaps a copy of it, which Linux 6.1 does not see through. */
+		__u32 last = n - 1;
+
+		asm volatile("" : "+r"(last));
+		last &= HR_PLACE_MAX - 1;
+		if (bpf_xdp_load_bytes(ctx, p->payload_offset + offset, b->word, last + 1) < 0)
 			n = 0;
-	} else {
-		n = 0;
 	}
 	if (r->place == HR_PLACE_UNTIL) {
 		__u32 at = find(b, r->delimiter);

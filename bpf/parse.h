@@ -104,6 +104,10 @@ static __always_inline int parse_ipv6(void *data, void *at, void *end, struct hr
 	__builtin_memcpy(p->source, &ip->saddr, sizeof(p->source));
 	__builtin_memcpy(p->destination, &ip->daddr, sizeof(p->destination));
 	__u32 left = bpf_ntohs(ip->payload_len);
+
+	/* Up to Linux 6.12 a swap of bytes has no bounds for the verifier. */
+	asm volatile("" : "+r"(left));
+	left &= 0xffff;
 	__u8 next = ip->nexthdr;
 	at += sizeof(*ip);
 	if (at + left > end)

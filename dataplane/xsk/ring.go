@@ -1,6 +1,7 @@
 package xsk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -35,6 +36,10 @@ type ring struct {
 func mapRing(fd int, page int64, off unix.XDPRingOffset, entries, entryBytes uint32) (ring, error) {
 	length := func(n uint32) int { return int(off.Desc) + int(n)*int(entryBytes) }
 	mem, err := unix.Mmap(fd, page, length(entries), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if errors.Is(err, unix.EBUSY) {
+		// Before 6.4 the rings of a socket could not be mapped once it was bound.
+		return ring{}, fmt.Errorf("map a ring of %d entries: this kernel is older than Linux 6.4, which is needed: %w", entries, os.NewSyscallError("mmap", err))
+	}
 	if err != nil {
 		return ring{}, fmt.Errorf("map a ring of %d entries: %w", entries, os.NewSyscallError("mmap", err))
 	}

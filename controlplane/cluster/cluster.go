@@ -1,0 +1,283 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/dataplane/aggregate"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/rdma"
+	"github.com/headrace/headrace/rdma/collective"
+)
+
+var (
+	// ErrConfig reports a config that makes no cluster.
+	ErrConfig = errors.New("not a config of a cluster")
+	// ErrNotDrained reports windows or rows that were not safe when time was up.
+	ErrNotDrained = errors.New("stopped before all global rows were written")
+)
+
+// An Exchanger is what a cluster needs of [rdma.Group], whose methods these are.
+type Exchanger interface {
+	Wait(d time.Duration) rdma.News
+	Epoch() rdma.Epoch
+	Exchange(header []byte, parts [][]byte) (*rdma.Gathered, error)
+	Wake()
+}
+
+// Config makes a [Cluster].
+type Config struct {
+	// Plan has the queries; Values and Sets, one a query, know their aggregates.
+	// Required. The sets are the cluster's alone.
+	Plan   *plan.Plan
+	Values []rows.Values
+	Sets   []*aggregate.Set
+	// Group carries the rounds. Required. The cluster does not close it.
+	Group Exchanger
+	// Names are the configured peers' ids, sorted; Me is our number. Required.
+	Names []string
+	Me    int
+	// MaxWait is how long a window waits for a peer that is behind. Zero: 1 s.
+	MaxWait time.Duration
+	// CorrectFor is how long after its first rows a window can be corrected. Zero: 5 min.
+	CorrectFor time.Duration
+	// Period is the group's; a round is begun at least four times in it. Zero: 1 s.
+	Period time.Duration
+	// Keep bounds the bytes of this box's own partials that are kept until their rows
+	// are safe. Zero: 256 MiB.
+	Keep int
+	// Home says to which peer a key group belongs while that is there; all peers must
+	// say the same. Nil: group number modulo peers.
+	Home func(group int) int
+	// Emit gives rows to the sinks, as [export.Pump.Inject] does. Required.
+	Emit func(rows []export.InjectedRow, written func()) bool
+	// Log may be nil.
+	Log *slog.Logger
+	// Now is a clock that never goes back. Nil: the time since New.
+	Now func() time.Duration
+}
+
+func (c *Config) fill() error {
+	n := len(c.Plan.Queries)
+	switch {
+	case len(c.Names) < 1 || len(c.Names) > collective.PeersMax || c.Me < 0 || c.Me >= len(c.Names):
+		return fmt.Errorf("cluster: %w: peer %d of %d", ErrConfig, c.Me, len(c.Names))
+	case len(c.Values) != n || len(c.Sets) != n:
+		return fmt.Errorf("cluster: %w: %d values and %d sets for %d queries", ErrConfig, len(c.Values), len(c.Sets), n)
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.MaxWait, time.Second)
+	def(&c.CorrectFor, 5*time.Minute)
+	def(&c.Period, time.Second)
+	if c.Keep <= 0 {
+		c.Keep = 256 << 20
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		began := time.Now()
+		c.Now = func() time.Duration { return time.Since(began) }
+	}
+	return nil
+}
+
+// A Cluster makes the rows of global queries together with the clusters of the other
+// peers.
+type Cluster struct {
+	c      Config
+	engine *engine
+	sooner atomic.Bool // rows were written: leaves can go, and others may wait for that
+	ending atomic.Bool // no data plane comes any more
+	over   chan struct{}
+
+	last     time.Duration // when the last round began
+	told     uint64        // the epoch that was logged last
+	rounds   uint64
+	unclear  uint64 // rounds that did not count
+	emitted  []uint64
+	reported time.Duration
+
+	mu     sync.Mutex
+	tap    *Tap
+	source func(query int) bool
+	stats  Stats
+}
+
+// New checks c. Nothing happens before [Cluster.Run].
+func New(c Config) (*Cluster, error) {
+	if err := c.fill(); err != nil {
+		return nil, err
+	}
+	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
+	k.engine.seen = k.seen
+	return k, nil
+}
+
+func (c *Cluster) seen(query int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.source == nil || c.source(query)
+}
+
+// Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
+// the one goroutine that uses the group.
+func (c *Cluster) Run(ctx context.Context) error {
+	defer close(c.over)
+	defer context.AfterFunc(ctx, c.c.Group.Wake)()
+	for ctx.Err() == nil {
+		if c.ending.Load() && c.engine.drained() {
+			break
+		}
+		if err := c.turn(); err != nil {
+			return fmt.Errorf("cluster: %w", err)
+		}
+	}
+	c.report(true)
+	return nil
+}
+
+// turn waits until there is a reason for a round, and has it.
+func (c *Cluster) turn() error {
+	c.give()
+	c.free()
+	c.report(false)
+	e := c.c.Group.Epoch()
+	if wait := c.wait(e); wait > 0 {
+		news := c.c.Group.Wait(wait)
+		if e = c.c.Group.Epoch(); news&rdma.NewsRound == 0 && c.wait(e) > 0 || e.Number == 0 {
+			return nil
+		}
+	}
+	c.tell(e)
+	c.last = c.c.Now()
+	head, parts := c.engine.contribute(e, c.last)
+	g, err := c.c.Group.Exchange(head, parts)
+	switch {
+	case err == nil:
+		c.rounds++
+		c.engine.take(g, c.c.Now())
+		c.engine.limit = min(2*c.engine.limit, contributionLimit)
+	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
+		c.unclear++
+	case errors.Is(err, rdma.ErrTooLarge):
+		// One window at a time, and that one without its records if it is too large.
+		if c.engine.limit == 1 {
+			c.engine.contributor.shrink()
+		}
+		c.engine.limit = max(c.engine.limit/16, 1)
+	default:
+		return err
+	}
+	return nil
+}
+
+// wait returns how long there is no reason for a round.
+func (c *Cluster) wait(e rdma.Epoch) time.Duration {
+	now, quarter := c.c.Now(), max(c.c.Period/4, time.Millisecond)
+	m := c.engine.member
+	switch {
+	case e.Number == 0:
+		return quarter
+	case m.epoch.Number != e.Number || m.phase != plain || c.engine.contributor.eager():
+		return 0
+	case c.ending.Load() && c.sooner.Swap(false):
+		return 0
+	}
+	return min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+}
+
+func (c *Cluster) tell(e rdma.Epoch) {
+	if c.told == e.Number {
+		return
+	}
+	c.told = e.Number
+	c.c.Log.Info("epoch of the group", "epoch", e.Number, "members", c.namesOf(e.Members), "transport", e.Transport)
+}
+
+func (c *Cluster) namesOf(s collective.Set) (names []string) {
+	for p := range s.All {
+		names = append(names, c.c.Names[p])
+	}
+	return names
+}
+
+// give passes rows on to the sinks. While there is no epoch they wait: somebody else
+// may be giving them out.
+func (c *Cluster) give() {
+	m := c.engine.member
+	m.sweep()
+	if c.c.Group.Epoch().Number == 0 {
+		return
+	}
+	for _, l := range m.leaves {
+		if !l.taken && !c.giveOne(l) {
+			return
+		}
+	}
+}
+
+func (c *Cluster) giveOne(l *leaf) bool {
+	out, from := make([]export.InjectedRow, len(l.lines.ends)), 0
+	var cause uint64
+	if l.revision == 0 {
+		cause = c.engine.contributor.cause(l.window)
+	}
+	for i, end := range l.lines.ends {
+		out[i] = export.InjectedRow{Query: int(l.window.query), Line: l.lines.text[from:end], Cause: cause}
+		from = end
+	}
+	l.taken = c.c.Emit(out, func() {
+		l.written.Store(true)
+		c.sooner.Store(true)
+		if c.ending.Load() {
+			c.c.Group.Wake()
+		}
+	})
+	if l.taken {
+		c.emitted[l.window.query] += uint64(len(out))
+	}
+	return l.taken
+}
+
+// free gives back room in the outboxes.
+func (c *Cluster) free() {
+	c.mu.Lock()
+	t := c.tap
+	c.mu.Unlock()
+	if t != nil {
+		t.free()
+	}
+}
+
+// Finish says that no data plane comes any more: what the present one still puts out is
+// contributed as it is, and then this box is done. It does not wait.
+func (c *Cluster) Finish() {
+	c.ending.Store(true)
+	c.engine.contributor.end()
+	c.c.Group.Wake()
+}
+
+// Drain is Finish, and waits until everything of this box is in the sinks, or until ctx
+// ends. Run is then to be ended by its own context. The error wraps [ErrNotDrained].
+func (c *Cluster) Drain(ctx context.Context) error {
+	c.Finish()
+	select {
+	case <-c.over:
+		return nil
+	case <-ctx.Done():
+	}
+	s := c.Stats()
+	return fmt.Errorf("cluster: %w: %d windows are kept, %d bytes", ErrNotDrained, s.KeptWindows, s.KeptBytes)
+}

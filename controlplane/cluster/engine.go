@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/rdma"
+)
+
+// An engine is all of a box's part but for the goroutine that waits and talks: what to
+// say in the next round, and what to do after it. The time is given to it.
+type engine struct {
+	s           *shape
+	contributor *contributor
+	member      *member
+	timekeeper  *timekeeper
+	faults      *faults
+	seen        func(query int) bool // this box has seen an event of the query
+	limit       int                  // bytes of a contribution to one member
+	saying      saying
+	last        uint64 // the firing at which we were done
+}
+
+// contributionLimit is what one round takes of windows that wait, more or less.
+const contributionLimit = 64 << 20
+
+func newEngine(c *Config) *engine {
+	s := newShape(c)
+	f := &faults{counts: make([][FaultCount]uint64, s.peers())}
+	return &engine{
+		s: s, faults: f, contributor: newContributor(s, c.Keep), member: newMember(s, rows.New(c.Plan, c.Values), f),
+		timekeeper: newTimekeeper(s, c.MaxWait, c.CorrectFor), limit: contributionLimit,
+		seen: func(int) bool { return true },
+	}
+}
+
+// contribute returns what to say in the next round of epoch e.
+func (n *engine) contribute(e rdma.Epoch, now time.Duration) (head []byte, parts [][]byte) {
+	if n.member.epoch.Number != e.Number {
+		n.member.begin(e)
+	}
+	s := &n.saying
+	*s = saying{marks: append(s.marks[:0], make([]mark, len(n.s.queries))...), offers: s.offers[:0], forced: s.forced[:0]}
+	var r *registry
+	if n.member.phase == plain {
+		r = n.member.registry
+	}
+	n.contributor.say(s, r, n.limit)
+	for q := range s.marks {
+		if n.contributor.moved(q) {
+			n.timekeeper.moved[q] = now
+		}
+		s.marks[q].floor = n.member.registry.floors[q]
+		s.marks[q].idle = n.timekeeper.judge(q, n.seen(q), n.contributor.waiting(q), now)
+	}
+	if r != nil {
+		n.timekeeper.rule(s, r, now)
+	}
+	return n.member.contribute(s)
+}
+
+// take follows a committed round.
+func (n *engine) take(g *rdma.Gathered, now time.Duration) {
+	m := n.member
+	was := m.phase
+	m.take(g)
+	if was == rollCall {
+		return
+	}
+	if was == carrying {
+		n.timekeeper.adopt(m.registry, now)
+	} else {
+		n.timekeeper.look(m.registry, now)
+	}
+	n.contributor.follow(m.registry)
+}
+
+// drained reports that nothing of ours is on its way: our windows are in the sinks, and
+// so are the rows that had become ours to give out by then.
+func (n *engine) drained() bool {
+	m := n.member
+	if m.phase != plain || !m.registry.final.Has(n.s.me) || !n.contributor.nothing() {
+		return false
+	}
+	if n.last == 0 {
+		n.last = m.registry.sequence
+	}
+	for home, d := range m.registry.durable {
+		if owner(home, m.epoch.Members) == n.s.me && d < n.last {
+			return false
+		}
+	}
+	return true
+}
+
+// straggler returns the member that q waits for, and how far it is behind the one that
+// is furthest; -1 if nobody is behind. The lag of one that has said nothing yet is 0.
+func (r *registry) straggler(q int) (peer int, lag time.Duration) {
+	peer = -1
+	least, most := event.MaxNanos, event.MinNanos
+	for p := range r.members.All {
+		if r.idle[p][q] != waited || r.final.Has(p) {
+			continue
+		}
+		t := r.marks[p][q]
+		most = max(most, t)
+		if t < least {
+			least, peer = t, p
+		}
+	}
+	switch {
+	case peer < 0 || most <= least:
+		return -1, 0
+	case least == event.MinNanos:
+		return peer, 0
+	}
+	return peer, time.Duration(most - least)
+}
+
+// faults counts what was wrong with contributions, by peer.
+type faults struct{ counts [][FaultCount]uint64 }
+
+func (f *faults) note(peer int, fault Fault) { f.counts[peer][fault]++ }

@@ -1,0 +1,336 @@
+package cluster
+
+import (
+	"slices"
+	"time"
+
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/rdma/collective"
+)
+
+// A registry is what has happened so far, as all members know it: a function of the
+// headers of the committed rounds and of nothing else.
+type registry struct {
+	s        *shape
+	lineage  uint64 // the epoch in which it began empty
+	members  collective.Set
+	sequence uint64   // of the last firing; firings are counted through all epochs
+	durable  []uint64 // [home] firings up to there are in its owner's sinks
+	final    collective.Set
+	marks    [][]event.Nanos // [peer][query]
+	idle     [][]idle        // [peer][query]
+	floors   []event.Nanos   // [query]
+
+	windows map[windowID]*entry
+	queues  [][]*entry // [query] by end
+	open    []*entry   // those that have not fired, in order
+	unsaved []*entry   // those with firings that are not durable
+
+	// What the last round did.
+	fired   []*entry
+	removed []*entry
+	touched []*entry // may fire again
+	counts  []counts // [query]
+}
+
+// counts are what a member has seen happen to a query's windows.
+type counts struct {
+	fired, corrected, forced, unknown, late, repeated uint64
+}
+
+// An entry is what is known of one window.
+type entry struct {
+	id           windowID
+	contributors collective.Set
+	merged       collective.Set // contributors, and those that had nothing to contribute
+	firings      uint32         // so far: the next revision
+	missing      uint64
+	flags        uint8
+	firing       outbox.Firing
+	lack         []collective.Set // [home] contributors whose part its holders do not have
+	out          []collective.Set // [home] who is in the last rows that went out
+	unsure       collective.Set   // homes whose last rows may have gone out or not
+	unsaved      []firing         // not durable yet, oldest first
+	forced       bool
+
+	// The timekeeper's own: when it was first seen, and seen to fire.
+	seenAt, firedAt time.Duration
+}
+
+// A firing is one time that a window's rows are made.
+type firing struct {
+	sequence uint64
+	revision uint32
+	epoch    uint64
+	missing  uint64
+	flags    uint8
+	firing   outbox.Firing
+	merged   []collective.Set // [home] who is in its rows; none: it makes no rows
+}
+
+func newRegistry(s *shape, lineage uint64) *registry {
+	r := &registry{s: s, lineage: lineage, durable: make([]uint64, s.peers()), windows: map[windowID]*entry{}, counts: make([]counts, len(s.queries))}
+	r.marks, r.idle = make([][]event.Nanos, s.peers()), make([][]idle, s.peers())
+	for p := range r.marks {
+		r.marks[p], r.idle[p] = make([]event.Nanos, len(s.queries)), make([]idle, len(s.queries))
+		r.forget(p)
+	}
+	r.floors = make([]event.Nanos, len(s.queries))
+	for q := range r.floors {
+		r.floors[q] = event.MinNanos
+	}
+	r.queues = make([][]*entry, len(s.queries))
+	return r
+}
+
+// forget drops what peer p said of itself: it begins anew.
+func (r *registry) forget(p int) {
+	for q := range r.marks[p] {
+		r.marks[p][q], r.idle[p][q] = event.MinNanos, waited
+	}
+	r.final = r.final.Without(p)
+}
+
+func (r *registry) begin() {
+	r.fired, r.removed, r.touched = r.fired[:0], r.removed[:0], r.touched[:0]
+}
+
+// hear notes how far p is.
+func (r *registry) hear(p int, h *header) {
+	for q, m := range h.marks {
+		r.marks[p][q], r.idle[p][q] = max(r.marks[p][q], m.watermark), m.idle
+	}
+	if r.final = r.final.Without(p); h.final {
+		r.final = r.final.With(p)
+	}
+}
+
+func position1(e *entry, id windowID) int { return e.id.compare(id) }
+
+func insert(list []*entry, e *entry) []*entry {
+	at, _ := slices.BinarySearchFunc(list, e.id, position1)
+	return slices.Insert(list, at, e)
+}
+
+// windowsMax bounds the windows of a query that a registry keeps.
+const windowsMax = 1 << 20
+
+// accept takes p's closing of a window and returns the homes whose records count: all,
+// or those that lacked p's; none if what it brings is known or comes too late.
+func (r *registry) accept(p int, c *closing) (*entry, collective.Set) {
+	e, n := r.windows[c.window], &r.counts[c.window.query]
+	switch {
+	case c.again:
+		return r.acceptAgain(p, e)
+	case e != nil && e.contributors.Has(p):
+		n.repeated++
+		return nil, 0
+	case c.window.end <= r.floors[c.window.query] || e == nil && len(r.queues[c.window.query]) >= windowsMax:
+		n.late++
+		return nil, 0
+	case e == nil:
+		peers := r.s.peers()
+		e = &entry{id: c.window, lack: make([]collective.Set, peers), out: make([]collective.Set, peers), firing: outbox.OnTime, flags: outbox.FlagSequenced}
+		r.windows[c.window] = e
+		r.queues[c.window.query] = insert(r.queues[c.window.query], e)
+		r.open = insert(r.open, e)
+	}
+	e.contributors = e.contributors.With(p)
+	e.missing += c.missing
+	e.flags |= c.flags & outbox.FlagIncomplete
+	e.flags &= c.flags | ^uint8(outbox.FlagSequenced)
+	e.firing = max(e.firing, c.firing)
+	if e.firings > 0 {
+		r.touch(e)
+	}
+	return e, r.s.all()
+}
+
+// acceptAgain takes what p sends once more, for the homes that lack it.
+func (r *registry) acceptAgain(p int, e *entry) (*entry, collective.Set) {
+	var homes collective.Set
+	if e == nil {
+		return nil, 0
+	}
+	for h := range e.lack {
+		if e.lack[h].Has(p) {
+			homes, e.lack[h] = homes.With(h), e.lack[h].Without(p)
+		}
+	}
+	for h := range homes.All {
+		merged := e.merged &^ e.lack[h]
+		if e.firings > 0 && e.out[h]&^merged == 0 && (merged != e.out[h] || e.unsure.Has(h)) {
+			r.touch(e)
+		}
+	}
+	return e, homes
+}
+
+func (r *registry) touch(e *entry) {
+	if !slices.Contains(r.touched, e) {
+		r.touched = append(r.touched, e)
+	}
+}
+
+// passed reports that p has contributed to e, or will not, and whether e is waiting
+// for it.
+func (r *registry) passed(p int, e *entry) (had, held bool) {
+	q := e.id.query
+	had = e.contributors.Has(p) || r.final.Has(p) || r.marks[p][q] >= e.id.end ||
+		r.idle[p][q] == without && r.members.Has(p)
+	return had, !had && r.members.Has(p) && r.idle[p][q] == waited
+}
+
+// fire fires what is complete, forced or corrected, in order.
+func (r *registry) fire(epoch uint64, forced []windowID) {
+	for _, id := range forced {
+		if e := r.windows[id]; e != nil && e.firings == 0 {
+			e.forced = true
+		}
+	}
+	keep := r.open[:0]
+	for _, e := range r.open {
+		held := false
+		for p := range r.members.All {
+			_, h := r.passed(p, e)
+			held = held || h
+		}
+		if held && !e.forced {
+			keep = append(keep, e)
+			continue
+		}
+		if held {
+			r.counts[e.id.query].forced++
+		}
+		r.fireOne(epoch, e)
+	}
+	clear(r.open[len(keep):])
+	r.open = keep
+	slices.SortFunc(r.touched, func(a, b *entry) int { return a.id.compare(b.id) })
+	for _, e := range r.touched {
+		r.fireOne(epoch, e)
+	}
+}
+
+func (r *registry) fireOne(epoch uint64, e *entry) {
+	e.merged |= e.contributors
+	for p := range r.s.peers() {
+		if had, _ := r.passed(p, e); had {
+			e.merged = e.merged.With(p)
+		}
+	}
+	r.sequence++
+	f := firing{
+		sequence: r.sequence, revision: e.firings, epoch: epoch, missing: e.missing, flags: e.flags, firing: e.firing,
+		merged: make([]collective.Set, len(e.out)),
+	}
+	n := &r.counts[e.id.query]
+	for h := range f.merged {
+		// What lost a part is worth less than the rows that have it.
+		merged := e.merged &^ e.lack[h]
+		if e.firings > 0 && e.out[h]&^merged != 0 {
+			n.unknown++
+			continue
+		}
+		f.merged[h], e.out[h], e.unsure = merged, merged, e.unsure.Without(h)
+	}
+	if n.fired++; e.firings > 0 {
+		n.corrected++
+	}
+	e.firings++
+	if e.unsaved = append(e.unsaved, f); len(e.unsaved) == 1 {
+		r.unsaved = append(r.unsaved, e)
+	}
+	r.fired = append(r.fired, e)
+}
+
+// save notes what owners have in their sinks and reports whether that is more.
+func (r *registry) save(heads []*header) bool {
+	more := false
+	for h := range r.durable {
+		if head := heads[owner(h, r.members)]; head != nil && head.durable[h] > r.durable[h] && r.durable[h] < r.sequence {
+			r.durable[h], more = min(head.durable[h], r.sequence), true
+		}
+	}
+	return more
+}
+
+// settle forgets firings that are in the sinks, all rows of them.
+func (r *registry) settle() {
+	all := slices.Min(r.durable)
+	r.unsaved = slices.DeleteFunc(r.unsaved, func(e *entry) bool {
+		e.unsaved = slices.DeleteFunc(e.unsaved, func(f firing) bool { return f.sequence <= all })
+		return len(e.unsaved) == 0
+	})
+}
+
+// expire raises the floors, never past a window that has not fired, and drops the
+// windows below that nobody needs any more.
+func (r *registry) expire(marks []mark) {
+	for q := range r.floors {
+		queue := r.queues[q]
+		if marks != nil && marks[q].floor > r.floors[q] {
+			r.floors[q] = marks[q].floor
+			for _, e := range queue {
+				if e.firings == 0 {
+					r.floors[q] = min(r.floors[q], e.id.end-1)
+					break
+				}
+			}
+		}
+		n := len(r.removed)
+		for _, e := range queue {
+			if e.id.end > r.floors[q] {
+				break
+			}
+			if e.firings > 0 && len(e.unsaved) == 0 {
+				r.removed = append(r.removed, e)
+				delete(r.windows, e.id)
+			}
+		}
+		if len(r.removed) > n {
+			r.queues[q] = slices.DeleteFunc(queue, func(e *entry) bool { return r.windows[e.id] != e })
+		}
+	}
+}
+
+// lose notes that nobody is left who holds what is at home at h.
+func (r *registry) lose(h int) {
+	for _, queue := range r.queues {
+		for _, e := range queue {
+			r.damage(e, h)
+		}
+	}
+	r.durable[h] = r.sequence
+}
+
+// damage notes that e's state of home h is gone.
+func (r *registry) damage(e *entry, h int) {
+	e.lack[h] = e.contributors
+	for i := range e.unsaved {
+		if f := &e.unsaved[i]; f.sequence > r.durable[h] && f.merged[h] != 0 {
+			if !e.unsure.Has(h) {
+				r.counts[e.id.query].unknown++
+			}
+			e.unsure, f.merged[h] = e.unsure.With(h), 0
+		}
+	}
+}
+
+// follow makes members those of the present epoch; whole are those among them that
+// know what has happened.
+func (r *registry) follow(members, whole collective.Set) {
+	for p := range r.s.peers() {
+		switch {
+		case members.Has(p) && !whole.Has(p):
+			r.forget(p)
+		case !members.Has(p):
+			for q := range r.idle[p] {
+				r.idle[p][q] = waited
+			}
+		}
+	}
+	r.members = members
+	r.settle()
+}
