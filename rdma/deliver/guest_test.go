@@ -11,6 +11,6 @@ import (
 func TestGuestDeliver(t *testing.T) {
 	guest.Test(t, guest.Suite{
 		Config:   guest.Config{Sets: []string{"rdma"}, CPUs: 2, Timeout: 6 * time.Minute},
-		Packages: []string{"."}, Tags: "rdma", Setup: "wire 2", Run: "^TestDevice",
+		Packages: []string{"."}, Tags: "rdma", Setup: "wire 2\nexport HEADRACE_RDMA_DEVICES=rxe1,rxe2", Run: "^TestDevice",
 	})
 }

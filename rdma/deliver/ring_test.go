@@ -17,32 +17,32 @@ import (
 )
 
 // shm is a folder in memory, where rings belong.
-func shm(t testing.TB) string {
-	t.Helper()
+func shm(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "headrace-test-") //nolint:usetesting // a folder on a disk is slow
 	if err != nil {
-		return t.TempDir()
+		return tb.TempDir()
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	tb.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
 
-func newRing(t testing.TB, size uint64) (*Ring, string) {
-	t.Helper()
-	path := filepath.Join(shm(t), "rows")
+func newRing(tb testing.TB, size uint64) (*Ring, string) {
+	tb.Helper()
+	path := filepath.Join(shm(tb), "rows")
 	r, err := OpenRing(path, size)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { r.Close() })
+	tb.Cleanup(func() { r.Close() })
 	return r, path
 }
 
-func openReaderOf(t testing.TB, path string) *Reader {
-	t.Helper()
+func openReaderOf(tb testing.TB, path string) *Reader {
+	tb.Helper()
 	r, err := Open(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
