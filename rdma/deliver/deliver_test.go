@@ -243,8 +243,12 @@ func TestKillsLoseAndRepeatNothing(t *testing.T) {
 		case n%400 == 300:
 			killProducer()
 			killProducer = send()
-		case n%500 == 50:
-			time.Sleep(100 * time.Millisecond) // the ring fills
+		case n%500 == 50: // the ring fills
+			for end := time.Now().Add(30 * time.Second); r.head.Load()-r.next < SizeMin*3/4; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("after batch %d: %d bytes wait for a slow reader", n, r.head.Load()-r.next)
+				}
+			}
 		}
 	})
 }
@@ -658,6 +662,36 @@ func TestAStopIsSaidToTheProducer(t *testing.T) {
 	}
 	if _, err := net.DialTimeout("tcp", s.Addr().String(), time.Second); err == nil {
 		t.Error("it listens still")
+	}
+}
+
+// What a batch costs: to the ring, acknowledged, read. It is a test with a figure, for
+// two ends of one process share the cores.
+func TestTheTimeOfABatch(t *testing.T) {
+	ring, path := newRing(t, 1<<22)
+	_, c := pair(t, ConsumerConfig{Ring: ring, Transport: TCP})
+	p := dialed(t, c)
+	r := openReaderOf(t, path)
+	defer r.Close()
+	n := uint64(0)
+	for _, rows := range []int{1, 640} {
+		lines := bytes.Repeat([]byte(strings.Repeat("x", 399)+"\n"), rows)
+		const batches = 200
+		start := time.Now()
+		for range batches {
+			n++
+			if err := p.Send(t.Context(), n, lines); err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			for _, ok := r.Next(); ok; _, ok = r.Next() {
+				got++
+			}
+			if r.Release(); got != rows {
+				t.Fatalf("%d rows of %d are there when they are acknowledged", got, rows)
+			}
+		}
+		t.Logf("%d rows of 400 bytes: %v a batch", rows, time.Since(start)/batches)
 	}
 }
 
