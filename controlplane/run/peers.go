@@ -46,6 +46,7 @@ type peers struct {
 	boot    *boot.Mesh
 	tcp     *tcp.Transport
 	verbs   *verbs.Transport // nil: there are none
+	without bool             // RDMA was asked for by name, and there are none
 	group   *rdma.Group
 	cluster *cluster.Cluster
 	pump    atomic.Pointer[export.Pump] // of the present data plane
@@ -134,6 +135,7 @@ func (x *peers) transports() ([]rdma.Transport, error) {
 			x.verbs = v
 			list = append(list, v)
 		case x.config.Transport == "verbs":
+			x.without = true
 			x.log.Warn("no RDMA: the group exchanges over TCP", "reason", err)
 		default:
 			x.log.Info("the group exchanges over TCP", "reason", err)
