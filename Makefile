@@ -11,14 +11,14 @@ GOFUMPT  := mvdan.cc/gofumpt@v0.12.0
 GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-ad3fae17affe
 
 # Debian packages by what needs them.
-APT_TEST  := gcc g++ libc6-dev iproute2 tcpreplay qemu-user-static python3 procps
+APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
 APT_GUEST := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
 	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils
 APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
 # Packages whose tests send packets in real time: one after the other.
-LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|internal/(demo|acceptance|netns))$$$$
+LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|rdma/boot|internal/(boxes|demo|peersdemo|acceptance|netns))$$$$
 
 # Inputs, not seconds: at the end of a time go test sometimes reports its own deadline
 # as a failure of the target.
@@ -71,6 +71,11 @@ run: build ## watch bars come out of multicast packets (DURATION=20s, CAPTURE=fi
 	@$(GO) build -trimpath -o $(BIN)/demo ./internal/demo
 	@DURATION="$(DURATION)" CAPTURE="$(CAPTURE)" CONFIG="$(CONFIG)" $(BIN)/demo
 
+.PHONY: run-peers
+run-peers: build ## watch three boxes be one system, and one of them die and come back (as root; DURATION=30s)
+	@$(GO) build -trimpath -o $(BIN)/peersdemo ./internal/peersdemo
+	@DURATION="$(DURATION)" $(BIN)/peersdemo
+
 .PHONY: test
 test: deps build ## all tests; those that need root are skipped without it, saying so
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v -E '$(LIVE)')
@@ -80,7 +85,7 @@ test: deps build ## all tests; those that need root are skipped without it, sayi
 
 .PHONY: test-root
 test-root: deps build ## the tests that need root, alone
-	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./internal/...
+	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./rdma/... ./internal/...
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
@@ -88,7 +93,7 @@ test-guest: deps-guest ## the tests that need another kernel, in a guest under Q
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /controlplane/run)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /internal/peersdemo -e /internal/boxes -e /controlplane/run)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (20000x, 5m)

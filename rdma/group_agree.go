@@ -23,6 +23,8 @@ type agreement struct {
 	failedAt time.Time                      // when we last gave one up
 	troubled [collective.PeersMax]time.Time // when frames last failed between a peer and us
 	shunned  [collective.PeersMax]time.Time // until when a peer counts as not heard
+	present  collective.Set                 // peers that the control hears
+	missed   collective.Set                 // peers that it heard once and does not
 	unfit    []time.Time                    // until when a transport is not offered
 	prepared []bool                         // transports that are ready for the epoch to come
 	steps    collective.Step                // of the epoch that was opened last
@@ -70,6 +72,7 @@ func (g *Group) listen() {
 func (g *Group) listenHears() {
 	clear(g.hears)
 	g.c.Control.Hears(g.hears)
+	g.settleDown(g.hears[g.c.Me].Without(g.c.Me))
 	var out collective.Set
 	for p := range g.hears {
 		if !g.shunned[p].IsZero() {
@@ -79,8 +82,9 @@ func (g *Group) listenHears() {
 	}
 	g.hears[g.c.Me] = g.hears[g.c.Me].With(g.c.Me) &^ out
 	changed := false
-	for p, s := range g.hears {
-		if s != g.told[p] {
+	for i := range g.hears {
+		p := (g.c.Me + 1 + i) % len(g.hears) // ours last: then several come in together
+		if s := g.hears[p]; s != g.told[p] {
 			g.told[p], changed = s, true
 			g.act(g.machine.Hear(p, s, g.effects[:0]))
 		}
@@ -88,6 +92,17 @@ func (g *Group) listenHears() {
 	if changed {
 		g.tally.hears(g.told, out)
 	}
+}
+
+// settleDown is told whom the control hears. A peer that is heard again counts only
+// after a period: whoever comes and goes would keep the others from having an epoch.
+func (g *Group) settleDown(heard collective.Set) {
+	g.missed |= g.present &^ heard
+	g.present = heard
+	for p := range (g.missed & heard).All {
+		g.shunned[p] = time.Now().Add(g.c.Period)
+	}
+	g.missed &^= heard
 }
 
 // act carries out effects, and those that come of them.
@@ -122,12 +137,16 @@ func (g *Group) act(effects []collective.Effect) {
 	g.effects = effects[:0]
 }
 
-// fail gives up the present epoch. If we did so just before, it waits a little: an
-// epoch that cannot work must not make peers agree as fast as they can.
+// fail gives up the present epoch. If we did so just before, or it never worked, it
+// waits a little: peers must not agree in vain as fast as they can.
 func (g *Group) fail(reason Change) {
 	now := time.Now()
 	g.shut()
-	if soonest := g.failedAt.Add(g.c.Period / 2); now.Before(soonest) {
+	soonest := g.failedAt.Add(g.c.Period / 2)
+	if reason == ChangeTransport && g.failAt.IsZero() {
+		soonest = now.Add(g.c.Period)
+	}
+	if now.Before(soonest) {
 		if g.failAt.IsZero() {
 			g.failAt, g.reason = soonest, reason
 		}
@@ -144,7 +163,8 @@ func (g *Group) tick(now time.Time) (next time.Time) {
 		g.act(g.machine.Timeout(g.effects[:0]))
 	}
 	if due(g.failAt, now) {
-		g.fail(g.reason)
+		g.failedAt, g.failAt = now, time.Time{}
+		g.act(g.machine.Fail(g.effects[:0]))
 	}
 	if due(g.probe.deadline, now) {
 		g.unfitFor("its probe did not come through")

@@ -73,6 +73,10 @@ const (
 
 var trialSizes = [trialCount]int{64, 4 << 10, 16 << 10, FrameMax}
 
+// leastPatience is for meshes of groups with a short period: a kernel that is slow may
+// take some tenths of a second to acknowledge what it got.
+const leastPatience = 500 * time.Millisecond
+
 // open begins an epoch.
 func (g *Group) open(e collective.Effect) {
 	g.shut()
@@ -104,14 +108,14 @@ func (g *Group) open(e collective.Effect) {
 	g.tally.codec(g.codec)
 	g.mesh, err = g.c.Transports[t].Open(MeshConfig{
 		Epoch: e.Step.Epoch, Me: g.c.Me, Members: e.Step.Members, Offers: given,
-		Patience: 2 * g.c.Period, Bell: g.bell, Codec: g.codec,
+		Patience: max(g.c.Period, leastPatience), Bell: g.bell, Codec: g.codec,
 	})
 	if err != nil {
 		g.mesh = nil
 		g.unfitFor("it could not be opened", "error", err)
 		return
 	}
-	g.probe.deadline = time.Now().Add(4 * g.c.Period)
+	g.probe.deadline = time.Now().Add(2 * g.c.Period)
 	g.say(g.others(), probeHello, 0, nil)
 }
 

@@ -26,10 +26,16 @@ var (
 
 // An Exchanger is what a cluster needs of [rdma.Group], whose methods these are.
 type Exchanger interface {
+	Epochs
+	Exchange(header []byte, parts [][]byte) (*rdma.Gathered, error)
+	Late() *rdma.Late
+	Wake()
+}
+
+// Epochs tells who is in the group.
+type Epochs interface {
 	Wait(d time.Duration) rdma.News
 	Epoch() rdma.Epoch
-	Exchange(header []byte, parts [][]byte) (*rdma.Gathered, error)
-	Wake()
 }
 
 // Config makes a [Cluster].
@@ -59,6 +65,12 @@ type Config struct {
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.
 	Home func(group int) int
+	// Enough reports that peers without us can go on as a group. Nil: they always can.
+	Enough func(collective.Set) bool
+	// Linger is how long, when everything of this box is in the sinks, it stays for
+	// members that could not go on without it: they may be about to end as well. Zero:
+	// three periods, and at least 2 s.
+	Linger time.Duration
 	// Emit gives rows to the sinks, as [export.Pump.Inject] does. Required.
 	Emit func(rows []export.InjectedRow, written func()) bool
 	// Log may be nil.
@@ -83,6 +95,7 @@ func (c *Config) fill() error {
 	def(&c.MaxWait, time.Second)
 	def(&c.CorrectFor, 5*time.Minute)
 	def(&c.Period, time.Second)
+	def(&c.Linger, max(3*c.Period, 2*time.Second))
 	if c.Keep <= 0 {
 		c.Keep = 256 << 20
 	}
@@ -105,22 +118,27 @@ type Cluster struct {
 	c      Config
 	engine *engine
 	sooner atomic.Bool   // rows were written: leaves can go, and others may wait for that
+	full   atomic.Bool   // the sinks took no more: as soon as they have room they get the rest
 	ending atomic.Bool   // no data plane comes any more
 	doubt  atomic.Uint64 // rows that the control process before this one was giving out
 	over   chan struct{}
 
-	last     time.Duration // when the last round began
-	told     uint64        // the epoch that was logged last
-	rounds   uint64
-	unclear  uint64 // rounds that did not count
-	emitted  []uint64
-	reported time.Duration
+	last       time.Duration // when the last round began
+	told       uint64        // the epoch that was logged last
+	rounds     uint64
+	unclear    uint64 // rounds that did not count
+	emitted    []uint64
+	more       bool // there are rows to give out, and the sinks take them
+	lot, burst int
+	reported   time.Duration
+	lingers    time.Duration // since when everything of ours is out, and others need us
 
-	mu     sync.Mutex
-	tap    *Tap
-	source func(query int) bool
-	since  time.Duration // when the present data plane was connected
-	stats  Stats
+	mu       sync.Mutex
+	tap      *Tap
+	source   func(query int) bool
+	progress func(query int) uint64
+	since    time.Duration // when the present data plane was connected
+	stats    Stats
 }
 
 // New checks c. Nothing happens before [Cluster.Run].
@@ -128,8 +146,8 @@ func New(c Config) (*Cluster, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
-	k.engine.seen = k.seen
+	k := &Cluster{c: c, engine: newEngine(&c), over: make(chan struct{}), lot: lotRows, burst: burstLots, emitted: make([]uint64, len(c.Plan.Queries)), reported: -time.Hour}
+	k.engine.seen, k.engine.progress = k.seen, k.progressOf
 	return k, nil
 }
 
@@ -139,6 +157,16 @@ func (c *Cluster) seen(query int) (bool, time.Duration) {
 	return c.source == nil || c.source(query), c.since
 }
 
+// progressOf returns what changes when events of a query come, 0 if nothing says so.
+func (c *Cluster) progressOf(query int) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.progress == nil {
+		return 0
+	}
+	return c.progress(query)
+}
+
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
 // the one goroutine that uses the group. The group must not be closed before Run has
 // returned and the last tap's pump has ended.
@@ -146,7 +174,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	defer close(c.over)
 	defer context.AfterFunc(ctx, c.c.Group.Wake)()
 	for ctx.Err() == nil {
-		if c.ending.Load() && c.engine.drained() {
+		if c.ending.Load() && c.engine.drained() && c.mayGo() {
 			break
 		}
 		if err := c.turn(); err != nil {
@@ -155,6 +183,22 @@ func (c *Cluster) Run(ctx context.Context) error {
 	}
 	c.report(true)
 	return nil
+}
+
+// mayGo reports that nobody is left behind who could not go on without us. Boxes that
+// are told to end together are not told at the same instant: the last of them would be
+// alone with its last windows.
+func (c *Cluster) mayGo() bool {
+	r := c.engine.member.registry
+	rest := (r.members &^ r.stopping).Without(c.c.Me)
+	if rest == 0 || c.c.Enough == nil || c.c.Enough(rest) {
+		return true
+	}
+	now := c.c.Now()
+	if c.lingers == 0 {
+		c.lingers = now
+	}
+	return now-c.lingers >= c.c.Linger
 }
 
 // turn waits until there is a reason for a round, and has it.
@@ -170,6 +214,7 @@ func (c *Cluster) turn() error {
 		}
 	}
 	c.tell(e)
+	c.late()
 	c.last = c.c.Now()
 	head, parts := c.engine.contribute(e, c.last)
 	g, err := c.c.Group.Exchange(head, parts)
@@ -178,7 +223,8 @@ func (c *Cluster) turn() error {
 		c.rounds++
 		c.engine.take(g, c.c.Now())
 		c.engine.limit = min(2*c.engine.limit, contributionLimit)
-	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch):
+	case errors.Is(err, rdma.ErrAgain), errors.Is(err, rdma.ErrNoEpoch), errors.Is(err, rdma.ErrOp):
+		// ErrOp is a member's mistake, and ends the epoch: it must not end us.
 		c.unclear++
 		c.engine.contributor.nudge()
 	case errors.Is(err, rdma.ErrTooLarge):
@@ -194,6 +240,16 @@ func (c *Cluster) turn() error {
 	return nil
 }
 
+// late follows a round that was given up and counts after all. Another member may have
+// followed it at once, and given out its rows: who goes on without that member must know
+// of them.
+func (c *Cluster) late() {
+	if l := c.c.Group.Late(); l != nil && l.Gathered != nil {
+		c.rounds++
+		c.engine.take(l.Gathered, c.c.Now())
+	}
+}
+
 // wait returns how long there is no reason for a round.
 func (c *Cluster) wait(e rdma.Epoch) time.Duration {
 	now, quarter := c.c.Now(), max(c.c.Period/4, time.Millisecond)
@@ -206,7 +262,11 @@ func (c *Cluster) wait(e rdma.Epoch) time.Duration {
 	case c.ending.Load() && c.sooner.Swap(false):
 		return 0
 	}
-	return min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+	wait := min(c.last+quarter, c.engine.timekeeper.due(m.registry)) - now
+	if c.more {
+		wait = min(wait, time.Microsecond) // the group agrees on what it must, no more
+	}
+	return wait
 }
 
 func (c *Cluster) tell(e rdma.Epoch) {
@@ -224,42 +284,67 @@ func (c *Cluster) namesOf(s collective.Set) (names []string) {
 	return names
 }
 
-// give passes rows on to the sinks. While there is no epoch they wait: somebody else
-// may be giving them out.
+// What is given out at a time: rounds go on between two bursts.
+const (
+	lotRows   = 1024
+	burstLots = 8
+)
+
+// give passes rows on to the sinks, as many as a burst. While there is no epoch they
+// wait: somebody else may be giving them out.
 func (c *Cluster) give() {
 	m := c.engine.member
 	m.sweep()
+	c.more = false
 	if c.c.Group.Epoch().Number == 0 {
 		return
 	}
+	c.full.Store(false)
+	lots := 0
 	for _, l := range m.leaves {
-		if !l.taken && !c.giveOne(l) {
-			return
+		for made := m.lot(l, c.lot); len(made.ends) > 0; made = m.lot(l, c.lot) {
+			if lots++; lots > c.burst {
+				c.more = true
+				return
+			}
+			if c.giveLot(l) {
+				continue
+			}
+			c.full.Store(true) // before the last try: what is written after it wakes us
+			if !c.giveLot(l) {
+				return
+			}
+			c.full.Store(false)
 		}
 	}
 }
 
-func (c *Cluster) giveOne(l *leaf) bool {
-	out, from := make([]export.InjectedRow, len(l.lines.ends)), 0
+// giveLot offers the rows that l has made.
+func (c *Cluster) giveLot(l *leaf) bool {
+	out, from := make([]export.InjectedRow, 0, len(l.made.ends)), 0
 	var cause uint64
-	if l.revision == 0 {
+	if l.firing.revision == 0 {
 		cause = c.engine.contributor.cause(l.window)
 	}
-	for i, end := range l.lines.ends {
-		out[i] = export.InjectedRow{Query: int(l.window.query), Line: l.lines.text[from:end], Cause: cause}
+	for _, end := range l.made.ends {
+		if end > from {
+			out = append(out, export.InjectedRow{Query: int(l.window.query), Line: l.made.text[from:end], Cause: cause})
+		}
 		from = end
 	}
-	l.taken = c.c.Emit(out, func() {
-		l.written.Store(true)
+	if !c.c.Emit(out, func() {
+		l.written.Add(1)
 		c.sooner.Store(true)
-		if c.ending.Load() {
+		if c.ending.Load() || c.full.Load() {
 			c.wake()
 		}
-	})
-	if l.taken {
-		c.emitted[l.window.query] += uint64(len(out))
+	}) {
+		return false
 	}
-	return l.taken
+	l.made = lines{}
+	l.taken++
+	c.emitted[l.window.query] += uint64(len(out))
+	return true
 }
 
 // wake wakes Run, if it has not ended.
@@ -273,11 +358,10 @@ func (c *Cluster) wake() {
 
 // free gives back room in the outboxes.
 func (c *Cluster) free() {
-	c.mu.Lock()
-	t := c.tap
-	c.mu.Unlock()
-	if t != nil {
-		t.free(uint64(c.engine.member.waiting()))
+	c.mu.Lock() // so that nobody takes the segment away meanwhile
+	defer c.mu.Unlock()
+	if c.tap != nil {
+		c.tap.free(uint64(c.engine.member.waiting()))
 	}
 }
 

@@ -68,6 +68,9 @@ func newContributor(s *shape, keep int) *contributor {
 func (c *contributor) attach(t *Tap) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.tap != nil {
+		c.leave(false)
+	}
 	c.tap = t
 	if len(c.levels) != t.workers {
 		floor := make([]event.Nanos, len(c.s.queries))
@@ -86,9 +89,12 @@ func (c *contributor) attach(t *Tap) {
 func (c *contributor) detach(t *Tap, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tap != t {
-		return
+	if c.tap == t {
+		c.leave(whole)
 	}
+}
+
+func (c *contributor) leave(whole bool) {
 	c.tap = nil
 	for _, k := range c.windows {
 		k.from, k.has = nil, nil

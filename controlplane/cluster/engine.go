@@ -18,10 +18,12 @@ type engine struct {
 	faults      *faults
 	// seen reports that this box has seen an event of a query, or else since when it
 	// has not.
-	seen   func(query int) (bool, time.Duration)
-	limit  int // bytes of a contribution to one member
-	saying saying
-	last   uint64 // the firing at which we were done
+	seen func(query int) (bool, time.Duration)
+	// progress changes when events of a query come.
+	progress func(query int) uint64
+	limit    int // bytes of a contribution to one member
+	saying   saying
+	last     uint64 // the firing at which we were done
 }
 
 // contributionLimit is what one round takes of windows that wait, more or less.
@@ -33,7 +35,7 @@ func newEngine(c *Config) *engine {
 	return &engine{
 		s: s, faults: f, contributor: newContributor(s, c.Keep), member: newMember(s, rows.New(c.Plan, c.Values), f, c.Hold),
 		timekeeper: newTimekeeper(s, c.MaxWait, c.CorrectFor), limit: contributionLimit,
-		seen: func(int) (bool, time.Duration) { return true, 0 },
+		seen: func(int) (bool, time.Duration) { return true, 0 }, progress: func(int) uint64 { return 0 },
 	}
 }
 
@@ -50,9 +52,7 @@ func (n *engine) contribute(e rdma.Epoch, now time.Duration) (head []byte, parts
 	}
 	n.contributor.say(s, r, n.limit)
 	for q := range s.marks {
-		if n.contributor.moved(q) {
-			n.timekeeper.moved[q] = now
-		}
+		n.timekeeper.note(q, n.contributor.moved(q), n.progress(q), now)
 		s.marks[q].floor = n.member.registry.floors[q]
 		seen, since := n.seen(q)
 		s.marks[q].idle = n.timekeeper.judge(q, seen, n.contributor.waiting(q), now, since)

@@ -33,7 +33,8 @@ type share struct {
 	bytes  int
 }
 
-// lines are the rows of one firing of one share.
+// lines are the rows of one firing of one share, one a key; empty if its state makes
+// none.
 type lines struct {
 	sequence uint64
 	text     []byte
@@ -179,17 +180,31 @@ func (h *holder) thaw(e *entry, home int, durable uint64) {
 // form makes the rows of a firing: those that were kept, or new ones of the state,
 // which then has not changed since.
 func (h *holder) form(e *entry, f *firing, home int) lines {
-	out := lines{sequence: f.sequence}
 	sh := h.shares[shareID{e.id, home}]
 	if sh == nil || f.merged[home] == 0 {
-		return out
+		return lines{sequence: f.sequence}
 	}
+	return h.formSome(sh, e.id, f, home, 0, sh.rows(f))
+}
+
+// rows returns how many rows f makes of sh, which may be as many less as have a state
+// that makes none.
+func (sh *share) rows(f *firing) int {
+	switch l := sh.frozenAt(f.sequence); {
+	case l != nil:
+		return len(l.ends)
+	case sh.damaged:
+		return 0
+	}
+	return len(sh.keys)
+}
+
+// formSome makes rows [from, to) of those of f.
+func (h *holder) formSome(sh *share, id windowID, f *firing, home, from, to int) lines {
 	if l := sh.frozenAt(f.sequence); l != nil {
-		return *l
+		return l.some(from, to)
 	}
-	if sh.damaged {
-		return out
-	}
+	out := lines{sequence: f.sequence, ends: make([]int, 0, to-from)}
 	g := rows.GroupInfo{Known: h.s.names, Epoch: f.epoch}
 	h.merged = h.merged[:0]
 	for p := range f.merged[home].All {
@@ -197,33 +212,51 @@ func (h *holder) form(e *entry, f *firing, home int) lines {
 	}
 	g.Merged = h.merged
 	part := outbox.Partial{
-		Kind: outbox.KindPartial, Firing: f.firing, Flags: f.flags, Query: e.id.query, Revision: f.revision,
-		Start: e.id.start, End: e.id.end, Missing: f.missing,
+		Kind: outbox.KindPartial, Firing: f.firing, Flags: f.flags, Query: id.query, Revision: f.revision,
+		Start: id.start, End: id.end, Missing: f.missing,
 	}
 	if sh.incomplete {
 		part.Flags |= outbox.FlagIncomplete
 	}
-	words := h.s.limits.Words[e.id.query]
-	for i, key := range sh.keys {
-		part.Key, part.State = append(part.Key[:0], key...), sh.states[i*words:][:words]
+	words := h.s.limits.Words[id.query]
+	for i := from; i < to; i++ {
+		part.Key, part.State = append(part.Key[:0], sh.keys[i]...), sh.states[i*words:][:words]
 		var err error
 		if out.text, err = h.former.AppendGlobal(out.text, &part, &g); err != nil {
 			h.faults.note(h.s.me, FaultRow) // the same at both holders: the row is left out
-			continue
 		}
 		out.ends = append(out.ends, len(out.text))
+		if i == from {
+			out.text = slices.Grow(out.text, (to-from)*(len(out.text)+len(out.text)/8))
+		}
 	}
 	return out
 }
 
-// appendShare appends what the next holder of a share needs:
+// some returns lines [from, to) of l.
+func (l *lines) some(from, to int) lines {
+	base := 0
+	if from > 0 {
+		base = l.ends[from-1]
+	}
+	out := lines{sequence: l.sequence, ends: make([]int, 0, to-from)}
+	for _, end := range l.ends[from:to] {
+		out.ends = append(out.ends, end-base)
+	}
+	if to > from {
+		out.text = l.text[base:l.ends[to-1]]
+	}
+	return out
+}
+
+// encode returns what the next holder of a share needs:
 //
 //	u8 flags (1: incomplete), 7 zero, u32 number of frozen firings, u32 bytes of records
 //	the records
 //	each firing: u64 sequence, u32 number of lines, u32 bytes; a u32 end a line; the lines
-func (h *holder) appendShare(b []byte, id shareID, sh *share) []byte {
+func (h *holder) encode(id shareID, sh *share) []byte {
 	le := binary.LittleEndian
-	b = append(b, bit(sh.incomplete), 0, 0, 0, 0, 0, 0, 0)
+	b := append(make([]byte, 0, sh.bytes), bit(sh.incomplete), 0, 0, 0, 0, 0, 0, 0)
 	b = le.AppendUint32(b, uint32(len(sh.frozen)))
 	at := len(b)
 	b = le.AppendUint32(b, 0)
@@ -243,7 +276,7 @@ func (h *holder) appendShare(b []byte, id shareID, sh *share) []byte {
 	return b
 }
 
-// adopt reads what appendShare wrote. From is a peer: a fault damages the share.
+// adopt reads what encode wrote. From is a peer: a fault damages the share.
 func (h *holder) adopt(id shareID, from int, b []byte) {
 	h.drop(id)
 	sh := h.share(id)
@@ -283,7 +316,10 @@ func (h *holder) read(id shareID, sh *share, b []byte) Fault {
 		}
 		for _, end := range l.ends {
 			// A line is one row, whatever else it says.
-			if end <= size || end > len(l.text) || bytes.IndexByte(l.text[size:end], '\n') != end-size-1 {
+			if end == size { // it made none
+				continue
+			}
+			if end < size || end > len(l.text) || bytes.IndexByte(l.text[size:end], '\n') != end-size-1 {
 				return FaultContent
 			}
 			size = end

@@ -169,12 +169,28 @@ func (r *row) short() string {
 }
 
 // A link is a box's view of the group: what the test says.
-type link struct{ epoch rdma.Epoch }
+type link struct {
+	epoch    rdma.Epoch
+	exchange func(head []byte, parts [][]byte) (*rdma.Gathered, error)
+	late     *rdma.Late
+}
 
-func (l *link) Wait(time.Duration) rdma.News                      { return 0 }
-func (l *link) Epoch() rdma.Epoch                                 { return l.epoch }
-func (l *link) Wake()                                             {}
-func (l *link) Exchange([]byte, [][]byte) (*rdma.Gathered, error) { panic("the test exchanges") }
+func (l *link) Wait(time.Duration) rdma.News { return 0 }
+func (l *link) Epoch() rdma.Epoch            { return l.epoch }
+func (l *link) Wake()                        {}
+
+func (l *link) Exchange(head []byte, parts [][]byte) (*rdma.Gathered, error) {
+	if l.exchange == nil {
+		panic("the test exchanges")
+	}
+	return l.exchange(head, parts)
+}
+
+func (l *link) Late() *rdma.Late {
+	late := l.late
+	l.late = nil
+	return late
+}
 
 // A put is one record in a box's outbox.
 type put struct {
@@ -224,6 +240,7 @@ type world struct {
 	rows    map[string][]byte // by row_id and revision
 	parsed  []*row
 	truth   map[truthID][]uint64
+	lots    int  // rows that are given out at a time, if not as always
 	spoiled bool // some box that has died since had counted a loss
 }
 
@@ -233,13 +250,13 @@ type truthID struct {
 	key  string
 }
 
-func newWorld(t testing.TB, peers int, c Config) *world {
-	t.Helper()
-	w := &world{t: t, names: names(peers), config: c, now: 1, batch: newBatch(), rows: map[string][]byte{}, truth: map[truthID][]uint64{}}
+func newWorld(tb testing.TB, peers int, c Config) *world {
+	tb.Helper()
+	w := &world{t: tb, names: names(peers), config: c, now: 1, batch: newBatch(), rows: map[string][]byte{}, truth: map[truthID][]uint64{}}
 	w.plan = testPlan(w.names, 0)
-	w.sets, _ = setsOf(t, w.plan)
+	w.sets, _ = setsOf(tb, w.plan)
 	for i := range peers {
-		b := &box{t: t, world: w, me: i, outbox: make([][]put, 2), from: make([]uint64, 2)}
+		b := &box{t: tb, world: w, me: i, outbox: make([][]put, 2), from: make([]uint64, 2)}
 		w.boxes = append(w.boxes, b)
 		b.start()
 	}
@@ -259,6 +276,9 @@ func (b *box) start() {
 	var err error
 	if b.Cluster, err = New(c); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.world.lots > 0 {
+		b.lot, b.burst = b.world.lots, 2
 	}
 	b.up = true
 	b.attach()

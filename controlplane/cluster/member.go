@@ -30,14 +30,32 @@ type member struct {
 	unmade   []uint64 // [query] shares whose rows we could not make, because we do not have their state
 }
 
-// A leaf is the rows of one firing and one home on their way to the sinks.
+// A leaf is the rows of one firing and one home on their way to the sinks. They are
+// made a few at a time, so that rounds go on meanwhile.
 type leaf struct {
-	window   windowID
-	home     int
-	lines    lines
-	revision uint32
-	taken    bool        // the sinks have it, or will
-	written  atomic.Bool // they say so, on a goroutine of theirs
+	window  windowID
+	home    int
+	firing  firing
+	share   *share
+	rows    int
+	next    int           // rows before it are made
+	made    lines         // and these have not been taken
+	taken   uint32        // lots of rows that the sinks have, or will have
+	written atomic.Uint32 // those of which they say so, on a goroutine of theirs
+}
+
+// done reports that all rows are in the sinks.
+func (l *leaf) done() bool {
+	return l.next == l.rows && len(l.made.ends) == 0 && l.written.Load() == l.taken
+}
+
+// lot makes the next rows, n at most, unless those before them have not been taken.
+func (m *member) lot(l *leaf, n int) *lines {
+	if to := min(l.next+n, l.rows); len(l.made.ends) == 0 && to > l.next {
+		l.made = m.holder.formSome(l.share, l.window, &l.firing, l.home, l.next, to)
+		l.next = to
+	}
+	return &l.made
 }
 
 // A saying is what a member brings into a round beside what it knows itself.
@@ -86,7 +104,7 @@ func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
 func (m *member) carry(h *header) {
 	members := m.epoch.Members
 	if m.whole.Lowest() == m.s.me && m.whole != members {
-		h.snapshot = m.registry.appendSnapshot(nil)
+		h.snapshot = m.registry.snapshot()
 	}
 	for home := range m.s.peers() {
 		source, to := m.route(home)
@@ -114,7 +132,7 @@ func (m *member) move(e *entry, home int, sh *share, to collective.Set) move {
 	if v.damaged {
 		return v
 	}
-	b := m.holder.appendShare(nil, shareID{e.id, home}, sh)
+	b := m.holder.encode(shareID{e.id, home}, sh)
 	v.section = section{uint32(len(b)), sumOf(b)}
 	for p := range to.All {
 		m.body[p] = append(m.body[p], b...)
@@ -162,8 +180,8 @@ func (m *member) offer(h *header, say *saying) {
 // durable returns the last firing up to which the rows of home are in our sinks.
 func (m *member) durable(home int) uint64 {
 	for _, l := range m.leaves {
-		if l.home == home && !l.written.Load() {
-			return l.lines.sequence - 1
+		if l.home == home && !l.done() {
+			return l.firing.sequence - 1
 		}
 	}
 	return m.registry.sequence
@@ -437,14 +455,19 @@ func (m *member) thaw() {
 	}
 }
 
-// give makes the rows of a firing that is ours to give out.
+// give notes the rows of a firing that is ours to give out.
 func (m *member) give(e *entry, f *firing, home int) {
-	l := m.holder.form(e, f, home)
-	if sh := m.holder.shares[shareID{e.id, home}]; sh != nil && sh.damaged && f.merged[home] != 0 && sh.frozenAt(f.sequence) == nil {
+	sh := m.holder.shares[shareID{e.id, home}]
+	if sh == nil || f.merged[home] == 0 {
+		return
+	}
+	if sh.damaged && sh.frozenAt(f.sequence) == nil {
 		m.unmade[e.id.query]++
 	}
-	if len(l.ends) > 0 {
-		m.leaves = append(m.leaves, &leaf{window: e.id, home: home, lines: l, revision: f.revision})
+	if n := sh.rows(f); n > 0 {
+		l := &leaf{window: e.id, home: home, firing: *f, share: sh, rows: n}
+		l.firing.merged = slices.Clone(f.merged) // what the registry forgets is no matter of rows that are out
+		m.leaves = append(m.leaves, l)
 	}
 }
 
@@ -474,11 +497,11 @@ func (m *member) withdraw(home int) {
 	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.home == home })
 }
 
-// waiting returns the number of rows that are not written.
+// waiting returns the number of rows that may not be written.
 func (m *member) waiting() (n int) {
 	for _, l := range m.leaves {
-		if !l.written.Load() {
-			n += len(l.lines.ends)
+		if !l.done() {
+			n += l.rows
 		}
 	}
 	return n
@@ -486,5 +509,5 @@ func (m *member) waiting() (n int) {
 
 // sweep forgets leaves that are written.
 func (m *member) sweep() {
-	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.written.Load() })
+	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool { return l.done() })
 }

@@ -57,7 +57,7 @@ type entry struct {
 	unsaved      []firing         // not durable yet, oldest first
 	forced       bool
 
-	// The timekeeper's own: when it was first seen, and seen to fire.
+	// The timekeeper's own: when it was first seen, and when it had fired and was over.
 	seenAt, firedAt time.Duration
 }
 
@@ -69,7 +69,7 @@ type firing struct {
 	missing  uint64
 	flags    uint8
 	firing   outbox.Firing
-	merged   []collective.Set // [home] who is in its rows; none: it makes no rows
+	merged   []collective.Set // [home] who is in its rows; none: it makes no rows there
 }
 
 func newRegistry(s *shape, lineage uint64) *registry {

@@ -22,7 +22,7 @@ type shape struct {
 }
 
 func newShape(c *Config) *shape {
-	s := &shape{me: c.Me, names: c.Names, queries: c.Plan.Queries, sets: c.Sets}
+	s := &shape{me: c.Me, names: c.Names, queries: common(c.Plan.Queries), sets: c.Sets}
 	for i := range s.queries {
 		s.limits.Words = append(s.limits.Words, s.sets[i].Words())
 		s.limits.KeyWidth = append(s.limits.KeyWidth, c.Plan.Streams[s.queries[i].Stream].KeyWidth)
@@ -34,6 +34,16 @@ func newShape(c *Config) *shape {
 		}
 	}
 	return s
+}
+
+// common returns queries without the local ones at the end. Global ones come first in a
+// plan; what comes after them is each box's own, and no peer knows how many they are.
+func common(queries []plan.Query) []plan.Query {
+	n := len(queries)
+	for n > 0 && !queries[n-1].Global {
+		n--
+	}
+	return queries[:n]
 }
 
 func (s *shape) peers() int          { return len(s.names) }

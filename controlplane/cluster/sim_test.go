@@ -25,16 +25,24 @@ type schedule struct {
 	finished bool
 }
 
-func newSchedule(t testing.TB, seed uint64) *schedule {
+func newSchedule(tb testing.TB, seed uint64) *schedule {
+	tb.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
 	c := Config{MaxWait: 50, CorrectFor: 1_000_000, Keep: 1 << 30, Period: 40}
 	if r.IntN(4) == 0 {
-		c.CorrectFor = 500
+		c.CorrectFor = time.Duration(60 + r.IntN(300))
 	}
 	if r.IntN(10) == 0 {
 		c.Hold = 1 + r.IntN(1<<14)
 	}
-	s := &schedule{world: newWorld(t, 1+r.IntN(5), c), r: r, windows: 2 + r.IntN(8), keys: 1 + r.IntN(12)}
+	s := &schedule{r: r, windows: 2 + r.IntN(8), keys: 1 + r.IntN(12)}
+	s.world = newWorld(tb, 1+r.IntN(5), c)
+	if r.IntN(2) == 0 {
+		s.lots = 1 + r.IntN(4)
+		for _, b := range s.boxes {
+			b.lot, b.burst = s.lots, 2
+		}
+	}
 	for range s.boxes {
 		s.next = append(s.next, make([]int, 2))
 	}
@@ -261,7 +269,8 @@ func (s *schedule) end() {
 			if !b.unread() {
 				b.tap.Done()
 			}
-			b.give()
+			for b.give(); b.more; b.give() {
+			}
 			b.flush(len(b.sink))
 		}
 		s.now += 5
@@ -323,7 +332,7 @@ func (s *schedule) check() bool {
 func TestRandomHistories(t *testing.T) {
 	from, n := uint64(0), uint64(500)
 	if os.Getenv("HEADRACE_LONG") != "" {
-		n = 5_000
+		n = 20_000
 	}
 	if v := os.Getenv("HEADRACE_SEED"); v != "" {
 		seed, err := strconv.ParseUint(v, 10, 64)

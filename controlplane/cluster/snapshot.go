@@ -27,9 +27,10 @@ const (
 	firingBytes = 32
 )
 
-func (r *registry) appendSnapshot(b []byte) []byte {
+// snapshot returns the bytes of r.
+func (r *registry) snapshot() []byte {
 	le := binary.LittleEndian
-	b = le.AppendUint64(le.AppendUint64(b, r.lineage), r.sequence)
+	b := le.AppendUint64(le.AppendUint64(nil, r.lineage), r.sequence)
 	b = le.AppendUint32(le.AppendUint32(b, uint32(r.members)), uint32(r.final))
 	for _, d := range r.durable {
 		b = le.AppendUint64(b, d)

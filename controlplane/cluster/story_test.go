@@ -30,8 +30,10 @@ type story struct {
 // box's number plus one, times ten to the power of the key's number.
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata/stories", func(t *testing.T, path string) {
+		t.Helper()
 		s := &story{t: t}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			s.out.Reset()
 			s.run(t, d)
 			return s.out.String()
@@ -42,6 +44,7 @@ func TestStories(t *testing.T) {
 func (s *story) say(format string, args ...any) { fmt.Fprintf(&s.out, format+"\n", args...) }
 
 func arg[T any](t *testing.T, d *datadriven.TestData, name string, def T) T {
+	t.Helper()
 	if !d.HasArg(name) {
 		return def
 	}
@@ -50,10 +53,12 @@ func arg[T any](t *testing.T, d *datadriven.TestData, name string, def T) T {
 }
 
 func (s *story) box(t *testing.T, d *datadriven.TestData) *box {
+	t.Helper()
 	return s.boxes[slices.Index(s.names, arg(t, d, "box", "a"))]
 }
 
 func (s *story) run(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
 	switch d.Cmd {
 	case "group":
 		s.world = newWorld(t, arg(t, d, "peers", 3), Config{
@@ -119,6 +124,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) {
 }
 
 func (s *story) put(t *testing.T, d *datadriven.TestData) {
+	t.Helper()
 	b, worker, n := s.box(t, d), arg(t, d, "worker", 0), arg(t, d, "window", 0)
 	id := windowID{2, event.Nanos(20 * n), event.Nanos(20*n + 20)}
 	f, flags := outbox.OnTime, uint8(outbox.FlagSequenced)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -17,6 +18,9 @@ type Generation struct {
 	Commits *segment.Commits
 	// Seen reports that some worker has seen an event of a query. Nil: it may have.
 	Seen func(query int) bool
+	// Progress changes whenever events of a query move its watermark, and not only when
+	// that passes a window. Nil: nothing but windows that are over tells of events.
+	Progress func(query int) uint64
 	// Room is how many bytes of an outbox may wait for the group. Zero: no bound.
 	Room int
 }
@@ -34,8 +38,16 @@ func GenerationOf(p *plan.Plan, s *segment.Segment) Generation {
 			}
 			return false
 		},
+		Progress: func(query int) (sum uint64) {
+			for w := range workers {
+				sum += uint64(s.Worker(w).Watermark(query))
+			}
+			return sum
+		},
 	}
 }
+
+var _ export.Tap = (*Tap)(nil)
 
 // A Tap takes the records of one data plane: an [export.Tap].
 type Tap struct {
@@ -46,7 +58,7 @@ type Tap struct {
 	resume  []uint64
 	acked   []atomic.Uint64
 	commit  segment.Commit
-	done    bool
+	done    atomic.Bool
 }
 
 // Tap returns the tap for the pump of a data plane. There is one at a time: the one
@@ -65,7 +77,7 @@ func (c *Cluster) Tap(g Generation) *Tap {
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
-	c.tap, c.source, c.since = t, g.Seen, c.c.Now()
+	c.tap, c.source, c.progress, c.since = t, g.Seen, g.Progress, c.c.Now()
 	c.mu.Unlock()
 	return t
 }
@@ -92,19 +104,42 @@ func (t *Tap) Resume() []uint64 { return t.resume }
 // done, or has been given up.
 func (t *Tap) Done() bool {
 	c := t.cluster
-	if !t.done {
-		t.done = true
-		c.engine.contributor.detach(t, c.ending.Load())
-		c.wake()
+	t.detach(c.ending.Load())
+	if c.ending.Load() {
+		select {
+		case <-c.over:
+		default:
+			return false
+		}
 	}
-	if !c.ending.Load() {
-		return true // it died: rows go to the next one's pump
+	t.End() // unless the end was asked for, it died: rows go to the next one's pump
+	return true
+}
+
+// End says that the data plane and its segment may go: nothing of them is used any
+// more when it returns. It is to be called when the pump has ended, however that came.
+func (t *Tap) End() {
+	t.detach(false)
+	c := t.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tap != t {
+		return
 	}
-	select {
-	case <-c.over:
-		return true
-	default:
-		return false
+	if c.source != nil {
+		saw := make([]bool, len(c.c.Plan.Queries))
+		for q := range saw {
+			saw[q] = c.source(q)
+		}
+		c.source = func(query int) bool { return saw[query] }
+	}
+	c.tap, c.progress = nil, nil
+}
+
+func (t *Tap) detach(whole bool) {
+	if t.done.CompareAndSwap(false, true) {
+		t.cluster.engine.contributor.detach(t, whole)
+		t.cluster.wake()
 	}
 }
 

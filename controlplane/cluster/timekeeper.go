@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -13,10 +14,21 @@ type timekeeper struct {
 	s                   *shape
 	maxWait, correctFor time.Duration
 	moved               []time.Duration // [query] when the watermark moved last
+	progress            []uint64        // [query] as it was then
+	early               []*entry        // those that have fired before they were over
 }
 
 func newTimekeeper(s *shape, maxWait, correctFor time.Duration) *timekeeper {
-	return &timekeeper{s: s, maxWait: maxWait, correctFor: correctFor, moved: make([]time.Duration, len(s.queries))}
+	return &timekeeper{s: s, maxWait: maxWait, correctFor: correctFor, moved: make([]time.Duration, len(s.queries)), progress: make([]uint64, len(s.queries))}
+}
+
+// note notes whether events of q have come since the last time: the watermark has passed
+// a window, or has moved within one. A window may be much longer than what makes a
+// source idle.
+func (t *timekeeper) note(q int, passed bool, progress uint64, now time.Duration) {
+	if passed || progress != t.progress[q] {
+		t.moved[q], t.progress[q] = now, progress
+	}
 }
 
 // look notes what a round has brought about.
@@ -28,18 +40,39 @@ func (t *timekeeper) look(r *registry, now time.Duration) {
 		}
 	}
 	for _, e := range r.fired {
-		if e.firedAt == 0 {
-			e.firedAt = now
+		if e.firedAt == 0 && !slices.Contains(t.early, e) {
+			t.early = append(t.early, e)
 		}
 	}
+	t.early = slices.DeleteFunc(t.early, func(e *entry) bool {
+		if !r.over(e) {
+			return false
+		}
+		e.firedAt = now
+		return true
+	})
+}
+
+// over reports that e is over for somebody, or that there is nobody for whom it is not.
+// What a box contributes when it stops may have long to go at the others.
+func (r *registry) over(e *entry) bool {
+	waits := false
+	for p := range r.members.All {
+		if r.marks[p][e.id.query] >= e.id.end {
+			return true
+		}
+		waits = waits || !r.final.Has(p) && r.idle[p][e.id.query] == waited
+	}
+	return !waits
 }
 
 // adopt notes what was told: what happened before counts as happening now.
 func (t *timekeeper) adopt(r *registry, now time.Duration) {
+	t.early = t.early[:0]
 	for _, queue := range r.queues {
 		for _, e := range queue {
 			if e.firings > 0 && e.firedAt == 0 {
-				e.firedAt = max(now, 1)
+				t.early = append(t.early, e)
 			}
 		}
 	}

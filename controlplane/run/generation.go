@@ -40,6 +40,7 @@ type generation struct {
 	layout   xsk.Layout
 	zeroCopy []bool // by queue
 	pump     *export.Pump
+	tap      *cluster.Tap // nil: no group
 
 	cancel context.CancelFunc
 	heard  chan *handover.Message // closed when the data plane is gone
@@ -185,7 +186,8 @@ func (r *control) startPump(g *generation) error {
 	}
 	c := export.Config{Plan: r.Plan, Segment: g.segment, Values: r.values, Sinks: sinks, Log: r.Log}
 	if r.peers != nil {
-		c.Tap = r.peers.cluster.Tap(cluster.GenerationOf(r.Plan, g.segment))
+		g.tap = r.peers.cluster.Tap(cluster.GenerationOf(r.Plan, g.segment))
+		c.Tap = g.tap
 	}
 	if g.pump, err = export.NewPump(c); err != nil {
 		return err
@@ -209,6 +211,9 @@ func (g *generation) listen(ctx context.Context) {
 	defer close(g.heard)
 	for {
 		m, err := g.conn.Receive()
+		if errors.Is(err, unix.EAGAIN) && ctx.Err() == nil {
+			continue // the limit of the steps before, which a call under way keeps
+		}
 		if err != nil {
 			return
 		}
@@ -282,6 +287,9 @@ func (g *generation) close() error {
 	}
 	if g.conn != nil {
 		errs = append(errs, g.conn.Close())
+	}
+	if g.tap != nil {
+		g.tap.End() // it reads the segment no more
 	}
 	if g.segment != nil {
 		errs = append(errs, g.segment.Close())

@@ -9,7 +9,6 @@ import (
 	"github.com/headrace/headrace/controlplane/cluster"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/rdma"
-	"github.com/headrace/headrace/rdma/boot"
 	"github.com/headrace/headrace/rdma/collective"
 	"github.com/headrace/headrace/rdma/verbs"
 )
@@ -22,8 +21,10 @@ func (x *peers) show() *status.Group {
 		Transport: s.Epoch.Transport, Fallback: s.Fallback || x.without && s.Epoch.Number != 0, EpochChanges: counts(s.EpochChanges),
 		EpochChange: durations(&s.EpochChange), BadFrames: counts(s.BadFrames), StaleFrames: s.StaleDrops, BadMessages: s.BadMessages,
 		Rounds: []status.Count{
-			{Name: "complete", Count: s.RoundsComplete}, {Name: "rerun", Count: s.RoundsRerun},
-			{Name: "taken", Count: s.RoundsTaken}, {Name: "handed", Count: s.RoundsHanded},
+			{Name: "complete", Count: s.RoundsComplete},
+			{Name: "rerun", Count: s.RoundsRerun},
+			{Name: "taken", Count: s.RoundsTaken},
+			{Name: "handed", Count: s.RoundsHanded},
 		},
 	}
 	for _, op := range slices.Sorted(maps.Keys(s.Ops)) {
@@ -91,13 +92,13 @@ func globalQuery(q *cluster.QueryStats) status.GlobalQuery {
 		Name: q.Name, HeldBy: q.Straggler, Lag: q.Lag, Open: uint64(q.Open), Rows: q.Rows,
 		Windows: q.Fired, Corrections: q.Corrections, Forced: q.Forced, Unknown: q.Unknown,
 	}
-	least, any := int64(1<<63-1), false
+	least, some := int64(1<<63-1), false
 	for _, m := range q.Watermarks {
 		if m.Nanos != nil && !m.Idle && !m.Final {
-			least, any = min(least, *m.Nanos), true
+			least, some = min(least, *m.Nanos), true
 		}
 	}
-	if any {
+	if some {
 		out.Watermark = time.Unix(0, least).UTC()
 	}
 	return out
@@ -131,5 +132,3 @@ func byName(a, b status.Count) int {
 func durations(h *rdma.Histogram) status.Durations {
 	return status.Durations{Bounds: rdma.HistogramBounds[:], Counts: h.Counts[:], Sum: h.Sum}
 }
-
-var _ rdma.Control = (*boot.Mesh)(nil)

@@ -32,7 +32,7 @@ const (
 	peersVersion = 1
 	// partFor bounds, besides max_wait and three periods, how long a stop waits for the
 	// others to have what is ours.
-	partFor = 5 * time.Second
+	partFor = 10 * time.Second
 	// sealLabel names the keys of sealed frames (RFC 8446 §7.5; RFC 5705 asks for the prefix).
 	sealLabel = "EXPORTER-headrace-frames"
 )
@@ -52,12 +52,13 @@ type peers struct {
 	pump    atomic.Pointer[export.Pump] // of the present data plane
 
 	cancel context.CancelFunc
-	ran    chan error // one value
+	ran    chan error    // one value
+	left   chan struct{} // closed when no more rounds are run here
 }
 
 // joinGroup takes up the box's part in the group of c and p.
 func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Logger) (_ *peers, err error) {
-	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1)}
+	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1), left: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("group: %w", err), x.closeAll())
@@ -81,7 +82,7 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 	}
 	x.cluster, err = cluster.New(cluster.Config{
 		Plan: p, Values: values, Sets: sets, Group: x.group, Names: x.names, Me: x.me, MaxWait: time.Duration(c.MaxWait),
-		CorrectFor: time.Duration(c.CorrectFor), Period: time.Duration(c.Period), Keep: int(c.Keep), Emit: x.emit, Log: log,
+		CorrectFor: time.Duration(c.CorrectFor), Period: time.Duration(c.Period), Keep: int(c.Keep), Emit: x.emit, Enough: x.quorum().Has, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -92,7 +93,15 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 		if c.Busy { // it polls: a thread of its own
 			runtime.LockOSThread()
 		}
-		x.ran <- x.cluster.Run(ctx)
+		err := x.cluster.Run(ctx)
+		if err != nil && !errors.Is(err, rdma.ErrClosed) {
+			log.Error("no global rows come from this box any more", "error", err)
+		}
+		// At once: nobody here begins the rounds that others wait for, and the sinks may
+		// take long to end.
+		x.group.Leave()
+		close(x.left)
+		x.ran <- err
 	}()
 	return x, nil
 }
@@ -155,7 +164,7 @@ func (x *peers) address(peer int) string {
 func (x *peers) groupConfig(transports []rdma.Transport) rdma.GroupConfig {
 	c := rdma.GroupConfig{
 		Names: x.names, Me: x.me, Control: x.boot, Transports: transports, Period: time.Duration(x.config.Period), Log: x.log,
-		Quorum: collective.Quorum{Peers: len(x.names), TieBreaker: slices.Index(x.names, x.config.TieBreaker), AllowSolo: x.config.AllowSolo},
+		Quorum: x.quorum(),
 	}
 	if x.config.Busy {
 		c.Spin = -1
@@ -164,6 +173,10 @@ func (x *peers) groupConfig(transports []rdma.Transport) rdma.GroupConfig {
 		c.Seal = x.keys
 	}
 	return c
+}
+
+func (x *peers) quorum() collective.Quorum {
+	return collective.Quorum{Peers: len(x.names), TieBreaker: slices.Index(x.names, x.config.TieBreaker), AllowSolo: x.config.AllowSolo}
 }
 
 // keys returns the keys of the frames that go to a peer and come from it in an epoch.
@@ -195,6 +208,12 @@ func (x *peers) drain() {
 		if err := x.cluster.Drain(ctx); err != nil {
 			x.log.Error("the group is left all the same", "waited", most, "error", err)
 			x.cancel()
+			select {
+			case <-x.left:
+			case <-time.After(time.Duration(x.config.Period)):
+				// A round waits for a member that is there and says nothing.
+				_ = x.group.Close()
+			}
 		}
 	}()
 }
@@ -203,7 +222,9 @@ func (x *peers) drain() {
 func (x *peers) close() error {
 	x.cancel()
 	err := <-x.ran
-	x.group.Leave()
+	if errors.Is(err, rdma.ErrClosed) {
+		err = nil // drain closed it, and said why
+	}
 	return errors.Join(err, x.closeAll())
 }
 

@@ -81,5 +81,6 @@ func (r *control) none(old *generation) error {
 	r.g = nil
 	r.printLedger()
 	r.figures.close()
+	r.figures.source = nil // its memory goes
 	return errors.Join(r.network.detach(), old.close())
 }

@@ -150,6 +150,8 @@ func (b *Box) Start() error {
 		return err
 	}
 	c.Stderr = w
+	// A group of its own: Ctrl-C is for who started us, and that stops the boxes.
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = b.Namespace.Start(c)
 	_ = w.Close()
 	if err != nil {

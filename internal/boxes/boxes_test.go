@@ -6,7 +6,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/headrace/headrace/dataplane/capture"
 )
@@ -97,7 +100,7 @@ func split(t *testing.T, l *Lab, path string, n int) []string {
 // Packets that three boxes see each a random part of give the rows of one box that saw
 // all of them.
 func TestNetnsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
-	l := lab(t, 3, readings)
+	l := lab(t, readings)
 	whole := generate(t, l, "whole.pcap", "json", "--count", "40000", "--rate", "10000", "--keys", "200")
 	parts := split(t, l, whole, 3)
 	want := replayed(t, l, whole)
@@ -113,4 +116,149 @@ func TestNetnsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
 	}
 	stopAll(t, l)
 	same(t, latest(global(t, l)), want)
+}
+
+// Boxes that are told to end one after the other, the last one long after a majority has
+// gone, still get the last windows of all of them out.
+func TestNetnsTheLastToEndIsNotLeftAlone(t *testing.T) {
+	l := lab(t, readings, "period: 500ms")
+	whole := generate(t, l, "whole.pcap", "json", "--count", "9000", "--rate", "6000", "--keys", "50")
+	parts := split(t, l, whole, 3)
+	want := replayed(t, l, whole)
+	begin(t, l)
+	var sent []<-chan error
+	for i, b := range l.Boxes {
+		sent = append(sent, send(t, l, b, parts[i]))
+	}
+	for _, done := range sent {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range l.Boxes {
+		if err := b.Signal(syscall.SIGTERM, false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(700 * time.Millisecond)
+	}
+	for _, b := range l.Boxes {
+		if code := b.Wait(patience); code != 0 {
+			t.Errorf("box %s ended with %d", b.ID, code)
+		}
+	}
+	same(t, latest(global(t, l)), want)
+}
+
+// bars are ITCH bars: every box has channels of its own.
+const bars = `
+feeds:
+  itch:
+    match:
+      - {protocol: udp, destination: 239.10.1.1, port: 26400, line: A}
+    format: itch50
+    day: 2026-03-02
+queries:
+  bars:
+    from: itch
+    where: message == "trade"
+    key: [symbol]
+    window: {tumbling: 1s}
+    watermark: {delay: 100ms}
+    select:
+      open: first(price)
+      high: max(price)
+      low: min(price)
+      close: last(price)
+      volume: sum(size)
+      trades: count()
+      notional: sum(price * size)
+      vwap: vwap(price, size)
+    scope: global
+    sinks: [rows]
+sinks:
+  rows: {jsonl: {path: ROWS}}
+`
+
+// Boxes that have channels of their own give the rows of one box with all channels, and
+// say that nothing is missing.
+func TestNetnsBoxesWithChannelsOfTheirOwn(t *testing.T) {
+	l := lab(t, bars)
+	var captures []string
+	for i, b := range l.Boxes {
+		captures = append(captures, generate(t, l, b.ID+".pcap", "itch", "--count", "40000", "--rate", "10000", "--keys", "100",
+			"--channels", "2", "--session", "BOX"+b.ID, "--seed", strconv.Itoa(i+1)))
+	}
+	want := replayed(t, l, captures...)
+	begin(t, l)
+	var sent []<-chan error
+	for i, b := range l.Boxes {
+		sent = append(sent, send(t, l, b, captures[i]))
+	}
+	for _, done := range sent {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	stopAll(t, l)
+	all := global(t, l)
+	same(t, latest(all), want)
+	for _, r := range all {
+		if c := r.Completeness; c.Complete == nil || !*c.Complete || len(c.Merged) != 3 {
+			t.Fatalf("not complete: %s", r.line)
+		}
+	}
+	if len(want) < 300 {
+		t.Errorf("only %d rows", len(want))
+	}
+}
+
+// Control processes die in turn, those that own rows too, between writing a row and
+// reporting it as anywhere else. The data planes go on, so nothing is lost, and what is
+// written twice is the same.
+func TestNetnsControlProcessesDieInTurn(t *testing.T) {
+	l := lab(t, readings, "period: 300ms", "max_wait: 1s")
+	whole := generate(t, l, "whole.pcap", "json", "--count", "100000", "--rate", "8000", "--keys", "100")
+	parts := split(t, l, whole, 3)
+	want := replayed(t, l, whole)
+	begin(t, l)
+	var sent []<-chan error
+	for i, b := range l.Boxes {
+		sent = append(sent, send(t, l, b, parts[i]))
+	}
+	dice := rand.New(rand.NewPCG(1, 9))
+	for i := range 6 {
+		time.Sleep(600*time.Millisecond + time.Duration(dice.IntN(500))*time.Millisecond)
+		b := l.Boxes[i%3]
+		if err := b.Signal(syscall.SIGKILL, false); err != nil {
+			t.Fatal(err)
+		}
+		<-b.done
+		start(t, b)
+		members(t, b, 3)
+	}
+	for _, done := range sent {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range l.Boxes {
+		members(t, b, 3)
+	}
+	time.Sleep(time.Second)
+	stopAll(t, l)
+	all := global(t, l)
+	same(t, latest(all), want)
+	again, corrected := 0, 0
+	seen := map[string]bool{}
+	for _, r := range all {
+		at := r.ID + strconv.Itoa(r.Revision)
+		if seen[at] {
+			again++
+		}
+		seen[at] = true
+		if r.Revision > 0 {
+			corrected++
+		}
+	}
+	t.Logf("%d rows, %d of them written again, %d corrections", len(all), again, corrected)
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/internal/testdata"
 	"github.com/headrace/headrace/internal/veth"
 )
@@ -75,7 +76,7 @@ func testSettings(t *testing.T, out io.Writer) *settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := repository()
+	root, err := show.Repository()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +142,7 @@ func TestWithoutRootTheSameRowsComeByReplay(t *testing.T) {
 	var out bytes.Buffer
 	s := testSettings(t, &out)
 	s.replay, s.duration = true, 3*time.Second
-	if err := show(t.Context(), t.Context(), s); err != nil {
+	if err := play(t.Context(), t.Context(), s); err != nil {
 		t.Fatal(err, out.String())
 	}
 	if !strings.HasPrefix(out.String(), "No network is made, since REPLAY is set.\n") {
@@ -157,7 +158,7 @@ func TestACaptureIsReplayedWithTheExampleThatFits(t *testing.T) {
 	var out bytes.Buffer
 	s := testSettings(t, &out)
 	s.replay, s.keep, s.capture = true, true, testdata.Path(t, "iex", "DEEP10.pcap.gz")
-	if err := show(t.Context(), t.Context(), s); err != nil {
+	if err := play(t.Context(), t.Context(), s); err != nil {
 		t.Fatal(err, out.String())
 	}
 	if !strings.Contains(out.String(), "examples/iex-bars.yaml") || !strings.Contains(out.String(), "392,010 messages, 278 rows, 0 missing") {
@@ -174,12 +175,12 @@ func TestACaptureThatFitsNoExampleIsRefused(t *testing.T) {
 	if b, err := made.CombinedOutput(); err != nil {
 		t.Fatal(err, string(b))
 	}
-	err := show(t.Context(), t.Context(), s)
+	err := play(t.Context(), t.Context(), s)
 	if err == nil || !strings.Contains(err.Error(), "CONFIG=FILE") {
-		t.Errorf("show = %v, want the advice to give CONFIG", err)
+		t.Errorf("play = %v, want the advice to give CONFIG", err)
 	}
 	s.config = s.example("cars-csv.yaml")
-	if err := show(t.Context(), t.Context(), s); err != nil {
+	if err := play(t.Context(), t.Context(), s); err != nil {
 		t.Error(err, out.String())
 	}
 	nothingLeft(t, s, out.String())
@@ -194,8 +195,8 @@ func TestAStopDuringAReplayLeavesNothing(t *testing.T) {
 		<-out.came
 		cancel()
 	}()
-	if err := show(stop, t.Context(), s); err != nil {
-		t.Errorf("show = %v", err)
+	if err := play(stop, t.Context(), s); err != nil {
+		t.Errorf("play = %v", err)
 	}
 	nothingLeft(t, s, out.String())
 }
@@ -243,7 +244,7 @@ func TestRootAGeneratedFeedBecomesRows(t *testing.T) {
 	s := testSettings(t, &out)
 	s.duration = 4 * time.Second
 	begin := time.Now()
-	if err := show(t.Context(), t.Context(), s); err != nil {
+	if err := play(t.Context(), t.Context(), s); err != nil {
 		t.Fatal(err, out.String())
 	}
 	if took := time.Since(begin); took > s.duration+time.Second {
@@ -266,7 +267,7 @@ func TestRootACaptureIsSentOnce(t *testing.T) {
 	var out bytes.Buffer
 	s := testSettings(t, &out)
 	s.capture = testdata.Path(t, "iex", "DEEP10.pcap.gz")
-	if err := show(t.Context(), t.Context(), s); err != nil {
+	if err := play(t.Context(), t.Context(), s); err != nil {
 		t.Fatal(err, out.String())
 	}
 	if !strings.Contains(out.String(), "121,314 frames were sent") {
@@ -284,8 +285,8 @@ func TestRootAStopEndsItInGoodOrder(t *testing.T) {
 		<-out.came
 		cancel()
 	}()
-	if err := show(stop, t.Context(), s); err != nil {
-		t.Errorf("show = %v", err)
+	if err := play(stop, t.Context(), s); err != nil {
+		t.Errorf("play = %v", err)
 	}
 	demand(t, s, out.String())
 }
@@ -298,9 +299,9 @@ func TestRootAFailureSaysWhyAndLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(s.config, []byte("feed: {}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := show(t.Context(), t.Context(), s)
+	err := play(t.Context(), t.Context(), s)
 	if err == nil || !strings.Contains(err.Error(), "broken.yaml:1:1") {
-		t.Errorf("show = %v, want what headrace run said", err)
+		t.Errorf("play = %v, want what headrace run said", err)
 	}
 	nothingLeft(t, s, out.String())
 }
@@ -311,7 +312,7 @@ func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
 	out := &told{want: `{"query":"bars"`, came: make(chan struct{})}
 	s := testSettings(t, out)
 	failed := make(chan error, 1)
-	go func() { failed <- show(t.Context(), t.Context(), s) }()
+	go func() { failed <- play(t.Context(), t.Context(), s) }()
 	select {
 	case <-out.came:
 	case err := <-failed:
@@ -327,7 +328,7 @@ func TestRootAKilledControlPlaneIsAFailureAndLeavesNothing(t *testing.T) {
 		}
 	}
 	if err := <-failed; killed != 1 || err == nil || !strings.Contains(err.Error(), "ended early") {
-		t.Errorf("show = %v after %d kills", err, killed)
+		t.Errorf("play = %v after %d kills", err, killed)
 	}
 	nothingLeft(t, s, out.String())
 }

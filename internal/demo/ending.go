@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/headrace/headrace/internal/show"
 )
 
 // lastShown is the number of rows that are printed as they are in the file.
@@ -22,19 +24,19 @@ func (st *stage) lastRows() error {
 		}
 		return errNoRows
 	}
-	st.screen.printf("\nThe last rows of %s:\n", st.rows)
+	st.screen.Printf("\nThe last rows of %s:\n", st.rows)
 	for _, line := range lines {
-		st.screen.printf("%s\n", printable(string(line)))
+		st.screen.Printf("%s\n", show.Printable(string(line)))
 	}
 	return nil
 }
 
 // ledger prints the table, narrower if the screen is.
 func (st *stage) ledger(table string) {
-	if width := st.screen.width; width > 0 && width < longest(table) {
+	if width := st.screen.Width(); width > 0 && width < longest(table) {
 		table = narrow(table)
 	}
-	st.screen.printf("\n%s\n", table)
+	st.screen.Printf("\n%s\n", table)
 }
 
 func longest(text string) int {

@@ -15,6 +15,7 @@ import (
 	"github.com/headrace/headrace/controlplane/send"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/internal/show"
 )
 
 const (
@@ -68,16 +69,16 @@ func (st *stage) live(n *network) (err error) {
 
 // announce says what will be seen.
 func (st *stage) announce(n *network) error {
-	from := fmt.Sprintf("itch: %d symbols, %s messages/s, lines A and B, %g %% of each lost", keys, group(uint64(st.rate)), loss*100)
+	from := fmt.Sprintf("itch: %d symbols, %s messages/s, lines A and B, %g %% of each lost", keys, show.Thousands(uint64(st.rate)), loss*100)
 	if st.capture != "" {
-		from = fmt.Sprintf("%s: once, %s packets/s", st.short(st.capture), group(uint64(st.pps)))
+		from = fmt.Sprintf("%s: once, %s packets/s", st.short(st.capture), show.Thousands(uint64(st.pps)))
 	}
-	st.view.title = []string{
+	st.view.about = []string{
 		from,
 		fmt.Sprintf("%s in %s -> %s in %s, %s", n.pair.A.Interface, n.from.Name, n.pair.B.Interface, n.to.Name, st.short(st.config)),
 	}
 	st.view.name, st.view.phase = "headrace run --name "+st.name, "starting"
-	return st.screen.first(st.view)
+	return st.screen.First(st.view)
 }
 
 // forget removes what a run leaves under its name for a start after a crash: the name
@@ -132,7 +133,7 @@ func (st *stage) stream() []string {
 // watch shows what goes on until the sender is through, time is up or a signal comes.
 func (st *stage) watch(receiver, sender *child) error {
 	st.view.phase = "sending"
-	tick := time.NewTicker(st.screen.every)
+	tick := time.NewTicker(st.screen.Every)
 	defer tick.Stop()
 	most := max(st.left()-min(reserve, st.duration/2), time.Second)
 	up := time.NewTimer(most)
@@ -149,7 +150,7 @@ func (st *stage) watch(receiver, sender *child) error {
 			return errors.Join(errors.New("headrace run ended early"), receiver.failure())
 		case <-tick.C:
 			st.sample()
-			if err := st.screen.draw(st.view); err != nil {
+			if err := st.screen.Draw(st.view); err != nil {
 				return err
 			}
 		}
@@ -187,7 +188,7 @@ func (st *stage) end(receiver, sender *child, last *status.Report) error {
 	if err := st.view.countRows(); err != nil {
 		return err
 	}
-	if err := st.screen.last(st.view); err != nil {
+	if err := st.screen.Last(st.view); err != nil {
 		return err
 	}
 	if err := st.lastRows(); err != nil {
@@ -201,7 +202,7 @@ func (st *stage) end(receiver, sender *child, last *status.Report) error {
 	if st.capture != "" {
 		var sum send.Summary
 		if json.Unmarshal(sender.lastLine(), &sum) == nil {
-			st.screen.printf("%s frames were sent, %s refused by the interface; it took %.1f s.\n", group(sum.Sent), group(sum.Refused), sum.Seconds)
+			st.screen.Printf("%s frames were sent, %s refused by the interface; it took %.1f s.\n", show.Thousands(sum.Sent), show.Thousands(sum.Refused), sum.Seconds)
 		}
 	} else {
 		var sum generate.Report
@@ -226,9 +227,9 @@ func (st *stage) compare(sent, lost uint64, last *status.Report) {
 			kernel += x.Interfaces[i].RxDropped + x.Interfaces[i].RxRingFull
 		}
 	}
-	st.screen.printf("%s messages sent, %s on neither line; headrace counts %s as missing.\n", group(sent), group(lost), group(missing))
+	st.screen.Printf("%s messages sent, %s on neither line; headrace counts %s as missing.\n", show.Thousands(sent), show.Thousands(lost), show.Thousands(missing))
 	if kernel > 0 {
-		st.screen.printf("%s frames were lost before a worker took them: this machine is too slow for RATE=%d.\n", group(kernel), st.rate)
+		st.screen.Printf("%s frames were lost before a worker took them: this machine is too slow for RATE=%d.\n", show.Thousands(kernel), st.rate)
 	}
 }
 
@@ -237,7 +238,7 @@ func (st *stage) balanced(differences []string) error {
 	if len(differences) > 0 {
 		return fmt.Errorf("the ledger does not balance: %s", strings.Join(differences, "; "))
 	}
-	st.screen.printf("The ledger balances: everything received is accounted for.\n")
+	st.screen.Printf("The ledger balances: everything received is accounted for.\n")
 	return nil
 }
 

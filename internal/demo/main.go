@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/internal/veth"
 )
 
@@ -23,46 +22,16 @@ func run() int {
 	s, err := fromEnvironment(os.Getenv)
 	if err == nil {
 		s.out = os.Stdout
-		err = start(&s)
+		err = show.Signaled(func(stop, hurry context.Context) error { return play(stop, hurry, &s) })
 	}
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "demo: "+err.Error())
-	if errors.Is(err, errSetting) {
+	if errors.Is(err, show.ErrSetting) {
 		return 64 // EX_USAGE of sysexits.h
 	}
 	return 1
-}
-
-// start shows what s asks for until it is over or a signal comes. The first signal
-// ends it in good order; the second one hurries.
-func start(s *settings) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	// Where nobody reads any more, a write fails, and what was made is removed; the
-	// signal would end us before that.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
-	stop, stopNow := context.WithCancel(context.Background())
-	defer stopNow()
-	hurry, hurryNow := context.WithCancel(context.Background())
-	defer hurryNow()
-	over := make(chan struct{})
-	defer close(over)
-	go func() {
-		for _, then := range []func(){stopNow, hurryNow} {
-			select {
-			case <-signals:
-				then()
-			case <-over:
-				return
-			}
-		}
-	}()
-	return show(stop, hurry, s)
 }
 
 // A stage is where everything takes place, and what there is to tell of it.
@@ -72,15 +41,15 @@ type stage struct {
 	rows   string
 	name   string // of the run
 	begin  time.Time
-	screen *screen
+	screen *show.Screen
 	view   *view
 	// stop ends the show in good order, hurry at once.
 	stop, hurry context.Context
 }
 
-// show runs the whole demonstration. Whatever happens, what it made is removed
+// play runs the whole demonstration. Whatever happens, what it made is removed
 // before it returns.
-func show(stop, hurry context.Context, s *settings) (err error) {
+func play(stop, hurry context.Context, s *settings) (err error) {
 	random := make([]byte, 4)
 	if _, err := rand.Read(random); err != nil {
 		return err
@@ -98,8 +67,8 @@ func show(stop, hurry context.Context, s *settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.clear(err)) }()
 	st.rows = filepath.Join(st.dir, "rows.jsonl")
-	st.screen = newScreen(s.out)
-	defer st.screen.close()
+	st.screen = show.NewScreen(s.out)
+	defer st.screen.Close()
 	st.view = &view{bound: s.duration, rows: newTail(st.rows)}
 	missing, err := veth.Missing()
 	switch {
@@ -125,7 +94,7 @@ func show(stop, hurry context.Context, s *settings) (err error) {
 func (st *stage) clear(failed error) error {
 	if !st.keep {
 		if failed == nil {
-			st.screen.printf("%s is removed; KEEP=1 keeps it.\n", st.rows)
+			st.screen.Printf("%s is removed; KEEP=1 keeps it.\n", st.rows)
 		}
 		return os.RemoveAll(st.dir)
 	}
@@ -139,7 +108,7 @@ func (st *stage) clear(failed error) error {
 			errs = append(errs, os.RemoveAll(path))
 		}
 	}
-	st.screen.printf("The rows are in %s.\n", st.rows)
+	st.screen.Printf("The rows are in %s.\n", st.rows)
 	return errors.Join(errs...)
 }
 

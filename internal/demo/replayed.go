@@ -11,12 +11,13 @@ import (
 
 	"github.com/headrace/headrace/controlplane/generate"
 	"github.com/headrace/headrace/controlplane/replay"
+	"github.com/headrace/headrace/internal/show"
 )
 
 // replayed shows the same rows without a network: the stream goes into a file, and
 // `headrace replay` reads it.
 func (st *stage) replayed(why string) error {
-	st.screen.printf("No network is made, since %s.\nThe same rows come out of the same stream by `headrace replay`:\n\n", why)
+	st.screen.Printf("No network is made, since %s.\nThe same rows come out of the same stream by `headrace replay`:\n\n", why)
 	path := st.capture
 	var made generate.Report
 	if path == "" {
@@ -25,8 +26,8 @@ func (st *stage) replayed(why string) error {
 			return err
 		}
 	} else {
-		st.view.title = []string{st.short(path), "headrace replay -c " + st.short(st.config)}
-		if err := st.screen.first(st.view); err != nil {
+		st.view.about = []string{st.short(path), "headrace replay -c " + st.short(st.config)}
+		if err := st.screen.First(st.view); err != nil {
 			return err
 		}
 	}
@@ -44,7 +45,7 @@ func (st *stage) replayed(why string) error {
 	}
 	st.view.takeSummary(&sum)
 	st.view.elapsed, st.view.phase = time.Since(st.begin), "done"
-	if err := st.screen.last(st.view); err != nil {
+	if err := st.screen.Last(st.view); err != nil {
 		return err
 	}
 	if err := st.lastRows(); err != nil {
@@ -62,8 +63,8 @@ func (st *stage) replayed(why string) error {
 		}
 	}
 	if st.capture == "" {
-		st.screen.printf("%s messages generated, %s on neither line; headrace counts %s as missing.\n",
-			group(made.Messages), group(made.LostMessages), group(sum.Missing))
+		st.screen.Printf("%s messages generated, %s on neither line; headrace counts %s as missing.\n",
+			show.Thousands(made.Messages), show.Thousands(made.LostMessages), show.Thousands(sum.Missing))
 	}
 	return st.balanced(differences)
 }
@@ -74,12 +75,12 @@ func (st *stage) write(made *generate.Report) (string, error) {
 	if st.duration > 0 {
 		seconds = max(1, int(st.duration/time.Second))
 	}
-	st.view.title = []string{
-		fmt.Sprintf("itch: %d symbols, %s messages/s, lines A and B, %g %% of each lost", keys, group(uint64(st.rate)), loss*100),
+	st.view.about = []string{
+		fmt.Sprintf("itch: %d symbols, %s messages/s, lines A and B, %g %% of each lost", keys, show.Thousands(uint64(st.rate)), loss*100),
 		fmt.Sprintf("%d s of it into a file -> headrace replay -c %s", seconds, st.short(st.config)),
 	}
 	st.view.phase = "generating"
-	if err := st.screen.first(st.view); err != nil {
+	if err := st.screen.First(st.view); err != nil {
 		return "", err
 	}
 	path := filepath.Join(st.dir, "stream.pcap")
@@ -101,7 +102,7 @@ func (st *stage) write(made *generate.Report) (string, error) {
 // attend shows what there is to see until c has ended, or a signal or the end of the
 // time ends it.
 func (st *stage) attend(c *child) error {
-	tick := time.NewTicker(st.screen.every)
+	tick := time.NewTicker(st.screen.Every)
 	defer tick.Stop()
 	up := time.NewTimer(max(st.left(), time.Second))
 	defer up.Stop()
@@ -115,7 +116,7 @@ func (st *stage) attend(c *child) error {
 			return c.failure()
 		case <-tick.C:
 			st.view.elapsed = time.Since(st.begin)
-			if err := st.screen.draw(st.view); err != nil {
+			if err := st.screen.Draw(st.view); err != nil {
 				return errors.Join(err, c.stop(st.hurry.Done()))
 			}
 		}

@@ -7,69 +7,26 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/headrace/headrace/internal/show"
 )
 
 // row is what the screen shows of a line of the rows' file.
 type row struct {
-	Query        string    `json:"query"`
-	Key          members   `json:"key"`
-	Start        time.Time `json:"window_start"`
-	Values       members   `json:"values"`
+	Query        string       `json:"query"`
+	Key          show.Members `json:"key"`
+	Start        time.Time    `json:"window_start"`
+	Values       show.Members `json:"values"`
 	Completeness struct {
 		Missing uint64 `json:"missing"`
 	} `json:"completeness"`
 }
 
-// members are an object's, in their order.
-type members []member
-
-type member struct{ name, text string }
-
-// UnmarshalJSON reads an object whose values are numbers, strings and null.
-func (m *members) UnmarshalJSON(b []byte) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	*m = nil
-	if _, err := d.Token(); err != nil { // the brace
-		return err
-	}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return err
-		}
-		value, err := d.Token()
-		if err != nil {
-			return err
-		}
-		text := "null"
-		if value != nil {
-			text = printable(fmt.Sprint(value))
-		}
-		*m = append(*m, member{fmt.Sprint(name), text})
-	}
-	return nil
-}
-
-// printable takes out what a terminal might obey: keys are bytes from the network.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
-}
-
 // tail is the end of a file of rows that grows.
 type tail struct {
-	path  string
-	width []int // of the table's columns: they only grow, so that the picture is steady
-	heads []string
+	path string
+	set  show.Table
 }
 
 func newTail(path string) *tail { return &tail{path: path} }
@@ -142,43 +99,13 @@ func (t *tail) table(width, height int) []string {
 	}
 	newest := &rows[len(rows)-1]
 	heads := cells(newest, true)
-	if strings.Join(heads, "\n") != strings.Join(t.heads, "\n") {
-		t.heads, t.width = heads, make([]int, len(heads))
-	}
-	list := [][]string{heads}
+	var list [][]string
 	for i := range rows {
 		if c := cells(&rows[i], false); rows[i].Query == newest.Query && len(c) == len(heads) {
 			list = append(list, c)
 		}
 	}
-	for _, cells := range list {
-		for i, c := range cells {
-			t.width[i] = max(t.width[i], utf8.RuneCountInString(c))
-		}
-	}
-	lines := make([]string, len(list))
-	for i, cells := range list {
-		lines[i] = t.line(cells, len(newest.Key)+1, width)
-	}
-	return lines
-}
-
-// line sets cells in their columns: the first left of them from the left, the others,
-// which are numbers, from the right.
-func (t *tail) line(cells []string, left, width int) string {
-	var b strings.Builder
-	for i, c := range cells {
-		if room := width - utf8.RuneCountInString(b.String()); t.width[i] > room {
-			break
-		}
-		pad := strings.Repeat(" ", t.width[i]-utf8.RuneCountInString(c))
-		if i < left {
-			b.WriteString(c + pad + "  ")
-		} else {
-			b.WriteString(pad + c + "  ")
-		}
-	}
-	return strings.TrimRight(b.String(), " ")
+	return t.set.Lines(heads, list, len(newest.Key)+1, width)
 }
 
 // cells are a row's, or their heads.
@@ -191,12 +118,12 @@ func cells(r *row, head bool) []string {
 		list = append(list, text)
 	}
 	for _, m := range r.Key {
-		add(m.name, m.text)
+		add(m.Name, m.Text)
 	}
 	add("window", r.Start.UTC().Format("15:04:05.999"))
 	add("missing", fmt.Sprint(r.Completeness.Missing))
 	for _, m := range r.Values {
-		add(m.name, m.text)
+		add(m.Name, m.Text)
 	}
 	return list
 }

@@ -1,14 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
+
+	"github.com/headrace/headrace/internal/show"
 )
 
 // settings are what the environment says.
@@ -39,20 +39,15 @@ const (
 	replaySeconds = 20
 )
 
-var errSetting = errors.New("not a setting")
-
 // fromEnvironment reads the settings. get is os.Getenv.
 func fromEnvironment(get func(string) string) (settings, error) {
 	s := settings{
 		binary: get("HEADRACE"), config: get("CONFIG"), capture: get("CAPTURE"), rate: min(ratePerCPU*runtime.NumCPU(), rateMost), pps: defaultPPS,
-		keep: on(get("KEEP")), replay: on(get("REPLAY")),
+		keep: show.On(get("KEEP")), replay: show.On(get("REPLAY")),
 	}
-	if text := get("DURATION"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < time.Second {
-			return s, fmt.Errorf("DURATION=%s: %w: a time of at least 1s, such as 20s or 2m", text, errSetting)
-		}
-		s.duration = d
+	var err error
+	if s.duration, err = show.Duration(get("DURATION"), time.Second); err != nil {
+		return s, err
 	}
 	for _, n := range []struct {
 		name string
@@ -61,13 +56,12 @@ func fromEnvironment(get func(string) string) (settings, error) {
 		if text := get(n.name); text != "" {
 			v, err := strconv.Atoi(text)
 			if err != nil || v < 1 || v > 10_000_000 {
-				return s, fmt.Errorf("%s=%s: %w: a number from 1 to 10000000", n.name, text, errSetting)
+				return s, fmt.Errorf("%s=%s: %w: a number from 1 to 10000000", n.name, text, show.ErrSetting)
 			}
 			*n.to = v
 		}
 	}
-	var err error
-	if s.root, err = repository(); err != nil {
+	if s.root, err = show.Repository(); err != nil {
 		return s, err
 	}
 	if s.binary == "" {
@@ -77,38 +71,11 @@ func fromEnvironment(get func(string) string) (settings, error) {
 		if *path == "" {
 			continue
 		}
-		if _, err := os.Stat(*path); err != nil {
-			return s, err
-		}
-		if *path, err = filepath.Abs(*path); err != nil {
-			return s, err
-		}
-		if *path, err = filepath.EvalSymlinks(*path); err != nil { // processes are known by it
+		if *path, err = show.Resolved(*path); err != nil {
 			return s, err
 		}
 	}
 	return s, nil
-}
-
-func on(text string) bool { return text != "" && text != "0" && text != "no" }
-
-// repository returns the folder of go.mod, at or above this one: the examples are
-// there.
-func repository() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", errors.New("no go.mod here or above: start it in the repository, with `make run`")
-		}
-		dir = up
-	}
 }
 
 func (s *settings) example(name string) string { return filepath.Join(s.root, "examples", name) }

@@ -9,6 +9,7 @@ import (
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/internal/show"
 )
 
 // figures are counts since the beginning.
@@ -29,7 +30,7 @@ type lineFigures struct {
 // view is what is to be seen, as plain values.
 type view struct {
 	name      string // of the run; "": none runs
-	title     []string
+	about     []string
 	phase     string
 	elapsed   time.Duration
 	bound     time.Duration // 0: none
@@ -141,8 +142,24 @@ var figureNames = []struct {
 	{"missing", func(f *figures) uint64 { return f.missing }},
 }
 
-// picture returns the screen's lines: at most height of at most width characters.
-func (v *view) picture(width, height int) []string {
+// Title says what will be seen.
+func (v *view) Title() []string {
+	if v.name == "" {
+		return v.about
+	}
+	return append([]string{v.name}, v.about...)
+}
+
+// Newest is the newest row as it is in the file.
+func (v *view) Newest() string {
+	if lines := v.rows.last(1); len(lines) > 0 {
+		return string(lines[0])
+	}
+	return ""
+}
+
+// Picture returns the screen's lines: at most height of at most width characters.
+func (v *view) Picture(width, height int) []string {
 	clock := v.elapsed.Truncate(time.Second).String()
 	if v.bound > 0 {
 		clock += " of " + v.bound.String()
@@ -152,11 +169,11 @@ func (v *view) picture(width, height int) []string {
 		head = v.name + ": " + v.phase
 	}
 	lines := []string{fmt.Sprintf("%-*s%s", max(width-len(clock), 10), head, clock)}
-	lines = append(lines, v.title...)
+	lines = append(lines, v.about...)
 	lines = append(lines, "", "                  a second            total"+v.lineTable(0))
 	now := v.newest()
 	for i, f := range figureNames {
-		lines = append(lines, fmt.Sprintf("%-8s%18s%17s", f.name, v.second(i), group(f.of(&now)))+v.lineTable(i+1))
+		lines = append(lines, fmt.Sprintf("%-8s%18s%17s", f.name, v.second(i), show.Thousands(f.of(&now)))+v.lineTable(i+1))
 	}
 	lines = append(lines, "", "row latency  "+v.latencyText(), "watermark    "+v.watermarkText(), "")
 	if rest := height - len(lines); rest > 1 {
@@ -164,7 +181,7 @@ func (v *view) picture(width, height int) []string {
 	}
 	lines = lines[:min(len(lines), height)]
 	for i := range lines {
-		lines[i] = cut(lines[i], width)
+		lines[i] = show.Cut(lines[i], width)
 	}
 	return lines
 }
@@ -173,11 +190,11 @@ func (v *view) picture(width, height int) []string {
 func (v *view) second(i int) string {
 	switch {
 	case v.replayed > 0 && figureNames[i].name == "messages":
-		return group(uint64(v.replayed))
+		return show.Thousands(uint64(v.replayed))
 	case v.replayed > 0 || len(v.samples) < 2:
 		return ""
 	}
-	return group(v.rate(figureNames[i].of))
+	return show.Thousands(v.rate(figureNames[i].of))
 }
 
 // lineTable is row i of the small table on the right: a head, a row for each line,
@@ -191,9 +208,9 @@ func (v *view) lineTable(i int) string {
 		return "     line      lost"
 	case i <= len(now.lines):
 		l := &now.lines[i-1]
-		return fmt.Sprintf("     %-4s%10s  %s", l.name, group(l.lost), l.share())
+		return fmt.Sprintf("     %-4s%10s  %s", l.name, show.Thousands(l.lost), l.share())
 	case i == len(now.lines)+1:
-		return fmt.Sprintf("     %-4s%7s", "kernel", group(now.kernel))
+		return fmt.Sprintf("     %-4s%7s", "kernel", show.Thousands(now.kernel))
 	}
 	return ""
 }
@@ -211,7 +228,7 @@ func (v *view) latencyText() string {
 	case l.Rows == 0:
 		return "no row yet"
 	}
-	return fmt.Sprintf("p50 %s   p99 %s   p99.9 %s   max %s", span(l.P50), span(l.P99), span(l.P999), span(l.Max))
+	return fmt.Sprintf("p50 %s   p99 %s   p99.9 %s   max %s", show.Span(time.Duration(l.P50)), show.Span(time.Duration(l.P99)), show.Span(time.Duration(l.P999)), show.Span(time.Duration(l.Max)))
 }
 
 func (v *view) watermarkText() string {
@@ -221,8 +238,8 @@ func (v *view) watermarkText() string {
 	return time.Unix(0, int64(v.watermark)).UTC().Format("2006-01-02 15:04:05.000 UTC")
 }
 
-// plain is the same on one line, for where there is no screen.
-func (v *view) plain() string {
+// Plain is the same on one line, for where there is no screen.
+func (v *view) Plain() string {
 	var b strings.Builder
 	now := v.newest()
 	fmt.Fprintf(&b, "%4s  %s", v.elapsed.Truncate(time.Second), v.phase)
@@ -236,43 +253,10 @@ func (v *view) plain() string {
 			fmt.Fprintf(&b, "  %s lost %s", now.lines[i].name, now.lines[i].share())
 		}
 		fmt.Fprintf(&b, "  missing %s  lost in the kernel %s  row latency %s  watermark %s",
-			group(now.missing), group(now.kernel), strings.ReplaceAll(v.latencyText(), "   ", ", "), v.watermarkText())
+			show.Thousands(now.missing), show.Thousands(now.kernel), strings.ReplaceAll(v.latencyText(), "   ", ", "), v.watermarkText())
 	}
 	if v.phase == "done" || v.replayed > 0 {
-		fmt.Fprintf(&b, "  in all: %s packets, %s messages, %s rows, %s missing", group(now.packets), group(now.messages), group(now.rows), group(now.missing))
+		fmt.Fprintf(&b, "  in all: %s packets, %s messages, %s rows, %s missing", show.Thousands(now.packets), show.Thousands(now.messages), show.Thousands(now.rows), show.Thousands(now.missing))
 	}
 	return b.String()
-}
-
-// span writes nanoseconds with three digits.
-func span(nanos uint64) string {
-	d := time.Duration(nanos)
-	switch {
-	case d < 100*time.Microsecond:
-		return fmt.Sprintf("%.1f µs", float64(d)/1e3)
-	case d < 100*time.Millisecond:
-		return fmt.Sprintf("%.2f ms", float64(d)/1e6)
-	}
-	return fmt.Sprintf("%.2f s", float64(d)/1e9)
-}
-
-// group writes n with a comma between thousands.
-func group(n uint64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-// cut shortens s to width characters.
-func cut(s string, width int) string {
-	at := 0
-	for i := range s {
-		if at == width {
-			return s[:i]
-		}
-		at++
-	}
-	return s
 }

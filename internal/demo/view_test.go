@@ -14,6 +14,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/internal/show"
 )
 
 const oneRow = `{"query":"bars","key":{"symbol":"%s"},"window_start":"2026-03-02T14:30:01Z","window_end":"2026-03-02T14:30:02Z",` +
@@ -32,7 +33,7 @@ func rowsFile(tb testing.TB, content string) *tail {
 func someView(tb testing.TB) *view {
 	tb.Helper()
 	v := &view{
-		title: []string{"a title longer than many a screen is wide, so that it must be cut off somewhere", "second"}, phase: "sending",
+		about: []string{"a title longer than many a screen is wide, so that it must be cut off somewhere", "second"}, phase: "sending",
 		elapsed: 3 * time.Second, bound: 20 * time.Second, latency: export.Latency{Rows: 3, P50: 1_500_000, P99: 2e9, P999: 3e9, Max: 90_000}, watermark: 1772461803e9,
 		rows: rowsFile(tb, fmt.Sprintf(oneRow, "AAPL", 0)+fmt.Sprintf(oneRow, "MSFT\\u001b[2J", 12)),
 	}
@@ -44,8 +45,8 @@ func someView(tb testing.TB) *view {
 func TestAPictureNeverExceedsTheScreen(t *testing.T) {
 	v := someView(t)
 	rapid.Check(t, func(t *rapid.T) {
-		width, height := rapid.IntRange(widthLeast, 200).Draw(t, "width"), rapid.IntRange(heightLeast, 60).Draw(t, "height")
-		lines := v.picture(width, height)
+		width, height := rapid.IntRange(show.WidthLeast, 200).Draw(t, "width"), rapid.IntRange(show.HeightLeast, 60).Draw(t, "height")
+		lines := v.Picture(width, height)
 		if len(lines) > height {
 			t.Errorf("%d lines on a screen of %d", len(lines), height)
 		}
@@ -58,7 +59,7 @@ func TestAPictureNeverExceedsTheScreen(t *testing.T) {
 }
 
 func TestThePictureOfA24By80Terminal(t *testing.T) {
-	got := strings.Join(someView(t).picture(80, 23), "\n")
+	got := strings.Join(someView(t).Picture(80, 23), "\n")
 	const want = `headrace: sending                                                      3s of 20s
 a title longer than many a screen is wide, so that it must be cut off somewhere
 second
@@ -77,25 +78,6 @@ AAPL      14:30:01        0  1.50    null     x
 MSFT?[2J  14:30:01       12  1.50    null     x`
 	if got != want {
 		t.Errorf("picture:\n%s\nwant:\n%s", got, want)
-	}
-}
-
-func TestAScreenIsClearedOnlyWhenItsSizeChanges(t *testing.T) {
-	width, height := 80, 24
-	s := &screen{size: func() (int, int, error) { return width, height, nil }}
-	v := someView(t)
-	for i, c := range []struct {
-		width, height int
-		clears        bool
-	}{{80, 24, true}, {80, 24, false}, {100, 24, true}, {100, 24, false}, {100, 10, true}, {0, 0, true}, {0, 0, false}} {
-		width, height = c.width, c.height
-		b := s.picture(v, 1)
-		if strings.Contains(b, clearAll) != c.clears {
-			t.Errorf("picture %d, %d×%d: clears %v, want %v", i, width, height, !c.clears, c.clears)
-		}
-		if n := strings.Count(b, "\r\n"); height > 0 && n >= height {
-			t.Errorf("picture %d has %d lines and scrolls a screen of %d", i, n, height)
-		}
 	}
 }
 

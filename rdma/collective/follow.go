@@ -49,6 +49,9 @@ func (m *Machine) Receive(from int, msg *Message, out []Effect) []Effect {
 		if msg.Ballot == m.promised && m.install.ready && m.install.step().Epoch == msg.Ballot {
 			return m.apply(m.install.steps, msg.Offers, out)
 		}
+		if msg.Ballot < m.promised {
+			return m.refuse(from, msg.Ballot, out) // or it would wait for us
+		}
 		return out
 	case Complain:
 		// Who is a member and in another epoch, or in none, has promised to somebody

@@ -111,11 +111,11 @@ func (m *Machine) Hear(row int, hears Set, out []Effect) []Effect {
 	if row < 0 || row >= m.config.Quorum.Peers || m.hears[row] == hears {
 		return out
 	}
+	if row != m.config.Me && (hears == 0 || m.hears[row] == 0) {
+		m.left = m.left.Without(row) // its Leave may come when it is not heard any more
+	}
 	m.hears[row] = hears
 	m.shunned = m.shunned.Without(row)
-	if hears == 0 && row != m.config.Me {
-		m.left = m.left.Without(row)
-	}
 	return m.consider(out)
 }
 

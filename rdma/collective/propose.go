@@ -60,6 +60,10 @@ func (m *Machine) granted(from int, msg *Message, out []Effect) []Effect {
 // refused is for a Refuse.
 func (m *Machine) refused(from int, msg *Message, out []Effect) []Effect {
 	p := &m.proposal
+	if m.open && msg.Ballot == m.step.Epoch && m.step.Members.Has(from) {
+		m.complained = true // it had promised to another before our Go came
+		return m.consider(out)
+	}
 	if !p.on || msg.Ballot != p.ballot || !p.want.Has(from) {
 		return out
 	}
@@ -67,8 +71,13 @@ func (m *Machine) refused(from int, msg *Message, out []Effect) []Effect {
 		return out // we are not among its chosen yet; the timeout sees to it
 	}
 	m.counter = max(m.counter, msg.Promised>>peerBits)
-	if other := proposer(msg.Promised); other < m.config.Me && m.chosen.Has(other) {
-		// A lower one proposes. Two that outbid each other would never end.
+	other := proposer(msg.Promised)
+	// If it did not answer us it was because it proposes itself. Two that each do
+	// without the other would outbid each other for ever.
+	m.shunned, m.left = m.shunned.Without(other), m.left.Without(other)
+	m.chosen = m.choose()
+	if other < m.config.Me && m.chosen.Has(other) {
+		// A lower one proposes: let it.
 		m.abandon()
 		m.silent = 0
 		return m.rearm(out)

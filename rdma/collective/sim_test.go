@@ -801,6 +801,9 @@ func (n *node) frame(f frame) {
 		n.early = append(n.early, f)
 		return
 	case f.step != n.epoch.Epoch || !n.open || n.lives[f.from] != f.life:
+		if from := n.s.nodes[f.from]; from.life == f.life {
+			from.broken(f.step) // there is no mesh to take it
+		}
 		return
 	}
 	var p Progress

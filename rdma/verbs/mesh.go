@@ -241,9 +241,11 @@ func (m *mesh) completed(c *completion) {
 
 // received takes in a write by p, of so many bytes.
 //
-// An empty write with the word of the write before it is let pass: soft RoCE of Linux
-// 6.1 makes one of a message whose acknowledgement comes in while it begins to repeat
-// it. Words that mean something are never the same twice, and no frame is empty.
+// An empty write with the word of the write before it is let pass. On a starved machine
+// soft RoCE of Linux 6.1 was seen to complete a frame's word twice; by its source, it
+// can begin to repeat a message while that is being acknowledged, of which nothing but
+// the word is left then. Words that mean something are never the same twice, and no
+// frame is empty.
 func (m *mesh) received(p *peer, w word, length uint32) error {
 	if length == 0 && w == p.last {
 		return nil
@@ -267,7 +269,10 @@ func (m *mesh) received(p *peer, w word, length uint32) error {
 	if w.kind() == wordFrame {
 		p.lens[p.arrived%p.slots] = length
 	}
-	return p.receive(w)
+	if err := p.receive(w); err != nil {
+		return fmt.Errorf("write of %d bytes: %w", length, err)
+	}
+	return nil
 }
 
 func (m *mesh) joined(p *peer) {

@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/rdma"
+	"github.com/headrace/headrace/rdma/collective"
+)
+
+// turns lets every member have a turn with its group, in which it says what it has and
+// is not told what became of the round. It returns what each would gather.
+func (w *world) turns() []*rdma.Gathered {
+	w.t.Helper()
+	w.round++
+	heads, parts := make([][]byte, len(w.boxes)), make([][][]byte, len(w.boxes))
+	for p := range w.epoch.Members.All {
+		b := w.boxes[p]
+		b.link.exchange = func(head []byte, bodies [][]byte) (*rdma.Gathered, error) {
+			heads[p] = slices.Clone(head)
+			for _, body := range bodies {
+				parts[p] = append(parts[p], slices.Clone(body))
+			}
+			return nil, rdma.ErrNoEpoch
+		}
+		b.engine.contributor.nudge()
+		if err := b.turn(); err != nil {
+			w.t.Fatal(err)
+		}
+		if heads[p] == nil {
+			w.t.Fatalf("box %s said nothing", w.names[p])
+		}
+	}
+	out := make([]*rdma.Gathered, len(w.boxes))
+	for p := range w.epoch.Members.All {
+		out[p] = &rdma.Gathered{Epoch: w.epoch, Round: w.round}
+		for q := range w.epoch.Members.All {
+			out[p].From = append(out[p].From, rdma.Part{Peer: q, Header: heads[q], Body: parts[q][p]})
+		}
+	}
+	return out
+}
+
+// A round that one member has seen to count, while the others had given it up, is
+// followed by them too before they go on without that one.
+func TestARoundThatCountsAfterAllIsFollowed(t *testing.T) {
+	w := newWorld(t, 3, Config{MaxWait: 1 << 40, Period: 40})
+	w.enter(collective.First(3))
+	w.commit()
+	w.commit()
+	id := windowID{query: 0, end: width}
+	for _, b := range w.boxes {
+		for _, key := range []string{"k0", "k1", "k2", "k3", "k4", "k5"} {
+			b.partial(0, id, key, outbox.OnTime, outbox.FlagSequenced, 0, observation{size: int64(b.me) + 1})
+		}
+		b.watermark(0, 0, width)
+		b.watermark(1, 0, width)
+		b.pumpAll()
+	}
+	all := w.turns()
+	a := w.boxes[0]
+	a.take(all[0])
+	a.flush(len(a.sink))
+	if a.emitted == 0 {
+		t.Fatal("the one that followed the round gave out nothing")
+	}
+	a.crash(0)
+	w.enter(collective.Of(1, 2))
+	for _, b := range w.boxes[1:] {
+		b.link.late = &rdma.Late{Gathered: all[b.me]}
+	}
+	for range 6 {
+		for p, g := range w.turns() {
+			if g != nil {
+				w.boxes[p].take(g)
+				w.boxes[p].flush(len(w.boxes[p].sink))
+			}
+		}
+	}
+	w.checkRows()
+	if len(w.parsed) != 6 {
+		t.Errorf("%d rows, want 6", len(w.parsed))
+	}
+	for _, b := range w.boxes[1:] {
+		if n := b.engine.member.registry.counts[0]; n.fired != 1 || n.repeated != 0 {
+			t.Errorf("box %s: %+v", w.names[b.me], n)
+		}
+	}
+}
+
+// What a member does wrong ends a round, and not what the others go on with.
+func TestAMembersMistakeEndsNoCluster(t *testing.T) {
+	w := newWorld(t, 1, Config{Period: 40})
+	w.enter(1)
+	for _, err := range []error{rdma.ErrAgain, rdma.ErrNoEpoch, rdma.ErrOp} {
+		w.boxes[0].link.exchange = func([]byte, [][]byte) (*rdma.Gathered, error) { return nil, fmt.Errorf("round 1: %w", err) }
+		if got := w.boxes[0].turn(); got != nil {
+			t.Errorf("after %v: %v", err, got)
+		}
+	}
+	w.boxes[0].link.exchange = func([]byte, [][]byte) (*rdma.Gathered, error) { return nil, rdma.ErrClosed }
+	if w.boxes[0].turn() == nil {
+		t.Error("a group that is closed goes on")
+	}
+}
