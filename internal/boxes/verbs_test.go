@@ -167,7 +167,7 @@ func tc(t *testing.T, args ...string) {
 func TestVerbsABoxIsKilledAndComesBack(t *testing.T) {
 	l := verbsLab(t)
 	f := deal(t, l, 40)
-	want, without := replayed(t, l, f.whole), replayed(t, l, f.parts[:2]...)
+	want, two := replayed(t, l, f.whole), map[string]map[string]*row{"ab": replayed(t, l, f.parts[:2]...)}
 	begin(t, l)
 	overVerbs(t, l, l.Boxes...)
 	f.send(t, l)
@@ -178,7 +178,7 @@ func TestVerbsABoxIsKilledAndComesBack(t *testing.T) {
 	}
 	overVerbs(t, l, l.Boxes[:2]...)
 	t.Logf("epoch of two after %v", time.Since(struck))
-	t.Logf("a row without c after %v", flagged(t, l, "c")+time.Since(struck))
+	t.Logf("a row without c after %v", flagged(t, l)+time.Since(struck))
 	healed := time.Now()
 	start(t, l.Box("c"))
 	overVerbs(t, l, l.Boxes...)
@@ -188,7 +188,7 @@ func TestVerbsABoxIsKilledAndComesBack(t *testing.T) {
 	stopAll(t, l)
 	// Senders take a while to begin.
 	lost := [2]time.Time{dawn.Add(struck.Sub(f.began) - 8*time.Second), dawn.Add(joined.Sub(f.began) + 4*time.Second)}
-	judge(t, global(t, l), want, without, lost)
+	judge(t, global(t, l), want, two, lost)
 }
 
 // A wire that is cut in silence takes one box out. The others go on, and what it has
@@ -196,7 +196,7 @@ func TestVerbsABoxIsKilledAndComesBack(t *testing.T) {
 func TestVerbsASilentCutLeavesTheOthers(t *testing.T) {
 	l := verbsLab(t)
 	f := deal(t, l, 40)
-	want, without := replayed(t, l, f.whole), replayed(t, l, f.parts[:2]...)
+	want, two := replayed(t, l, f.whole), map[string]map[string]*row{"ab": replayed(t, l, f.parts[:2]...)}
 	begin(t, l)
 	overVerbs(t, l, l.Boxes...)
 	f.send(t, l)
@@ -207,7 +207,7 @@ func TestVerbsASilentCutLeavesTheOthers(t *testing.T) {
 	}
 	overVerbs(t, l, l.Boxes[:2]...)
 	t.Logf("epoch of two after %v", time.Since(cut))
-	t.Logf("a row without c after %v", flagged(t, l, "c")+time.Since(cut))
+	t.Logf("a row without c after %v", flagged(t, l)+time.Since(cut))
 	healed := time.Now()
 	for _, card := range []string{"v3", "p3"} {
 		tc(t, "qdisc", "del", "dev", card, "root")
@@ -218,5 +218,5 @@ func TestVerbsASilentCutLeavesTheOthers(t *testing.T) {
 	stopAll(t, l)
 	all := global(t, l)
 	same(t, latest(all), want)
-	judge(t, all, want, without, [2]time.Time{})
+	judge(t, all, want, two, [2]time.Time{})
 }
