@@ -138,7 +138,7 @@ func TestVerbsLossAndReorderingChangeNoRow(t *testing.T) {
 	want := replayed(t, l, f.whole)
 	begin(t, l)
 	for i := range l.Boxes {
-		disturb(t, i+1, "delay", "2ms", "1ms", "loss", "2%", "reorder", "25%", "50%")
+		disturb(t, i+1, "delay", "200us", "loss", "2%", "reorder", "75%", "50%")
 	}
 	f.send(t, l)
 	f.wait(t)
