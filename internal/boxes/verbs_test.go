@@ -79,6 +79,21 @@ func peersOf(l *Lab, b *Box) (*status.Group, error) {
 	return r.Snapshot.Group, nil
 }
 
+// beginInTurn starts boxes one after the other, since starting is the most work of all.
+func beginInTurn(t *testing.T, l *Lab) {
+	t.Helper()
+	for _, b := range l.Boxes {
+		start(t, b)
+		_, err := b.Await(patience, func(r *status.Report) bool {
+			return len(r.Snapshot.Workers) > 0 && r.Snapshot.Workers[0].State == "running"
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	overVerbs(t, l, l.Boxes...)
+}
+
 // feed is a capture that is dealt out at random to the boxes of a lab.
 type feed struct {
 	whole   string
@@ -121,8 +136,7 @@ func TestVerbsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
 	l := verbsLab(t)
 	f := deal(t, l, 8)
 	want := replayed(t, l, f.whole)
-	begin(t, l)
-	overVerbs(t, l, l.Boxes...)
+	beginInTurn(t, l)
 	f.send(t, l)
 	f.wait(t)
 	overVerbs(t, l, l.Boxes...)
@@ -136,7 +150,7 @@ func TestVerbsLossAndReorderingChangeNoRow(t *testing.T) {
 	l := verbsLab(t)
 	f := deal(t, l, 15)
 	want := replayed(t, l, f.whole)
-	begin(t, l)
+	beginInTurn(t, l)
 	for i := range l.Boxes {
 		disturb(t, i+1, "delay", "200us", "loss", "2%", "reorder", "75%", "50%")
 	}
@@ -168,8 +182,7 @@ func TestVerbsABoxIsKilledAndComesBack(t *testing.T) {
 	l := verbsLab(t)
 	f := deal(t, l, 40)
 	want, two := replayed(t, l, f.whole), map[string]map[string]*row{"ab": replayed(t, l, f.parts[:2]...)}
-	begin(t, l)
-	overVerbs(t, l, l.Boxes...)
+	beginInTurn(t, l)
 	f.send(t, l)
 	time.Sleep(time.Until(f.began.Add(12 * time.Second)))
 	struck := time.Now()
@@ -198,8 +211,7 @@ func TestVerbsASilentCutLeavesTheOthers(t *testing.T) {
 	l := verbsLab(t)
 	f := deal(t, l, 40)
 	want, two := replayed(t, l, f.whole), map[string]map[string]*row{"ab": replayed(t, l, f.parts[:2]...)}
-	begin(t, l)
-	overVerbs(t, l, l.Boxes...)
+	beginInTurn(t, l)
 	f.send(t, l)
 	time.Sleep(time.Until(f.began.Add(10 * time.Second)))
 	cut := time.Now()
