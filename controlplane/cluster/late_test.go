@@ -105,3 +105,30 @@ func TestAMembersMistakeEndsNoCluster(t *testing.T) {
 		t.Error("a group that is closed goes on")
 	}
 }
+
+// A control process that dies just after it has given out rows must not make them
+// again out of the same records: nobody may be left who knows of the first ones.
+func TestRecordsAreFreedBeforeTheirRowsAreOut(t *testing.T) {
+	w := newWorld(t, 1, Config{Period: 40})
+	b := w.boxes[0]
+	asked := 0
+	b.refuse = func() bool {
+		if asked++; b.tap.Acked(0) != 2 || b.tap.commit.Rows != 1 {
+			t.Errorf("rows go out while records from %d on are still to be read again, and %d rows count as on their way", b.tap.Acked(0), b.tap.commit.Rows)
+		}
+		return false
+	}
+	w.enter(1)
+	w.commit()
+	w.commit()
+	b.close(0, "k")
+	b.pumpAll()
+	b.engine.take(w.turns()[0], w.now)
+	b.link.exchange = func([]byte, [][]byte) (*rdma.Gathered, error) { return nil, rdma.ErrAgain }
+	if err := b.turn(); err != nil {
+		t.Fatal(err)
+	}
+	if asked != 1 {
+		t.Fatalf("rows were offered %d times", asked)
+	}
+}
