@@ -132,3 +132,67 @@ func TestRecordsAreFreedBeforeTheirRowsAreOut(t *testing.T) {
 		t.Fatalf("rows were offered %d times", asked)
 	}
 }
+
+// All control processes die at once while the data planes go on, some before they have
+// stored what the group has. Rows that were out are not contradicted by others of the
+// same window, and none claims a peer whose part is gone.
+func TestAGroupThatForgetsContradictsNothing(t *testing.T) {
+	for name, first := range map[string]collective.Set{"one had not stored it": collective.First(3), "one came late": collective.Of(0, 1)} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3, Config{MaxWait: 50, CorrectFor: 1 << 40, Period: 40})
+			w.enter(collective.First(3))
+			w.commit()
+			w.commit()
+			keys := []string{"k0", "k1", "k2", "k3", "k4", "k5"}
+			for _, b := range w.boxes {
+				b.close(0, keys...)
+				if first.Has(b.me) {
+					b.pumpAll()
+				}
+			}
+			w.now += 10
+			w.commit()
+			w.now += 60
+			for p, g := range w.contribute() {
+				b := w.boxes[p]
+				b.engine.take(g, w.now)
+				if b.me == 2 { // dies then and there
+					continue
+				}
+				b.free()
+				b.give()
+				b.flush(len(b.sink))
+			}
+			for _, b := range w.boxes {
+				b.crash(0)
+			}
+			for _, b := range w.boxes {
+				b.start()
+			}
+			w.enter(collective.First(3))
+			for n := 1; n < 4; n++ {
+				for _, b := range w.boxes {
+					b.close(n, keys...)
+					b.pumpAll()
+				}
+				for range 3 {
+					w.now += 60
+					w.commit()
+					for _, b := range w.boxes {
+						b.flush(len(b.sink))
+					}
+				}
+			}
+			w.checkRows()
+			whole := 0
+			for _, r := range w.parsed {
+				if r.Start.UnixNano() > 0 && len(r.Completeness.Merged) == 3 {
+					whole++
+				}
+			}
+			if whole != 3*len(keys) {
+				t.Errorf("%d rows of later windows, want %d", whole, 3*len(keys))
+			}
+		})
+	}
+}

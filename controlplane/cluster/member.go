@@ -252,6 +252,7 @@ func (m *member) settle(bodies [][]byte) {
 	switch {
 	case m.whole == 0:
 		m.registry = newRegistry(m.s, m.epoch.Number)
+		m.registry.forgo(m.heads)
 		m.holder.clear()
 		m.leaves = nil
 	case !m.whole.Has(me):

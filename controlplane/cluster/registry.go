@@ -95,6 +95,19 @@ func (r *registry) forget(p int) {
 	r.final = r.final.Without(p)
 }
 
+// forgo gives up windows that may have rows which are out and of which nobody knows any
+// more: rows of the same windows would contradict them.
+func (r *registry) forgo(heads []*header) {
+	for _, h := range heads {
+		if h == nil {
+			continue
+		}
+		for q := range r.floors {
+			r.floors[q] = max(r.floors[q], h.marks[q].floor)
+		}
+	}
+}
+
 func (r *registry) begin() {
 	r.fired, r.removed, r.touched = r.fired[:0], r.removed[:0], r.touched[:0]
 }

@@ -69,11 +69,15 @@ func (c *Cluster) Tap(g Generation) *Tap {
 		t.resume = slices.Clone(t.commit.Positions)
 		copy(t.given, t.resume)
 		c.doubt.Store(t.commit.Rows)
+		c.engine.contributor.resume(t.commit.Levels)
 		for w := range t.acked {
 			t.acked[w].Store(t.resume[w])
 		}
 	} else {
 		t.commit = segment.Commit{Positions: make([]uint64, max(g.Outboxes, g.Workers))}
+	}
+	if len(t.commit.Levels) == 0 {
+		t.commit.Levels = make([]uint64, len(c.c.Plan.Queries))
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
@@ -151,11 +155,14 @@ func (t *Tap) free(waiting uint64) {
 		room = uint64(t.g.Room)
 	}
 	needs := t.cluster.engine.contributor.needs(t, room)
-	more := t.commit.Rows != waiting
+	if needs == nil {
+		return
+	}
+	more := t.cluster.engine.contributor.store(t.commit.Levels) || t.commit.Rows != waiting
 	for w, at := range needs {
 		more = more || at > t.acked[w].Load()
 	}
-	if !more || needs == nil {
+	if !more {
 		return
 	}
 	// Rows that are on their way to the sinks when we die may be lost, if no other peer

@@ -54,8 +54,11 @@ type header struct {
 // A mark is how far a member is with a query.
 type mark struct {
 	watermark event.Nanos // its partials of every window up to there have been contributed with this round
-	floor     event.Nanos // windows up to there can be corrected no more; the lowest member's word counts
-	idle      idle
+	// floor says that windows up to there can be corrected no more; the lowest member's
+	// word counts. In the first two rounds it is up to where the sender knows that
+	// windows may be out.
+	floor event.Nanos
+	idle  idle
 }
 
 // A closing is one window of which this contribution holds all that the sender has.
