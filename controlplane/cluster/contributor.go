@@ -30,6 +30,7 @@ type contributor struct {
 	// reached says for each query up to where windows may have rows that are out: if
 	// nobody is left who knows which, none of them is made again.
 	reached []event.Nanos
+	past    position // the last round that has been followed, perhaps in an earlier life
 	counts  []keeps  // [query]
 	due     []uint64 // scratch
 }
@@ -78,10 +79,20 @@ const levelBits = 1 << 63
 func (c *contributor) resume(levels []uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for q := range min(len(levels), len(c.reached)) {
+	if len(levels) < levelsOf(len(c.reached)) {
+		return
+	}
+	for q := range c.reached {
 		c.reached[q] = max(c.reached[q], event.Nanos(levels[q]^levelBits))
 	}
+	if at := (position{levels[len(levels)-2], levels[len(levels)-1]}); c.past.before(at) {
+		c.past = at
+	}
 }
+
+// levelsOf returns how many words a commit's levels are: one a query, and the last two
+// are a position.
+func levelsOf(queries int) int { return queries + 2 }
 
 // store writes what has been reached to out and reports whether that is news.
 func (c *contributor) store(out []uint64) (more bool) {
@@ -98,11 +109,14 @@ func (c *contributor) store(out []uint64) (more bool) {
 // reach notes that windows of q up to t may be out.
 func (c *contributor) reach(q int, t event.Nanos) { c.reached[q] = max(c.reached[q], t) }
 
-// look notes what r tells of windows that may be out. Said are our own marks in the
+// look notes what r, as of round at, tells of windows that may be out. Said are our own marks in the
 // round before; all says that r is news as a whole.
-func (c *contributor) look(r *registry, said []mark, all bool) {
+func (c *contributor) look(r *registry, at position, said []mark, all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.past.before(at) {
+		c.past = at
+	}
 	if !all {
 		for q := range said {
 			c.reach(q, said[q].watermark)
@@ -115,11 +129,19 @@ func (c *contributor) look(r *registry, said []mark, all bool) {
 	for q := range r.floors {
 		c.reach(q, r.floors[q])
 		for _, e := range r.queues[q] {
-			if e.firings > 0 {
+			if e.firings > 0 || e.contributors.Has(c.s.me) {
 				c.reach(q, e.id.end)
 			}
 		}
 	}
+}
+
+// remembered returns the last round that this box has followed in any life of which
+// there is word.
+func (c *contributor) remembered() position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.past
 }
 
 // reachedOf returns up to where windows of q may be out.

@@ -63,6 +63,7 @@ func (n *engine) contribute(e rdma.Epoch, now time.Duration) (head []byte, parts
 	if r != nil {
 		n.timekeeper.rule(s, r, now)
 	}
+	s.past = n.contributor.remembered()
 	return n.member.contribute(s)
 }
 
@@ -79,7 +80,7 @@ func (n *engine) take(g *rdma.Gathered, now time.Duration) {
 	} else {
 		n.timekeeper.look(m.registry, now)
 	}
-	n.contributor.look(m.registry, n.saying.marks, was == carrying)
+	n.contributor.look(m.registry, m.at, n.saying.marks, was == carrying)
 	n.contributor.follow(m.registry)
 }
 

@@ -293,7 +293,10 @@ func (b *box) start() {
 func (b *box) attach() {
 	b.read = make([]int, len(b.outbox))
 	b.tap = b.Tap(Generation{Workers: len(b.outbox), Outboxes: len(b.outbox)})
-	b.engine.contributor.resume(b.levels)
+	if b.levels != nil {
+		b.engine.contributor.resume(b.levels)
+		b.tap.commit.Levels = slices.Clone(b.levels)
+	}
 	for w, at := range b.from {
 		b.tap.resume = append(b.tap.resume, at)
 		b.tap.given[w] = at
@@ -484,8 +487,8 @@ func (w *world) commit() {
 
 func (b *box) take(g *rdma.Gathered) {
 	b.engine.take(g, b.world.now)
-	b.give()
 	b.free()
+	b.give()
 }
 
 // expect returns what box-by-box states of the named peers make together, as the

@@ -196,3 +196,55 @@ func TestAGroupThatForgetsContradictsNothing(t *testing.T) {
 		})
 	}
 }
+
+// One box is cut off. The others go on, and then their control processes die at once:
+// what the one knows is not all that has happened, and it must not pass for it.
+func TestWhoWasAwayDoesNotKnowBetterThanThoseWhoForgot(t *testing.T) {
+	w := newWorld(t, 3, Config{MaxWait: 50, CorrectFor: 1 << 40, Period: 40})
+	keys := []string{"k0", "k1", "k2", "k3", "k4", "k5"}
+	flush := func() {
+		for _, b := range w.boxes {
+			b.flush(len(b.sink))
+		}
+	}
+	w.enter(collective.First(3))
+	w.commit()
+	w.commit()
+	w.enter(collective.Of(0, 1))
+	w.commit()
+	w.commit()
+	for _, b := range w.boxes {
+		b.close(0, keys...)
+		b.pumpAll()
+	}
+	w.commit()
+	flush()
+	if len(w.parsed) != len(keys) {
+		t.Fatalf("%d rows", len(w.parsed))
+	}
+	for _, b := range w.boxes[:2] {
+		b.crash(0)
+		b.start()
+	}
+	w.enter(collective.First(3))
+	for n := 1; n < 4; n++ {
+		for _, b := range w.boxes {
+			b.close(n, keys...)
+			b.pumpAll()
+		}
+		for range 3 {
+			w.now += 60
+			w.commit()
+			flush()
+		}
+	}
+	w.checkRows()
+	if len(w.parsed) < 4*len(keys) {
+		t.Errorf("%d rows, want %d", len(w.parsed), 4*len(keys))
+	}
+	for _, b := range w.boxes[1:] {
+		if b.engine.member.registry.lineage != w.boxes[0].engine.member.registry.lineage || b.engine.member.at != w.boxes[0].engine.member.at {
+			t.Errorf("box %s knows something else", w.names[b.me])
+		}
+	}
+}

@@ -77,7 +77,10 @@ func (c *Cluster) Tap(g Generation) *Tap {
 		t.commit = segment.Commit{Positions: make([]uint64, max(g.Outboxes, g.Workers))}
 	}
 	if len(t.commit.Levels) == 0 {
-		t.commit.Levels = make([]uint64, len(c.c.Plan.Queries))
+		t.commit.Levels = make([]uint64, levelsOf(len(c.c.Plan.Queries)))
+	}
+	if c.engine.contributor.store(t.commit.Levels) { // of a data plane before this one
+		t.store()
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
@@ -147,6 +150,15 @@ func (t *Tap) detach(whole bool) {
 	}
 }
 
+// store stores the commit.
+func (t *Tap) store() {
+	at, n := t.cluster.engine.contributor.remembered(), len(t.commit.Levels)
+	t.commit.Levels[n-2], t.commit.Levels[n-1] = at.epoch, at.round
+	if t.g.Commits != nil {
+		t.g.Commits.Store(&t.commit)
+	}
+}
+
 // free stores how far the group has this box's records, and how many rows are being
 // given out, and then gives back the room.
 func (t *Tap) free(waiting uint64) {
@@ -169,9 +181,7 @@ func (t *Tap) free(waiting uint64) {
 	// has their states: the next control process finds how many.
 	t.commit.Rows = waiting
 	copy(t.commit.Positions, needs)
-	if t.g.Commits != nil {
-		t.g.Commits.Store(&t.commit)
-	}
+	t.store()
 	for w, at := range needs {
 		t.acked[w].Store(at)
 	}

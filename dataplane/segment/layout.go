@@ -199,7 +199,7 @@ func NewLayout(p *plan.Plan) (*Layout, error) {
 	k.take("segment: header of the control file", sizeOf[header]()+sizeOf[controlLines](), line)
 	l.freed = k.take(fmt.Sprintf("segment: freed positions, %d workers", l.Workers), l.Workers*sizeOf[freedLine](), line)
 	if p.Group != nil {
-		l.levels = l.Queries
+		l.levels = l.Queries + 2
 	}
 	slotBytes := up(sizeOf[slot]()+8*(l.Workers+l.levels), line)
 	l.sinkStride = sizeOf[sinkLine]() + 2*slotBytes
