@@ -295,7 +295,7 @@ func (b *box) attach() {
 	b.tap = b.Tap(Generation{Workers: len(b.outbox), Outboxes: len(b.outbox)})
 	if b.levels != nil {
 		b.engine.contributor.resume(b.levels)
-		b.tap.commit.Levels = slices.Clone(b.levels)
+		b.tap.commit.Levels, b.levels = b.levels, nil // another data plane has none
 	}
 	for w, at := range b.from {
 		b.tap.resume = append(b.tap.resume, at)
