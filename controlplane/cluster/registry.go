@@ -59,6 +59,7 @@ type entry struct {
 	unsure       collective.Set   // homes whose last rows may have gone out or not
 	unsaved      []firing         // not durable yet, oldest first
 	forced       bool
+	touched      bool // in the registry's list of that name
 
 	// The timekeeper's own: when it was first seen, and when it had fired and was over.
 	seenAt, firedAt time.Duration
@@ -210,7 +211,8 @@ func (r *registry) acceptAgain(p int, e *entry) (*entry, collective.Set) {
 }
 
 func (r *registry) touch(e *entry) {
-	if !slices.Contains(r.touched, e) {
+	if !e.touched {
+		e.touched = true
 		r.touched = append(r.touched, e)
 	}
 }
@@ -251,6 +253,7 @@ func (r *registry) fire(epoch uint64, forced []windowID) {
 	r.open = keep
 	slices.SortFunc(r.touched, func(a, b *entry) int { return a.id.compare(b.id) })
 	for _, e := range r.touched {
+		e.touched = false
 		r.fireOne(epoch, e)
 	}
 }
