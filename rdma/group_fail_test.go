@@ -148,7 +148,7 @@ func TestAPeerWhoseFramesFailTwiceIsLeftOutForAWhile(t *testing.T) {
 		t.Errorf("after one failure: members %b, want all", got)
 	}
 	// Who finds out first tells the others, who then need not: it may take some more.
-	tries := 0
+	var tries int
 	for tries = 1; tries < 20; tries++ {
 		c.net.Fail(0, 2)
 		if again() == 3 {
@@ -341,9 +341,18 @@ func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
 	end := time.Now().Add(length)
 	var mu sync.Mutex
 	seen, counted := map[string]string{}, 0
-	agree := func(e rdma.Epoch, round uint64, what string) {
+	var saw [peers]map[uint64]uint64 // by epoch: the last round whose outcome a peer has
+	for p := range saw {
+		saw[p] = map[uint64]uint64{}
+	}
+	epochs := map[uint64]rdma.Epoch{}
+	agree := func(p int, e rdma.Epoch, round uint64, what string) {
 		mu.Lock()
 		defer mu.Unlock()
+		if saw[p][e.Number]+1 != round {
+			t.Errorf("peer %d has round %d of epoch %d after round %d", p, round, e.Number, saw[p][e.Number])
+		}
+		saw[p][e.Number] = round
 		key := fmt.Sprint(e.Number, " ", round)
 		if old, ok := seen[key]; ok && old != what {
 			t.Errorf("round %s: %.100s and %.100s", key, old, what)
@@ -381,20 +390,28 @@ func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
 	c.each(func(p int, g *rdma.Group) {
 		for time.Now().Before(end) {
 			e := g.Epoch()
+			if l := g.Late(); l != nil && l.Gathered != nil {
+				agree(p, l.Gathered.Epoch, l.Gathered.Round, fmt.Sprint("sparse ", l.Gathered.Epoch.Members))
+			} else if l != nil {
+				agree(p, l.Result.Epoch, l.Result.Round, fmt.Sprint("dense ", l.Result.Contributors, string(l.Vector)))
+			}
 			if e.Number == 0 {
 				g.Wait(10 * time.Millisecond)
-				if l := g.Late(); l != nil && l.Gathered != nil {
-					agree(l.Gathered.Epoch, l.Gathered.Round, fmt.Sprint("sparse ", l.Gathered.Epoch.Members))
-				}
 				continue
 			}
+			mu.Lock()
+			if old, ok := epochs[e.Number]; ok && (old.Members != e.Members || old.Carried != e.Carried || old.Previous != e.Previous) {
+				t.Errorf("peer %d has epoch %+v, another %+v", p, e, old)
+			}
+			epochs[e.Number] = e
+			mu.Unlock()
 			round := int(g.State().Round) + 1 // what all members do next
 			n := 8 * (1 + round*37%1000)
 			if round%3 == 0 {
 				o, err := exchange(g, p, peers, round)
 				if err == nil {
 					rightGathered(t, o, p, round)
-					agree(o.Epoch, o.Round, fmt.Sprint("sparse ", o.Epoch.Members))
+					agree(p, o.Epoch, o.Round, fmt.Sprint("sparse ", o.Epoch.Members))
 				} else if !errors.Is(err, rdma.ErrAgain) && !errors.Is(err, rdma.ErrNoEpoch) {
 					t.Errorf("peer %d: %v", p, err)
 				}
@@ -407,7 +424,7 @@ func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
 				if int(r.Round) != round || !bytes.Equal(v, fold(rdma.SumInt64, r.Contributors, round, n)) {
 					t.Errorf("peer %d, round %d as %d: not the fold", p, r.Round, round)
 				}
-				agree(r.Epoch, r.Round, fmt.Sprint("dense ", r.Contributors, string(v)))
+				agree(p, r.Epoch, r.Round, fmt.Sprint("dense ", r.Contributors, string(v)))
 			case !errors.Is(err, rdma.ErrAgain) && !errors.Is(err, rdma.ErrNoEpoch):
 				t.Errorf("peer %d: %v", p, err)
 			case !bytes.Equal(v, vector(p, round, n)):
@@ -417,6 +434,13 @@ func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
 	})
 	close(stop)
 	trouble.Wait()
+	for _, e := range epochs { // who is carried has seen what the others have
+		for p := range e.Carried.All {
+			if got, want := saw[p][e.Previous], saw[e.Carried.Lowest()][e.Previous]; got != want {
+				t.Errorf("peer %d is carried into %d with round %d of %d, and peer %d with %d", p, e.Number, got, e.Previous, e.Carried.Lowest(), want)
+			}
+		}
+	}
 	s := c.groups[0].Stats()
 	t.Logf("%d outcomes of %d rounds; at peer 0: %d complete, %d again, %d taken, %d handed, changes %v",
 		counted, len(seen), s.RoundsComplete, s.RoundsRerun, s.RoundsTaken, s.RoundsHanded, s.EpochChanges)

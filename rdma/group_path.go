@@ -73,9 +73,9 @@ const (
 
 var trialSizes = [trialCount]int{64, 4 << 10, 16 << 10, FrameMax}
 
-// patienceMin is for meshes of groups with a short period: a kernel that is slow may
+// leastPatience is for meshes of groups with a short period: a kernel that is slow may
 // take some tenths of a second to acknowledge what it got.
-const patienceMin = 500 * time.Millisecond
+const leastPatience = 500 * time.Millisecond
 
 // open begins an epoch.
 func (g *Group) open(e collective.Effect) {
@@ -108,7 +108,7 @@ func (g *Group) open(e collective.Effect) {
 	g.tally.codec(g.codec)
 	g.mesh, err = g.c.Transports[t].Open(MeshConfig{
 		Epoch: e.Step.Epoch, Me: g.c.Me, Members: e.Step.Members, Offers: given,
-		Patience: max(g.c.Period, patienceMin), Bell: g.bell, Codec: g.codec,
+		Patience: max(g.c.Period, leastPatience), Bell: g.bell, Codec: g.codec,
 	})
 	if err != nil {
 		g.mesh = nil

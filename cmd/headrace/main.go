@@ -19,6 +19,7 @@ import (
 	"github.com/headrace/headrace/controlplane/explain"
 	"github.com/headrace/headrace/controlplane/generate"
 	"github.com/headrace/headrace/controlplane/group"
+	"github.com/headrace/headrace/controlplane/receive"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/run"
 	"github.com/headrace/headrace/controlplane/send"
@@ -76,7 +77,7 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 	c.AddCommand(
 		run.Command(o), run.DataCommand(), replay.Command(o), compile.Command(o),
 		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
-		generate.Command(), send.Command(), status.Command(), group.Command(), version(),
+		generate.Command(), send.Command(), receive.Command(), status.Command(), group.Command(), version(),
 	)
 	// They would come by themselves, but only after asUsage.
 	c.InitDefaultHelpCmd()

@@ -65,6 +65,12 @@ type Config struct {
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.
 	Home func(group int) int
+	// Enough reports that peers without us can go on as a group. Nil: they always can.
+	Enough func(collective.Set) bool
+	// Linger is how long, when everything of this box is in the sinks, it stays for
+	// members that could not go on without it: they may be about to end as well. Zero:
+	// three periods, and at least 2 s.
+	Linger time.Duration
 	// Emit gives rows to the sinks, as [export.Pump.Inject] does. Required.
 	Emit func(rows []export.InjectedRow, written func()) bool
 	// Log may be nil.
@@ -89,6 +95,7 @@ func (c *Config) fill() error {
 	def(&c.MaxWait, time.Second)
 	def(&c.CorrectFor, 5*time.Minute)
 	def(&c.Period, time.Second)
+	def(&c.Linger, max(3*c.Period, 2*time.Second))
 	if c.Keep <= 0 {
 		c.Keep = 256 << 20
 	}
@@ -124,6 +131,7 @@ type Cluster struct {
 	more       bool // there are rows to give out, and the sinks take them
 	lot, burst int
 	reported   time.Duration
+	lingers    time.Duration // since when everything of ours is out, and others need us
 
 	mu       sync.Mutex
 	tap      *Tap
@@ -166,7 +174,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	defer close(c.over)
 	defer context.AfterFunc(ctx, c.c.Group.Wake)()
 	for ctx.Err() == nil {
-		if c.ending.Load() && c.engine.drained() {
+		if c.ending.Load() && c.engine.drained() && c.mayGo() {
 			break
 		}
 		if err := c.turn(); err != nil {
@@ -175,6 +183,22 @@ func (c *Cluster) Run(ctx context.Context) error {
 	}
 	c.report(true)
 	return nil
+}
+
+// mayGo reports that nobody is left behind who could not go on without us. Boxes that
+// are told to end together are not told at the same instant: the last of them would be
+// alone with its last windows.
+func (c *Cluster) mayGo() bool {
+	r := c.engine.member.registry
+	rest := (r.members &^ r.stopping).Without(c.c.Me)
+	if rest == 0 || c.c.Enough == nil || c.c.Enough(rest) {
+		return true
+	}
+	now := c.c.Now()
+	if c.lingers == 0 {
+		c.lingers = now
+	}
+	return now-c.lingers >= c.c.Linger
 }
 
 // turn waits until there is a reason for a round, and has it.

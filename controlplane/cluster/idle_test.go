@@ -19,10 +19,10 @@ func idleWorld(t *testing.T, peers int, limit time.Duration, c Config) (w *world
 		for q := range b.engine.s.queries {
 			b.engine.s.queries[q].Idle = limit
 		}
-		b.Cluster.mu.Lock()
+		b.mu.Lock()
 		b.source = func(int) bool { return progress[b.me] != 0 }
 		b.progress = func(int) uint64 { return progress[b.me] }
-		b.Cluster.mu.Unlock()
+		b.mu.Unlock()
 	}
 	return w, progress
 }

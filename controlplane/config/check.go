@@ -211,7 +211,11 @@ func (c *Config) checkList(at, words []string, each func(i int, word string)) {
 
 func (c *Config) checkSinks() {
 	first := map[string]string{}
-	for _, s := range c.Sinks {
+	for i := range c.Sinks {
+		s := &c.Sinks[i]
+		if s.RDMAWrite != nil {
+			c.checkRDMAWrite(s)
+		}
 		if s.JSONL == nil || c.Bad("sinks", s.Name) {
 			continue
 		}
@@ -219,5 +223,17 @@ func (c *Config) checkSinks() {
 			c.Report(c.Pos("sinks", s.Name, "jsonl", "path"), fmt.Sprintf("sinks %s and %s write the same file", o, s.Name), "use one sink in both queries, or another path", "")
 		}
 		first[s.JSONL.Path] = s.Name
+	}
+}
+
+func (c *Config) checkRDMAWrite(s *Sink) {
+	w, at := s.RDMAWrite, func(field string) []string { return []string{"sinks", s.Name, "rdma-write", field} }
+	if !c.Bad(at("address")...) {
+		if message, allowed, fix := addressProblem(w.Address); message != "" {
+			c.Report(c.Pos(at("address")...), message, allowed, fix)
+		}
+	}
+	if w.Device != "" && w.Transport == "tcp" && !c.Bad(at("transport")...) {
+		c.Report(c.KeyPos(at("device")...), "device goes with transport verbs or auto", "take it out, or choose another transport", "")
 	}
 }

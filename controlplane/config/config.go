@@ -380,6 +380,9 @@ type Sink struct {
 	// JSONL writes one JSON object a line to a file.
 	JSONL *JSONL `yaml:"jsonl"`
 
+	// RDMAWrite puts rows in the memory of another box, where a program reads them.
+	RDMAWrite *RDMAWrite `yaml:"rdma-write"`
+
 	// Prometheus is what a reader may look for here.
 	Prometheus Reserved `yaml:"prometheus" jsonschema:"-" later:"metrics are no sink; write metrics: {listen: 127.0.0.1:9464} at the top level"`
 }
@@ -389,6 +392,35 @@ type JSONL struct {
 	// Path is the file; "-" is standard output. `replay` begins it anew, `run` goes on
 	// after its last whole line.
 	Path string `yaml:"path" jsonschema:"required"`
+}
+
+// RDMAWrite is a ring of rows in shared memory on another box, filled by
+// `headrace receive` there. A row that is acknowledged is in the ring, which outlives
+// that process. While the consumer is away or its ring is full, rows wait here. After a
+// start of this box a batch may come twice: `row_id` and `revision` tell.
+type RDMAWrite struct {
+	// Address is the host and port where the consumer listens.
+	Address string `yaml:"address" jsonschema:"required"`
+
+	// Pin tells the consumer from everybody else: what `headrace group init` prints of
+	// its key. A list while keys are changed.
+	Pin Pins `yaml:"pin" jsonschema:"required"`
+
+	// Dir is the folder with this box's key, made by `headrace group init`. Without it:
+	// the group's, or /etc/headrace/group.
+	Dir string `yaml:"dir"`
+
+	// Transport is how rows travel: `verbs` is RDMA, `tcp` works anywhere, `auto` is
+	// verbs where both ends have it, else tcp, and says so.
+	Transport string `yaml:"transport" jsonschema:"enum=auto,enum=tcp,enum=verbs,default=auto"`
+
+	// Device is the RDMA device for `verbs`, such as mlx5_0. Without it: the first with
+	// an active RoCEv2 port.
+	Device string `yaml:"device"`
+
+	// Seal encrypts and authenticates the rows too. The connection over which both ends
+	// find each other is always TLS 1.3.
+	Seal bool `yaml:"seal"`
 }
 
 // Metrics serves Prometheus metrics at /metrics.

@@ -424,12 +424,14 @@ func (s *source) cutByComma(p path) bool {
 }
 
 func (s *Sink) decode(d *decoder, n ast.Node, p path) bool {
-	const allowed = `write {jsonl: {path: rows.jsonl}}`
 	if !d.object(n, p, reflect.ValueOf(s).Elem()) {
 		return false
 	}
-	if s.JSONL == nil {
-		return d.report(p, fmt.Sprintf("sink %s says not what it is", clip(s.Name)), allowed, "")
+	switch {
+	case s.JSONL == nil && s.RDMAWrite == nil:
+		return d.report(p, fmt.Sprintf("sink %s says not what it is", clip(s.Name)), `write {jsonl: {path: rows.jsonl}}`, "")
+	case s.JSONL != nil && s.RDMAWrite != nil:
+		return d.report(p, fmt.Sprintf("sink %s is two things", clip(s.Name)), "jsonl or rdma-write: make two sinks of it, and name both in the query", "")
 	}
 	return true
 }

@@ -397,3 +397,12 @@ func pinProblem(text string) *problem {
 
 // Reserved is a field that a later version will have. It accepts nothing.
 type Reserved struct{}
+
+// ParseSize reads a size as a config has it: bytes, or with B, KiB, MiB or GiB.
+func ParseSize(text string) (Size, error) {
+	var s Size
+	if p := s.parse(text); p != nil {
+		return 0, fmt.Errorf("%s: %s", p.message, p.allowed)
+	}
+	return s, nil
+}

@@ -326,7 +326,11 @@ func (e *explainer) query(q *plan.Query) error {
 func (e *explainer) sinks(names []string) string {
 	var out []string
 	for _, s := range e.c.Sinks {
-		if slices.Contains(names, s.Name) && s.JSONL != nil {
+		switch {
+		case !slices.Contains(names, s.Name):
+		case s.RDMAWrite != nil:
+			out = append(out, fmt.Sprintf("%s (a ring in memory at %s, transport %s)", s.Name, s.RDMAWrite.Address, s.RDMAWrite.Transport))
+		case s.JSONL != nil:
 			to := s.JSONL.Path
 			if to == "-" {
 				to = "standard output"

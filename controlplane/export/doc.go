@@ -18,6 +18,10 @@
 // They are of no outbox, so nothing can be read again for them: whoever injects them
 // keeps them until they are said to be written, and gives them again after a death.
 //
+// [Deliver] is the sink that puts rows in a ring of shared memory on another box
+// (package deliver), at least once: a batch that was acknowledged and not committed
+// when the control plane was killed is sent again.
+//
 // export does not know what is in a row (package rows) or who asks for its
 // counters (package status).
 package export

@@ -43,6 +43,11 @@ type Stats struct {
 	Reopened  uint64 `json:"reopened"` // times that another file was found under the path
 	Cut       uint64 `json:"cut"`      // times that the file was found shorter than written
 	LastError string `json:"last_error,omitempty"`
+	// Of a sink on another box: connections after the first, the transport of the
+	// present one, and how often it is not the one that was wanted.
+	Reconnects uint64 `json:"reconnects,omitempty"`
+	Transport  string `json:"transport,omitempty"`
+	Fallbacks  uint64 `json:"fallbacks,omitempty"`
 	// Latency is the pump's measure, not the sink's own.
 	Latency Latency `json:"row_latency"`
 }

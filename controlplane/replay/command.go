@@ -18,6 +18,7 @@ import (
 	"github.com/headrace/headrace/controlplane/compile"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/sinks"
 	"github.com/headrace/headrace/controlplane/usage"
 	"github.com/headrace/headrace/dataplane/capture"
 	"github.com/headrace/headrace/dataplane/event"
@@ -159,38 +160,19 @@ func (f *flags) open(cmd *cobra.Command, paths []string) (capture.Records, func(
 	return r, r.Progress, nil
 }
 
-// openSinks opens the one file of --out, or the config's JSON Lines files.
+// openSinks opens the one file of --out, or the config's sinks that some query uses:
+// its JSON Lines files, or with --sinks all of them.
 func (f *flags) openSinks(c *config.Config, p *plan.Plan, log *slog.Logger) ([]export.Sink, error) {
-	paths := map[string]string{}
-	if f.out != "" {
-		paths[outSink] = f.out
-	} else {
-		used := map[string]bool{}
-		for _, q := range p.Queries {
-			for _, name := range q.Sinks {
-				used[name] = true
-			}
-		}
-		for _, s := range c.Sinks {
-			if used[s.Name] && s.JSONL != nil {
-				paths[s.Name] = s.JSONL.Path
-			}
+	used := map[string]bool{}
+	for _, q := range p.Queries {
+		for _, name := range q.Sinks {
+			used[name] = true
 		}
 	}
-	var sinks []export.Sink
-	for _, name := range slices.Sorted(maps.Keys(paths)) {
-		s, err := export.OpenJSONL(export.JSONLConfig{
-			Name: name, Path: paths[name], Truncate: true, Workers: p.WorkersMax, Log: log,
-		})
-		if err != nil {
-			for _, s := range sinks {
-				_ = s.Close()
-			}
-			return nil, err
-		}
-		sinks = append(sinks, s)
-	}
-	return sinks, nil
+	return sinks.Open(sinks.Config{
+		Config: c, Wanted: func(name string) bool { return used[name] }, Out: f.out, OutName: outSink,
+		Truncate: true, FilesOnly: !f.sinks, Workers: p.WorkersMax, Log: log,
+	})
 }
 
 // print writes the summary, one line.

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -13,6 +11,7 @@ import (
 	"github.com/headrace/headrace/controlplane/compile"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/sinks"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/controlplane/usage"
 	"github.com/headrace/headrace/dataplane/event"
@@ -123,29 +122,14 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 	})
 }
 
-// openSinks opens the one file of --out, or the config's files that some query uses.
+// openSinks opens the one file of --out, or the config's sinks that some query uses.
 func (f *flags) openSinks(c *config.Config, seg *segment.Segment, log *slog.Logger) ([]export.Sink, error) {
-	paths := map[string]string{}
-	if f.out != "" {
-		paths[outSink] = f.out
+	all, err := sinks.Open(sinks.Config{
+		Config: c, Wanted: func(name string) bool { return seg.Sink(name) != nil }, Out: f.out, OutName: outSink,
+		Workers: seg.Layout.Workers, Commits: seg.Sink, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("run: %w", err)
 	}
-	for _, s := range c.Sinks {
-		if f.out == "" && s.JSONL != nil && seg.Sink(s.Name) != nil {
-			paths[s.Name] = s.JSONL.Path
-		}
-	}
-	var sinks []export.Sink
-	for _, name := range slices.Sorted(maps.Keys(paths)) {
-		s, err := export.OpenJSONL(export.JSONLConfig{
-			Name: name, Path: paths[name], Workers: seg.Layout.Workers, Commits: seg.Sink(name), Log: log,
-		})
-		if err != nil {
-			for _, s := range sinks {
-				_ = s.Close()
-			}
-			return nil, fmt.Errorf("run: %w", err)
-		}
-		sinks = append(sinks, s)
-	}
-	return sinks, nil
+	return all, nil
 }

@@ -18,7 +18,7 @@ func (x *peers) show() *status.Group {
 	s := x.group.Stats()
 	g := &status.Group{
 		Me: x.names[x.me], Epoch: s.Epoch.Number, Members: x.some(s.Epoch.Members), Known: x.names,
-		Transport: s.Epoch.Transport, Fallback: s.Fallback, EpochChanges: counts(s.EpochChanges),
+		Transport: s.Epoch.Transport, Fallback: s.Fallback || x.without && s.Epoch.Number != 0, EpochChanges: counts(s.EpochChanges),
 		EpochChange: durations(&s.EpochChange), BadFrames: counts(s.BadFrames), StaleFrames: s.StaleDrops, BadMessages: s.BadMessages,
 		Rounds: []status.Count{
 			{Name: "complete", Count: s.RoundsComplete},

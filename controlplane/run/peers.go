@@ -32,7 +32,7 @@ const (
 	peersVersion = 1
 	// partFor bounds, besides max_wait and three periods, how long a stop waits for the
 	// others to have what is ours.
-	partFor = 5 * time.Second
+	partFor = 10 * time.Second
 	// sealLabel names the keys of sealed frames (RFC 8446 §7.5; RFC 5705 asks for the prefix).
 	sealLabel = "EXPORTER-headrace-frames"
 )
@@ -46,6 +46,7 @@ type peers struct {
 	boot    *boot.Mesh
 	tcp     *tcp.Transport
 	verbs   *verbs.Transport // nil: there are none
+	without bool             // RDMA was asked for by name, and there are none
 	group   *rdma.Group
 	cluster *cluster.Cluster
 	pump    atomic.Pointer[export.Pump] // of the present data plane
@@ -81,7 +82,7 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 	}
 	x.cluster, err = cluster.New(cluster.Config{
 		Plan: p, Values: values, Sets: sets, Group: x.group, Names: x.names, Me: x.me, MaxWait: time.Duration(c.MaxWait),
-		CorrectFor: time.Duration(c.CorrectFor), Period: time.Duration(c.Period), Keep: int(c.Keep), Emit: x.emit, Log: log,
+		CorrectFor: time.Duration(c.CorrectFor), Period: time.Duration(c.Period), Keep: int(c.Keep), Emit: x.emit, Enough: x.quorum().Has, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -134,6 +135,7 @@ func (x *peers) transports() ([]rdma.Transport, error) {
 			x.verbs = v
 			list = append(list, v)
 		case x.config.Transport == "verbs":
+			x.without = true
 			x.log.Warn("no RDMA: the group exchanges over TCP", "reason", err)
 		default:
 			x.log.Info("the group exchanges over TCP", "reason", err)
@@ -162,7 +164,7 @@ func (x *peers) address(peer int) string {
 func (x *peers) groupConfig(transports []rdma.Transport) rdma.GroupConfig {
 	c := rdma.GroupConfig{
 		Names: x.names, Me: x.me, Control: x.boot, Transports: transports, Period: time.Duration(x.config.Period), Log: x.log,
-		Quorum: collective.Quorum{Peers: len(x.names), TieBreaker: slices.Index(x.names, x.config.TieBreaker), AllowSolo: x.config.AllowSolo},
+		Quorum: x.quorum(),
 	}
 	if x.config.Busy {
 		c.Spin = -1
@@ -171,6 +173,10 @@ func (x *peers) groupConfig(transports []rdma.Transport) rdma.GroupConfig {
 		c.Seal = x.keys
 	}
 	return c
+}
+
+func (x *peers) quorum() collective.Quorum {
+	return collective.Quorum{Peers: len(x.names), TieBreaker: slices.Index(x.names, x.config.TieBreaker), AllowSolo: x.config.AllowSolo}
 }
 
 // keys returns the keys of the frames that go to a peer and come from it in an epoch.

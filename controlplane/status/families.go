@@ -131,6 +131,8 @@ func sinkMetrics() []metric[sinkView] {
 		m("retries_total", "Writes that failed and were tried again.", func(s *sinkView) uint64 { return s.Retries }),
 		m("reopened_total", "Times that another file was found under the path.", func(s *sinkView) uint64 { return s.Reopened }),
 		m("cut_total", "Times that the file was found shorter than it had been written.", func(s *sinkView) uint64 { return s.Cut }),
+		m("reconnects_total", "Connections to the other box after the first.", func(s *sinkView) uint64 { return s.Reconnects }),
+		m("fallbacks_total", "Connections whose transport is not the one that was wanted.", func(s *sinkView) uint64 { return s.Fallbacks }),
 	}
 }
 

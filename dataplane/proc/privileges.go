@@ -7,30 +7,29 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
 // dropPrivileges takes every capability from every thread, for good, and makes sure
-// that it is so. Threads that come later inherit it.
+// that it is so. Threads that come later inherit it. In a binary with cgo, whose C
+// threads Go's runtime does not know, psx reaches all threads by a signal.
 func dropPrivileges() error {
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 		// The bounding set needs CAP_SETPCAP. Without that, no_new_privs and an empty
 		// permitted set already leave no way back.
-		if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0); errno == syscall.ENOTSUP {
-			return errors.New("privileges cannot be dropped on all threads of a binary with cgo: build with CGO_ENABLED=0")
-		}
+		_, _, _ = psx.Syscall3(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
 	}
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 		return os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", errno)
 	}
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); errno != 0 {
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); errno != 0 {
 		return os.NewSyscallError("prctl PR_CAP_AMBIENT", errno)
 	}
 	// Empty sets. reflect gives the addresses as the numbers that the call takes.
 	header, sets := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &[2]unix.CapUserData{}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, reflect.ValueOf(header).Pointer(), reflect.ValueOf(sets).Pointer(), 0)
+	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, reflect.ValueOf(header).Pointer(), reflect.ValueOf(sets).Pointer(), 0)
 	runtime.KeepAlive(header)
 	runtime.KeepAlive(sets)
 	if errno != 0 {

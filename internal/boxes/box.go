@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,15 +29,17 @@ type Box struct {
 	Pin       string
 	Namespace *veth.Namespace
 	Cable     *veth.Pair // B is the box's end
-	Port      *veth.Port // in the switch
+	Port      *veth.Port // in the switch; nil if the lab has none
+	Address   netip.Addr // where the others reach it
 	Rows      string     // path of the global rows
 	Local     string     // path of the local rows
 	Args      []string   // further arguments of run
 
-	lab  *Lab
-	cmd  *exec.Cmd
-	done chan struct{}
-	log  log
+	lab    *Lab
+	number int // from 1
+	cmd    *exec.Cmd
+	done   chan struct{}
+	log    log
 }
 
 // log is what a box has said.
@@ -59,21 +64,15 @@ func (b *Box) Said() string {
 // Name is the name of the box's run, for `headrace status`.
 func (b *Box) Name() string { return b.lab.name + "-" + b.ID }
 
-func (b *Box) build() (err error) {
-	if b.Namespace, err = veth.NewNamespace(); err != nil {
-		return err
-	}
-	if b.Cable, err = veth.Join(b.lab.Wire, b.Namespace, veth.Options{}); err != nil {
-		return err
-	}
-	if b.Port, err = b.lab.plugs.Plug(b.Namespace); err != nil {
+func (b *Box) build() error {
+	if err := b.connect(); err != nil {
 		return err
 	}
 	b.Rows, b.Local = filepath.Join(b.Dir, "global.jsonl"), filepath.Join(b.Dir, "local.jsonl")
 	if err := os.MkdirAll(b.Dir, 0o700); err != nil {
 		return err
 	}
-	c := exec.Command(b.lab.Binary, "group", "init", "--dir", b.keys(), "--me", b.ID, "--address", fmt.Sprintf("%s:%d", b.Port.Address, groupPort))
+	c := exec.Command(b.lab.Binary, "group", "init", "--dir", b.keys(), "--me", b.ID, "--address", b.listens())
 	said, err := c.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(c.Args, " "), err, said)
@@ -83,6 +82,30 @@ func (b *Box) build() (err error) {
 	}
 	return nil
 }
+
+// connect makes the box's place in the network.
+func (b *Box) connect() (err error) {
+	open := veth.NewNamespace
+	if b.lab.plugs == nil {
+		open = veth.Present
+	}
+	if b.Namespace, err = open(); err != nil {
+		return err
+	}
+	if b.Cable, err = veth.Join(b.lab.Wire, b.Namespace, veth.Options{}); err != nil {
+		return err
+	}
+	if b.lab.plugs == nil {
+		return nil
+	}
+	if b.Port, err = b.lab.plugs.Plug(b.Namespace); err == nil {
+		b.Address = b.Port.Address
+	}
+	return err
+}
+
+// listens is where the box listens for the others.
+func (b *Box) listens() string { return fmt.Sprintf("%s:%d", b.Address, groupPort) }
 
 // pinIn returns the first pin in a text.
 func pinIn(text string) string {
@@ -112,7 +135,7 @@ func (b *Box) configure(c *Config) error {
 	text := strings.NewReplacer("ROWS", b.Rows, "LOCAL", b.Local).Replace(c.Pipeline)
 	text += fmt.Sprintf("\ninterfaces: {%s: {%s}}\ngroup:\n  me: %s\n  dir: %s\n", b.Cable.B.Interface, ring, b.ID, b.keys())
 	for _, line := range c.Group {
-		text += "  " + line + "\n"
+		text += "  " + strings.ReplaceAll(line, "NUMBER", strconv.Itoa(b.number)) + "\n"
 	}
 	return write(b.config(), text+"  peers:\n"+b.lab.peers()+"\n")
 }
@@ -120,6 +143,7 @@ func (b *Box) configure(c *Config) error {
 // Start starts the box; [Box.Await] tells when it has come as far as wanted.
 func (b *Box) Start() error {
 	c := exec.Command(b.lab.Binary, append([]string{"run", "-c", b.config(), "--name", b.Name(), "--workers", "1"}, b.Args...)...)
+	c.Env = append(os.Environ(), b.mark()) // which the data plane inherits
 	// A pipe of our own, which the data plane inherits: waiting must not wait for it.
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -168,7 +192,7 @@ func (b *Box) Running() bool {
 
 // Await waits until the box's status satisfies ok.
 func (b *Box) Await(most time.Duration, ok func(*status.Report) bool) (*status.Report, error) {
-	for end := time.Now().Add(most); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(most); ; time.Sleep(b.lab.Pause) {
 		r, err := b.Status()
 		if err == nil && ok(r) {
 			return r, nil
@@ -184,7 +208,7 @@ func (b *Box) Await(most time.Duration, ok func(*status.Report) bool) (*status.R
 
 // Status asks the box for its figures.
 func (b *Box) Status() (*status.Report, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*b.lab.Pause)
 	defer cancel()
 	body, err := status.Fetch(ctx, b.Name())
 	if err != nil {
@@ -206,12 +230,19 @@ func (b *Box) Signal(s syscall.Signal, both bool) error {
 	return err
 }
 
+// mark is what tells the box's processes from those of others in its namespace.
+func (b *Box) mark() string { return "HEADRACE_BOX=" + b.Name() }
+
 // processes are those of headrace in the box's namespace, control before data.
 func (b *Box) processes() ([]int, error) {
 	ids, err := b.Namespace.Processes()
 	var ours []int
 	for _, id := range ids {
-		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", id)); err == nil && path == b.lab.Binary {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", id)); err != nil || path != b.lab.Binary {
+			continue
+		}
+		environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", id))
+		if err == nil && slices.Contains(strings.Split(string(environment), "\x00"), b.mark()) {
 			ours = append(ours, id)
 		}
 	}

@@ -118,6 +118,37 @@ func TestNetnsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
 	same(t, latest(global(t, l)), want)
 }
 
+// Boxes that are told to end one after the other, the last one long after a majority has
+// gone, still get the last windows of all of them out.
+func TestNetnsTheLastToEndIsNotLeftAlone(t *testing.T) {
+	l := lab(t, readings, "period: 500ms")
+	whole := generate(t, l, "whole.pcap", "json", "--count", "9000", "--rate", "6000", "--keys", "50")
+	parts := split(t, l, whole, 3)
+	want := replayed(t, l, whole)
+	begin(t, l)
+	var sent []<-chan error
+	for i, b := range l.Boxes {
+		sent = append(sent, send(t, l, b, parts[i]))
+	}
+	for _, done := range sent {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range l.Boxes {
+		if err := b.Signal(syscall.SIGTERM, false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(700 * time.Millisecond)
+	}
+	for _, b := range l.Boxes {
+		if code := b.Wait(patience); code != 0 {
+			t.Errorf("box %s ended with %d", b.ID, code)
+		}
+	}
+	same(t, latest(global(t, l)), want)
+}
+
 // bars are ITCH bars: every box has channels of its own.
 const bars = `
 feeds:

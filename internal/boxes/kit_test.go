@@ -17,32 +17,40 @@ import (
 	"github.com/headrace/headrace/internal/netns"
 )
 
-// binary is headrace, built once.
+// binary is headrace, built once, without cgo.
 var binary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("HEADRACE_BINARY"); path != "" {
 		return path, nil
 	}
+	return binaryOf("")
+})
+
+// binaryOf builds headrace with build tags, and then with cgo.
+func binaryOf(tags string) (string, error) {
 	dir, err := os.MkdirTemp("", "headrace-boxes-test")
 	if err != nil {
 		return "", err
 	}
-	built = dir
-	path := filepath.Join(dir, "headrace")
-	build := exec.Command("go", "build", "-o", path, "../../cmd/headrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	built = append(built, dir)
+	path, cgo := filepath.Join(dir, "headrace"), "CGO_ENABLED=0"
+	if tags != "" {
+		cgo = "CGO_ENABLED=1"
+	}
+	build := exec.Command("go", "build", "-tags", tags, "-o", path, "../../cmd/headrace")
+	build.Env = append(os.Environ(), cgo)
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
-// built is the folder of the binary, once there is one.
-var built string
+// built are the folders of binaries.
+var built []string
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built)
+	for _, dir := range built {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
@@ -55,11 +63,18 @@ func lab(t *testing.T, pipeline string, group ...string) *Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return labOf(t, Config{Binary: path, Names: []string{"a", "b", "c"}, Pipeline: pipeline, Group: group})
+}
+
+// labOf makes what c says, in a folder of its own.
+func labOf(t *testing.T, c Config) *Lab {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "headrace-boxes-") //nolint:usetesting // its name is short and of this lab alone: runs are called by it
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(Config{Dir: dir, Binary: path, Names: []string{"a", "b", "c"}, Pipeline: pipeline, Group: group})
+	c.Dir = dir
+	l, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,8 +114,8 @@ func start(t *testing.T, b *Box) {
 	}
 }
 
-// patience is how long anything may take on a busy machine.
-const patience = 30 * time.Second
+// patience is how long anything may take on a busy machine, or on an emulated one.
+var patience = 30 * time.Second
 
 // members waits until b is in an epoch of n members and its workers run.
 func members(t *testing.T, b *Box, n int) *status.Report {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/headrace/headrace/internal/veth"
 )
@@ -21,8 +23,11 @@ type Lab struct {
 	Binary string // headrace
 	Boxes  []*Box
 	Wire   *veth.Namespace // where senders are; cable i goes to box i
-	plugs  *veth.Switch
-	name   string // of this lab among others
+	// Pause is the time between two looks at a box: 10 ms unless changed.
+	Pause time.Duration
+
+	plugs *veth.Switch // nil: the boxes are in the present namespace
+	name  string       // of this lab among others
 }
 
 // Config says what to make.
@@ -35,15 +40,19 @@ type Config struct {
 	Names []string
 	// Pipeline is the config without interfaces and group. Required.
 	Pipeline string
-	// Group is further lines of the group section, such as "period: 300ms".
+	// Group is further lines of the group section, such as "period: 300ms". NUMBER
+	// stands for the number of the box, from 1.
 	Group []string
+	// Addresses, if there are any, puts all boxes into the network namespace of this
+	// process, where box i has address i already. Nothing else joins them then.
+	Addresses []netip.Addr
 	// Ring is the settings of each interface, such as "rx_ring: 4096".
 	Ring string
 }
 
 // New makes the boxes, their keys and configs. Nothing runs yet.
 func New(c Config) (l *Lab, err error) {
-	l = &Lab{Dir: c.Dir, Binary: c.Binary, name: filepath.Base(c.Dir)}
+	l = &Lab{Dir: c.Dir, Binary: c.Binary, Pause: 10 * time.Millisecond, name: filepath.Base(c.Dir)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("boxes: %w", err), l.Close())
@@ -52,11 +61,16 @@ func New(c Config) (l *Lab, err error) {
 	if l.Wire, err = veth.NewNamespace(); err != nil {
 		return l, err
 	}
-	if l.plugs, err = veth.NewSwitch(); err != nil {
-		return l, err
+	if len(c.Addresses) == 0 {
+		if l.plugs, err = veth.NewSwitch(); err != nil {
+			return l, err
+		}
 	}
-	for _, id := range c.Names {
-		b := &Box{ID: id, lab: l, Dir: filepath.Join(c.Dir, id)}
+	for i, id := range c.Names {
+		b := &Box{ID: id, number: i + 1, lab: l, Dir: filepath.Join(c.Dir, id)}
+		if l.plugs == nil {
+			b.Address = c.Addresses[i]
+		}
 		l.Boxes = append(l.Boxes, b)
 		if err := b.build(); err != nil {
 			return l, err
@@ -74,7 +88,7 @@ func New(c Config) (l *Lab, err error) {
 func (l *Lab) peers() string {
 	var lines []string
 	for _, b := range l.Boxes {
-		lines = append(lines, fmt.Sprintf("    - {id: %s, address: \"%s:%d\", pin: \"%s\"}", b.ID, b.Port.Address, groupPort, b.Pin))
+		lines = append(lines, fmt.Sprintf("    - {id: %s, address: \"%s\", pin: \"%s\"}", b.ID, b.listens(), b.Pin))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -94,7 +108,7 @@ func (l *Lab) Box(id string) *Box {
 func (l *Lab) Drop(from, to *Box, on bool) error {
 	rule := "delete table inet cut" + from.ID
 	if on {
-		rule = fmt.Sprintf("table inet cut%s {\n chain in {\n type filter hook input priority 0\n ip saddr %s drop\n }\n}\n", from.ID, from.Port.Address)
+		rule = fmt.Sprintf("table inet cut%s {\n chain in {\n type filter hook input priority 0\n ip saddr %s drop\n }\n}\n", from.ID, from.Address)
 	}
 	c := exec.Command("nft", "-f", "-")
 	c.Stdin = strings.NewReader(rule)

@@ -34,6 +34,9 @@ type Suite struct {
 	// Packages are built as test binaries, with cgo: "." is the package of the test that
 	// asks, "./rdma/verbs" is relative to its directory.
 	Packages []string
+	// With are files of this machine that are found in the guest in /work, by their last
+	// names: programs that the tests start.
+	With []string
 	// Tags are build tags, separated by commas.
 	Tags string
 	// Setup is a shell script that runs first: "wire 4". The tests do not run if any
@@ -63,6 +66,11 @@ func Test(t *testing.T, s Suite) {
 	names := make([]string, len(s.Packages))
 	for i, p := range s.Packages {
 		names[i] = s.build(t, p)
+	}
+	for _, path := range s.With {
+		if err := copyFile(path, filepath.Join(s.Config.Dir, filepath.Base(path))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	script := s.script(names)
 	if err := os.WriteFile(filepath.Join(s.Config.Dir, "tests.sh"), []byte(script), 0o755); err != nil {
@@ -108,6 +116,15 @@ func (s *Suite) build(t *testing.T, pkg string) string {
 		}
 	}
 	return name
+}
+
+// copyFile copies a program.
+func copyFile(from, to string) error {
+	contents, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, contents, 0o755)
 }
 
 func isDir(name string) bool {

@@ -50,7 +50,8 @@ func Missing() (string, error) {
 	return "", nil
 }
 
-// A Namespace is a network namespace with a name, as `ip netns` has them.
+// A Namespace is a network namespace with a name, as `ip netns` has them, or the one
+// that this process is in.
 type Namespace struct {
 	Name   string
 	handle vnetns.NsHandle
@@ -80,6 +81,20 @@ func NewNamespace() (*Namespace, error) {
 	return n, nil
 }
 
+// Present returns the namespace that this process is in. Closing it leaves it as it is.
+func Present() (*Namespace, error) {
+	n := &Namespace{handle: vnetns.None()}
+	var err error
+	if n.handle, err = vnetns.GetFromPid(os.Getpid()); err == nil {
+		n.link, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE)
+	}
+	if err != nil {
+		_ = n.Close()
+		return nil, fmt.Errorf("veth: the present namespace: %w", err)
+	}
+	return n, nil
+}
+
 func (n *Namespace) open() (err error) {
 	if n.link, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -103,6 +118,9 @@ func (n *Namespace) Close() error {
 	}
 	if n.handle.IsOpen() {
 		n.handle.Close() //nolint:errcheck // the name's removal is what counts
+	}
+	if n.Name == "" { // the present one
+		return nil
 	}
 	if err := vnetns.DeleteNamed(n.Name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("veth: namespace %s: %w", n.Name, err)

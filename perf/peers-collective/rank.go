@@ -139,7 +139,7 @@ func (o *order) join() (g *rdma.Group, leave func(), err error) {
 		return nil, nil, err
 	}
 	c := rdma.GroupConfig{
-		Me: o.Rank, Control: control, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Me: o.Rank, Control: control, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})), // ranks leave one after the other
 		Quorum: collective.Quorum{Peers: len(o.Peers), TieBreaker: 0},
 		Period: time.Second,
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -146,9 +147,23 @@ func (c *Config) defaults(me int) {
 		c.listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 	}
 	if c.dial == nil {
-		d := net.Dialer{Timeout: dialPatience}
-		c.dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+		own, _ := netip.ParseAddrPort(c.Listen)
+		c.dial = func(ctx context.Context, address string) (net.Conn, error) {
+			d := net.Dialer{Timeout: dialPatience, LocalAddr: source(own.Addr(), address)}
+			return d.DialContext(ctx, "tcp", address)
+		}
 	}
+}
+
+// source is where a connection to address leaves from: where we listen, so that control
+// goes the way that frames go and what cuts the one cuts the other. Nil leaves it to the
+// kernel, where either is a name or they are of different kinds.
+func source(own netip.Addr, address string) net.Addr {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil || !own.IsValid() || own.IsUnspecified() || own.Is4() != to.Addr().Is4() || own.Zone() != to.Addr().Zone() {
+		return nil
+	}
+	return &net.TCPAddr{IP: own.AsSlice(), Zone: own.Zone()}
 }
 
 // checkKey finds out at the start that nobody will know our key.

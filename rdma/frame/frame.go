@@ -13,6 +13,8 @@ const (
 	Sparse                  // a piece of a contribution to an Exchange
 	Have                    // a Sparse round is complete at the sender
 	Probe                   // shows that the path works, before round 1
+	Rows                    // a piece of a batch of rows; the round is the batch's number
+	RowsAck                 // the batch whose number is the round is where its reader finds it
 	kindCount
 )
 
