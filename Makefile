@@ -30,7 +30,7 @@ export CGO_ENABLED ?= 0
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install what the tests use and a bare Debian 12 with Go lacks
@@ -43,6 +43,8 @@ deps-bpf: ## install what `make generate` uses
 .PHONY: deps-guest
 deps-guest: ## install what `make test-guest` uses: QEMU, verbs and their tools
 	@$(call apt,$(APT_GUEST))
+	@# The guests' kernels are fetched by apt too, which must know them.
+	@apt-cache show linux-image-amd64 linux-image-6.12-amd64 >/dev/null 2>&1 || (( EUID )) || apt-get update -qq
 
 # apt installs those of the packages $(1) that are missing, if it may.
 define apt
@@ -89,7 +91,11 @@ test-root: deps build ## the tests that need root, alone
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
-	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 30m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes
+
+.PHONY: test-guest-short
+test-guest-short: deps-guest ## those of them that stand for the rest: RDMA verbs, and global rows over them
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -short -timeout 10m -count=1 -v -run Guest ./internal/boxes
 
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory

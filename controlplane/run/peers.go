@@ -129,7 +129,10 @@ func (x *peers) connect(p *plan.Plan) error {
 func (x *peers) transports() ([]rdma.Transport, error) {
 	var list []rdma.Transport
 	if x.config.Transport != "tcp" {
-		v, err := verbs.New(verbs.Config{Me: x.me, Device: x.config.Device, GIDIndex: -1, Busy: x.config.Busy})
+		v, err := verbs.New(verbs.Config{
+			Me: x.me, Device: x.config.Device, GIDIndex: -1, Busy: x.config.Busy,
+			RetryCount: verbsRetries, Timeout: verbsTimeout(time.Duration(x.config.Period)),
+		})
 		switch {
 		case err == nil:
 			x.verbs = v
@@ -150,6 +153,20 @@ func (x *peers) transports() ([]rdma.Transport, error) {
 		return nil, err
 	}
 	return append(list, x.tcp), nil
+}
+
+// verbsRetries is the most that all devices count. Packets that overtake each other use
+// them up too.
+const verbsRetries = 6
+
+// verbsTimeout is the exponent with which frames are given up when a peer that is silent
+// is: after a period. Sooner would end epochs for a few lost packets.
+func verbsTimeout(period time.Duration) int {
+	exponent := 8
+	for exponent < 20 && (verbs.Config{RetryCount: verbsRetries, Timeout: exponent + 1}).Silence() <= period {
+		exponent++
+	}
+	return exponent
 }
 
 func (x *peers) address(peer int) string {

@@ -136,3 +136,14 @@ func TestNonsenseInAHandoverIsAnError(t *testing.T) {
 		}
 	}
 }
+
+func TestFramesAreGivenUpAboutWhenASilentPeerIs(t *testing.T) {
+	for _, c := range []struct {
+		period   time.Duration
+		exponent int
+	}{{10 * time.Millisecond, 8}, {500 * time.Millisecond, 14}, {time.Second, 15}, {5 * time.Second, 17}, {time.Minute, 20}} {
+		if got := verbsTimeout(c.period); got != c.exponent {
+			t.Errorf("period %v: %d, want %d", c.period, got, c.exponent)
+		}
+	}
+}

@@ -81,11 +81,12 @@ func NewNamespace() (*Namespace, error) {
 	return n, nil
 }
 
-// Present returns the namespace that this process is in. Closing it leaves it as it is.
+// Present returns the namespace that the calling thread is in, which is that of the process
+// outside of [Namespace.Do] and [Namespace.Go]. Closing it leaves it as it is.
 func Present() (*Namespace, error) {
 	n := &Namespace{handle: vnetns.None()}
 	var err error
-	if n.handle, err = vnetns.GetFromPid(os.Getpid()); err == nil {
+	if n.handle, err = vnetns.Get(); err == nil {
 		n.link, err = netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE)
 	}
 	if err != nil {
