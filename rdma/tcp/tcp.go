@@ -77,7 +77,7 @@ type Transport struct {
 
 	mu        sync.Mutex
 	listener  *net.TCPListener
-	prepared  *prepared // the epoch that is to be opened
+	prepared  *prepared  // the epoch that is to be opened
 	strangers []net.Conn // the oldest first
 	muted     time.Time  // until when refusals are counted and not logged
 	closed    bool
