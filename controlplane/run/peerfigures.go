@@ -52,7 +52,7 @@ func (x *peers) showPeers(g *status.Group, s *rdma.Stats) {
 	for i, b := range x.boot.Peers() {
 		p := status.GroupPeer{
 			ID: b.ID, Address: b.Address, Me: b.Me, Member: s.Epoch.Members.Has(i), Connected: b.Connected, Heard: b.Heard,
-			RTT: b.RTTMin, ClockOffset: b.Offset, ClockKnown: b.RTTMin > 0,
+			RTT: b.RTTMin, ClockOffset: b.Offset, ClockKnown: b.RTTMin > 0, LastError: b.Trouble,
 		}
 		if i < len(s.Peers) {
 			q := &s.Peers[i]
