@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -52,11 +53,12 @@ type peers struct {
 
 	cancel context.CancelFunc
 	ran    chan error // one value
+	failed chan error // one value, if the cluster has ended by itself
 }
 
 // joinGroup takes up the box's part in the group of c and p.
 func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Logger) (_ *peers, err error) {
-	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1)}
+	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("group: %w", err), x.closeAll())
@@ -85,13 +87,20 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
+	if c.AllowSolo {
+		log.Warn("allow_solo: boxes that are cut off from each other go on alone, and write rows with equal ids that differ")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	x.cancel = cancel
 	go func() {
 		if c.Busy { // it polls: a thread of its own
 			runtime.LockOSThread()
 		}
-		x.ran <- x.cluster.Run(ctx)
+		err := x.cluster.Run(ctx)
+		if err != nil {
+			x.failed <- err
+		}
+		x.ran <- err
 	}()
 	return x, nil
 }
@@ -102,6 +111,7 @@ func (x *peers) connect(p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
+	dir.Log = x.log
 	list := make([]boot.Peer, len(x.config.Peers))
 	for i, b := range x.config.Peers {
 		list[i] = boot.Peer{ID: b.ID, Address: b.Address, Pins: b.Pin}
@@ -109,10 +119,29 @@ func (x *peers) connect(p *plan.Plan) error {
 	period := time.Duration(x.config.Period)
 	x.boot, err = boot.New(boot.Config{
 		Me: x.config.Me, Peers: list, Certificate: dir.Certificate, Pins: dir.Pins(list), Join: dir.Admit,
-		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p)},
+		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: build()},
 		Silence:  period, Beat: period / 5, Log: x.log,
 	})
 	return err
+}
+
+// build names what the program was made of: another one may give other bytes for the
+// same row. How it was linked does not matter: peers with and without verbs go together.
+func build() string {
+	name := runtime.Version() + " " + runtime.GOARCH
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return name
+	}
+	for _, s := range b.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			name = s.Value + " " + name
+		case s.Key == "vcs.modified" && s.Value == "true":
+			name = "modified " + name
+		}
+	}
+	return b.Main.Version + " " + name
 }
 
 // transports opens those that the config asks for, the preferred one first.
