@@ -254,14 +254,20 @@ func (g *Group) start(b *box, h *frame.Header) error {
 	return nil
 }
 
+// store keeps a piece. Memory is taken as bytes come, not as the header says.
 func (b *box) store(payload []byte) {
-	if uint64(cap(b.buf)) < b.want {
-		b.buf = make([]byte, b.want)
-	}
-	b.buf = b.buf[:b.want]
-	copy(b.buf[b.got:], payload)
 	b.stored = b.got + uint64(len(payload))
+	if uint64(cap(b.buf)) < b.stored {
+		grown := make([]byte, b.stored, min(b.want, max(2*b.stored, storeLeast)))
+		copy(grown, b.buf[:b.got])
+		b.buf = grown
+	}
+	b.buf = b.buf[:b.stored]
+	copy(b.buf[b.got:], payload)
 }
+
+// storeLeast is the room for a contribution that is no longer than that.
+const storeLeast = 1 << 20
 
 // agrees checks what a member contributes to the round in hand against what we do.
 func (g *Group) agrees(peer int, b *box) error {
