@@ -97,6 +97,9 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 			runtime.LockOSThread()
 		}
 		err := x.cluster.Run(ctx)
+		// Rows that wait for a sink may keep us for long: the others must not wait too.
+		x.group.Leave()
+		err = errors.Join(err, x.boot.Close())
 		if err != nil {
 			x.failed <- err
 		}
@@ -230,7 +233,6 @@ func (x *peers) drain() {
 func (x *peers) close() error {
 	x.cancel()
 	err := <-x.ran
-	x.group.Leave()
 	return errors.Join(err, x.closeAll())
 }
 
