@@ -80,21 +80,22 @@ func (x *peers) showQueries(g *status.Group) {
 	for i := range s.Queries {
 		q := &s.Queries[i]
 		g.KeptLost += q.Overflow
-		g.Queries = append(g.Queries, globalQuery(q))
+		g.Queries = append(g.Queries, globalQuery(q, g.Members))
 	}
 	for _, b := range s.Bad {
 		g.Bad = append(g.Bad, status.Count{Name: fmt.Sprintf("%s of %s", b.Reason, b.Peer), Count: b.Count})
 	}
 }
 
-func globalQuery(q *cluster.QueryStats) status.GlobalQuery {
+// globalQuery shows q. Who is no member holds nothing up, however far behind it was.
+func globalQuery(q *cluster.QueryStats, members []string) status.GlobalQuery {
 	out := status.GlobalQuery{
 		Name: q.Name, HeldBy: q.Straggler, Lag: q.Lag, Open: uint64(q.Open), Rows: q.Rows,
 		Windows: q.Fired, Corrections: q.Corrections, Forced: q.Forced, Unknown: q.Unknown,
 	}
 	least, some := int64(1<<63-1), false
 	for _, m := range q.Watermarks {
-		if m.Nanos != nil && !m.Idle && !m.Final {
+		if m.Nanos != nil && !m.Idle && !m.Final && slices.Contains(members, m.Peer) {
 			least, some = min(least, *m.Nanos), true
 		}
 	}
