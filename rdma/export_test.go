@@ -17,3 +17,14 @@ func ElementBytes(op Op) int {
 	}
 	return o.element
 }
+
+// StoreForTest stores pieces of a contribution of total bytes and returns what is kept
+// and the room that was taken for it.
+func StoreForTest(total uint64, pieces ...[]byte) (kept []byte, room int) {
+	b := box{total: total, want: total, element: 1}
+	for _, p := range pieces {
+		b.store(p)
+		b.got += uint64(len(p))
+	}
+	return b.buf, cap(b.buf)
+}

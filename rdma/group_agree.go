@@ -25,6 +25,8 @@ type agreement struct {
 	shunned  [collective.PeersMax]time.Time // until when a peer counts as not heard
 	present  collective.Set                 // peers that the control hears
 	missed   collective.Set                 // peers that it heard once and does not
+	unheard  [collective.PeersMax]int       // meshes in a row that a peer did not get into
+	garbled  [collective.PeersMax]time.Time // until when bad messages of a peer are not logged
 	unfit    []time.Time                    // until when a transport is not offered
 	prepared []bool                         // transports that are ready for the epoch to come
 	steps    collective.Step                // of the epoch that was opened last
@@ -60,13 +62,25 @@ func (g *Group) listen() {
 		}
 		m, err := decodeMessage(msg, len(g.c.Names))
 		if err != nil || peer < 0 || peer >= len(g.c.Names) || peer == g.c.Me {
-			g.tally.badMessage()
-			g.c.Log.Warn("a control message was refused", "peer", g.name(peer), "error", err)
+			g.garbage(peer, err)
 			continue
 		}
 		g.act(g.machine.Receive(peer, &m, g.effects[:0]))
 	}
 }
+
+// garbage counts a message that is none. A peer can send them faster than anybody reads.
+func (g *Group) garbage(peer int, err error) {
+	g.tally.badMessage()
+	until := &g.garbled[max(0, min(peer, collective.PeersMax-1))]
+	if now := time.Now(); !now.Before(*until) {
+		*until = now.Add(logEvery)
+		g.c.Log.Warn("control messages are refused", "peer", g.name(peer), "error", err)
+	}
+}
+
+// logEvery is how often the same trouble with the same peer is logged.
+const logEvery = 10 * time.Second
 
 // listenHears tells the machine what has changed in who hears whom.
 func (g *Group) listenHears() {
@@ -167,7 +181,7 @@ func (g *Group) tick(now time.Time) (next time.Time) {
 		g.act(g.machine.Fail(g.effects[:0]))
 	}
 	if due(g.probe.deadline, now) {
-		g.unfitFor("its probe did not come through")
+		g.unfitFor(g.steps.Members&^g.probe.hello, "its probe did not come through")
 	}
 	expired := false
 	for p := range g.shunned {
@@ -317,20 +331,57 @@ func (g *Group) choose(step collective.Step, offers [][]byte) (transport int, gi
 	return -1, nil
 }
 
-// unfitFor leaves the transport of the present epoch out for ten periods, unless the
-// failure has to do with a peer that has gone, and gives up the epoch.
-func (g *Group) unfitFor(what string, attrs ...any) {
+// unfitFor gives up the present epoch because of its transport, and leaves that out for
+// ten periods, unless the failure has to do with a peer that has gone. If there is no
+// other transport, the members that did not get through are left out instead.
+func (g *Group) unfitFor(missing collective.Set, what string, attrs ...any) {
 	g.listenHears()
 	t := g.transport
 	attrs = append([]any{slog.String("transport", g.c.Transports[t].Name()), slog.String("what", what)}, attrs...)
-	if g.steps.Members&^g.told[g.c.Me] == 0 {
+	switch {
+	case g.steps.Members&^g.told[g.c.Me] != 0:
+		g.c.Log.Warn("a transport failed at the start of an epoch: a member has gone", attrs...)
+	case missing != 0 && g.lastResort(t):
+		g.tally.transportFailed()
+		g.unreached(missing, attrs)
+		return
+	default:
 		g.unfit[t] = time.Now().Add(10 * g.c.Period)
 		g.tally.transportFailed()
 		g.c.Log.Warn("a transport failed at the start of an epoch and is left out for ten periods", attrs...)
-	} else {
-		g.c.Log.Warn("a transport failed at the start of an epoch: a member has gone", attrs...)
 	}
 	g.fail(ChangeTransport)
+}
+
+// lastResort reports that no other transport than t can be used.
+func (g *Group) lastResort(t int) bool {
+	for i := range g.unfit {
+		if i != t && g.unfit[i].IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+// unreachedMost bounds for how long peers are left out, as a power of two of periods.
+const unreachedMost = 6
+
+// unreached gives the epoch up because of members that are heard and whose frames do not
+// get through. From the second time in a row they count as not heard, for longer each
+// time: the others go on, and are not interrupted all the time for what does not work.
+func (g *Group) unreached(missing collective.Set, attrs []any) {
+	now := time.Now()
+	var out collective.Set
+	for p := range missing.All {
+		if g.unheard[p]++; g.unheard[p] > 1 {
+			g.shunned[p] = now.Add(g.c.Period << min(g.unheard[p]-1, unreachedMost))
+			out = out.With(p)
+		}
+	}
+	g.c.Log.Warn("peers are heard, and frames do not get through to them",
+		append(attrs, "peers", g.names(missing), "left_out", g.names(out))...)
+	g.fail(ChangeTransport)
+	g.listenHears()
 }
 
 // offersFit checks that offers can be told to peers.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -181,6 +182,55 @@ func TestRoundsGoOnSealed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A walled transport does not reach some members while they are on the other side.
+type walled struct {
+	rdma.Transport
+	up      *atomic.Bool
+	missing collective.Set
+}
+
+func (w *walled) Open(c rdma.MeshConfig) (rdma.Mesh, error) {
+	if lacks := w.missing & c.Members; w.up.Load() && lacks != 0 {
+		return nil, &rdma.MissingError{Peers: lacks, Err: errors.New("walled")}
+	}
+	return w.Transport.Open(c)
+}
+
+// One box whose port for data is closed must not keep the others from having an epoch.
+func TestAPeerThatIsHeardAndNotReachedIsGoneOnWithout(t *testing.T) {
+	var up atomic.Bool
+	up.Store(true)
+	c := newCrowd(t, 3, "tcp", func(g *rdma.GroupConfig) {
+		missing := collective.Set(4)
+		if g.Me == 2 {
+			missing = 3
+		}
+		g.Transports[0] = &walled{g.Transports[0], &up, missing}
+	})
+	c.join(3)
+	const rounds = 100
+	var began [3]uint64
+	c.each(func(p int, g *rdma.Group) {
+		if p == 2 {
+			return
+		}
+		for round, until := 0, time.Now().Add(10*time.Second); round < rounds && time.Now().Before(until); {
+			if e := g.Epoch(); e.Members == 3 {
+				if _, err := g.Exchange([]byte{1}, nil); err == nil {
+					round++
+					began[p]++
+				}
+			}
+			g.Wait(2 * time.Millisecond)
+		}
+	})
+	if began[0] != rounds || began[1] != rounds {
+		t.Errorf("%v rounds within 10 s, want %d", began[:2], rounds)
+	}
+	up.Store(false)
+	c.joinAll()
 }
 
 // A frail transport opens or carries frames only while it is well.
@@ -448,4 +498,41 @@ func chaos(t *testing.T, transport string, length time.Duration, seed uint64) {
 		t.Errorf("%d rounds came to a result", len(seen))
 	}
 	c.joinAll()
+}
+
+func TestMemoryIsTakenAsBytesComeNotAsAHeaderSays(t *testing.T) {
+	if _, room := rdma.StoreForTest(1<<30, make([]byte, 100)); room > 1<<20 {
+		t.Errorf("room for %d bytes after 100 of a GiB", room)
+	}
+	var all []byte
+	var pieces [][]byte
+	for i := range 100 {
+		pieces = append(pieces, bytes.Repeat([]byte{byte(i)}, rdma.FrameMax-i))
+		all = append(all, pieces[i]...)
+	}
+	kept, room := rdma.StoreForTest(uint64(len(all)), pieces...)
+	if !bytes.Equal(kept, all) || room != len(all) {
+		t.Errorf("%d bytes in room for %d are not the %d that came", len(kept), room, len(all))
+	}
+}
+
+// A member may send what is no message as fast as it can.
+func TestMessagesThatAreNoneAreCountedAndDoNotFillTheLog(t *testing.T) {
+	var log bytes.Buffer
+	c := newCrowd(t, 2, "loop", func(g *rdma.GroupConfig) {
+		if g.Me == 1 {
+			g.Log = slog.New(slog.NewTextHandler(&log, nil))
+		}
+	})
+	const messages = 200
+	for range messages {
+		control{c.hub, 0}.Send(1, []byte{9})
+	}
+	c.joinAll()
+	c.stop(0)
+	n := c.groups[1].Stats().BadMessages
+	c.stop(1)
+	if lines := strings.Count(log.String(), "messages are refused"); n != messages || lines != 1 {
+		t.Errorf("%d counted of %d, %d lines, want 1: %s", n, messages, lines, &log)
+	}
 }

@@ -2,6 +2,7 @@ package rdma
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 	"runtime"
 	"slices"
@@ -68,6 +69,7 @@ type trial struct {
 const (
 	trialCount = 4
 	trialTurns = 4 // the first warms up
+	trialsMost = trialCount * trialTurns
 	never      = math.MaxUint64
 )
 
@@ -112,7 +114,12 @@ func (g *Group) open(e collective.Effect) {
 	})
 	if err != nil {
 		g.mesh = nil
-		g.unfitFor("it could not be opened", "error", err)
+		var lacks *MissingError
+		var missing collective.Set
+		if errors.As(err, &lacks) {
+			missing = lacks.Peers & g.others()
+		}
+		g.unfitFor(missing, "it could not be opened", "error", err)
 		return
 	}
 	g.probe.deadline = time.Now().Add(2 * g.c.Period)
@@ -182,7 +189,8 @@ func (g *Group) heardProbe(e *Event) {
 		if lowest && g.probe.hello == g.steps.Members {
 			g.try()
 		}
-	case e.Header.Op == probeOffer && fromLowest && !g.probe.done:
+	case e.Header.Op == probeOffer && fromLowest && !g.probe.done && e.Header.Round == g.probe.trial.seq+1 && e.Header.Round <= trialsMost:
+		g.probe.trial.seq++ // a few, and each once: what waits to go back has bounds
 		g.say(collective.Of(e.Peer), probeAnswer, e.Header.Round, slices.Clone(e.Payload))
 	case e.Header.Op == probeLength && fromLowest && !g.probe.done && len(e.Payload) == 8:
 		g.crossover = binary.LittleEndian.Uint64(e.Payload)
@@ -304,6 +312,9 @@ func (g *Group) probed() {
 		g.epoch.Transport = g.c.Transports[g.transport].Name()
 	}
 	g.news |= NewsEpoch
+	for p := range g.epoch.Members.All {
+		g.unheard[p] = 0
+	}
 	if !g.wedgedAt.IsZero() {
 		g.tally.healed(time.Since(g.wedgedAt))
 		g.wedgedAt = time.Time{}

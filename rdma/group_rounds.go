@@ -254,13 +254,20 @@ func (g *Group) start(b *box, h *frame.Header) error {
 	return nil
 }
 
+// storeLeast is what a box has room for from the beginning.
+const storeLeast = 1 << 20
+
 func (b *box) store(payload []byte) {
-	if uint64(cap(b.buf)) < b.want {
-		b.buf = make([]byte, b.want)
+	end := b.got + uint64(len(payload))
+	if uint64(cap(b.buf)) < end {
+		// What a member says that it will send costs nothing before it comes.
+		buf := make([]byte, b.got, min(b.want, max(2*end, storeLeast)))
+		copy(buf, b.buf[:b.stored])
+		b.buf = buf
 	}
-	b.buf = b.buf[:b.want]
+	b.buf = b.buf[:end]
 	copy(b.buf[b.got:], payload)
-	b.stored = b.got + uint64(len(payload))
+	b.stored = end
 }
 
 // agrees checks what a member contributes to the round in hand against what we do.

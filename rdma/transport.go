@@ -22,6 +22,19 @@ type Transport interface {
 	Close() error
 }
 
+// A MissingError is the error of an Open that did not come about because of some
+// members alone.
+type MissingError struct {
+	Peers collective.Set
+	Err   error
+}
+
+// Error is the reason's text.
+func (e *MissingError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *MissingError) Unwrap() error { return e.Err }
+
 // MeshConfig says what to open.
 type MeshConfig struct {
 	Epoch    uint64

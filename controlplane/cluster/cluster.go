@@ -203,8 +203,8 @@ func (c *Cluster) mayGo() bool {
 
 // turn waits until there is a reason for a round, and has it.
 func (c *Cluster) turn() error {
+	c.free() // first: if we die then, the rows are not made once more of the same records
 	c.give()
-	c.free()
 	c.report(false)
 	e := c.c.Group.Epoch()
 	if wait := c.wait(e); wait > 0 {

@@ -24,11 +24,15 @@ type contributor struct {
 	windows  map[windowID]*kept
 	sealed   []*kept // in order; those not sealed are only in windows
 	bytes    int
-	ended    bool     // no data plane comes any more
-	progress bool     // there is something to say
-	advanced []bool   // [query] since the last look
-	counts   []keeps  // [query]
-	due      []uint64 // scratch
+	ended    bool   // no data plane comes any more
+	progress bool   // there is something to say
+	advanced []bool // [query] since the last look
+	// reached says for each query up to where windows may have rows that are out: if
+	// nobody is left who knows which, none of them is made again.
+	reached []event.Nanos
+	past    position // the last round that has been followed, perhaps in an earlier life
+	counts  []keeps  // [query]
+	due     []uint64 // scratch
 }
 
 // keeps are what the contributor counts of a query.
@@ -61,7 +65,90 @@ type kept struct {
 }
 
 func newContributor(s *shape, keep int) *contributor {
-	return &contributor{s: s, keep: keep, windows: map[windowID]*kept{}, advanced: make([]bool, len(s.queries)), counts: make([]keeps, len(s.queries))}
+	c := &contributor{s: s, keep: keep, windows: map[windowID]*kept{}, advanced: make([]bool, len(s.queries)), counts: make([]keeps, len(s.queries))}
+	for range s.queries {
+		c.reached = append(c.reached, event.MinNanos)
+	}
+	return c
+}
+
+// levelBits is how a level is stored: none is 0.
+const levelBits = 1 << 63
+
+// resume takes what a control process before this one had reached.
+func (c *contributor) resume(levels []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(levels) < levelsOf(len(c.reached)) {
+		return
+	}
+	for q := range c.reached {
+		c.reached[q] = max(c.reached[q], event.Nanos(levels[q]^levelBits))
+	}
+	if at := (position{levels[len(levels)-2], levels[len(levels)-1]}); c.past.before(at) {
+		c.past = at
+	}
+}
+
+// levelsOf returns how many words a commit's levels are: one a query, and the last two
+// are a position.
+func levelsOf(queries int) int { return queries + 2 }
+
+// store writes what has been reached to out and reports whether that is news.
+func (c *contributor) store(out []uint64) (more bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for q := range min(len(out), len(c.reached)) {
+		if v := uint64(c.reached[q]) ^ levelBits; v != out[q] {
+			out[q], more = v, true
+		}
+	}
+	return more
+}
+
+// reach notes that windows of q up to t may be out.
+func (c *contributor) reach(q int, t event.Nanos) { c.reached[q] = max(c.reached[q], t) }
+
+// look notes what r, as of round at, tells of windows that may be out. Said are our own marks in the
+// round before; all says that r is news as a whole.
+func (c *contributor) look(r *registry, at position, said []mark, all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.past.before(at) {
+		c.past = at
+	}
+	if !all {
+		for q := range said {
+			c.reach(q, said[q].watermark)
+		}
+		for _, e := range r.fired {
+			c.reach(int(e.id.query), e.id.end)
+		}
+		return
+	}
+	for q := range r.floors {
+		c.reach(q, r.floors[q])
+		for _, e := range r.queues[q] {
+			if e.firings > 0 || e.contributors.Has(c.s.me) {
+				c.reach(q, e.id.end)
+			}
+		}
+	}
+}
+
+// remembered returns the last round that this box has followed in any life of which
+// there is word.
+func (c *contributor) remembered() position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.past
+}
+
+// reachedOf returns up to where windows of q may be out.
+func (c *contributor) reachedOf(q int) event.Nanos {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reached[q]
 }
 
 // attach makes t the source of records. What workers had done stays done.

@@ -54,12 +54,16 @@ func (n *engine) contribute(e rdma.Epoch, now time.Duration) (head []byte, parts
 	for q := range s.marks {
 		n.timekeeper.note(q, n.contributor.moved(q), n.progress(q), now)
 		s.marks[q].floor = n.member.registry.floors[q]
+		if r == nil {
+			s.marks[q].floor = n.contributor.reachedOf(q)
+		}
 		seen, since := n.seen(q)
 		s.marks[q].idle = n.timekeeper.judge(q, seen, n.contributor.waiting(q), now, since)
 	}
 	if r != nil {
 		n.timekeeper.rule(s, r, now)
 	}
+	s.past = n.contributor.remembered()
 	return n.member.contribute(s)
 }
 
@@ -76,6 +80,7 @@ func (n *engine) take(g *rdma.Gathered, now time.Duration) {
 	} else {
 		n.timekeeper.look(m.registry, now)
 	}
+	n.contributor.look(m.registry, m.at, n.saying.marks, was == carrying)
 	n.contributor.follow(m.registry)
 }
 

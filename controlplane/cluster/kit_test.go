@@ -216,6 +216,7 @@ type box struct {
 	tap     *Tap
 	outbox  [][]put // [worker]
 	from    []uint64
+	levels  []uint64
 	read    []int
 	sink    []injection
 	up      bool
@@ -292,6 +293,10 @@ func (b *box) start() {
 func (b *box) attach() {
 	b.read = make([]int, len(b.outbox))
 	b.tap = b.Tap(Generation{Workers: len(b.outbox), Outboxes: len(b.outbox)})
+	if b.levels != nil {
+		b.engine.contributor.resume(b.levels)
+		b.tap.commit.Levels, b.levels = b.levels, nil // another data plane has none
+	}
 	for w, at := range b.from {
 		b.tap.resume = append(b.tap.resume, at)
 		b.tap.given[w] = at
@@ -312,6 +317,7 @@ func (b *box) crash(written int) {
 			b.write(in)
 		}
 	}
+	b.levels = slices.Clone(b.tap.commit.Levels)
 	b.sink, b.up = nil, false
 }
 
@@ -481,8 +487,8 @@ func (w *world) commit() {
 
 func (b *box) take(g *rdma.Gathered) {
 	b.engine.take(g, b.world.now)
-	b.give()
 	b.free()
+	b.give()
 }
 
 // expect returns what box-by-box states of the named peers make together, as the

@@ -105,3 +105,146 @@ func TestAMembersMistakeEndsNoCluster(t *testing.T) {
 		t.Error("a group that is closed goes on")
 	}
 }
+
+// A control process that dies just after it has given out rows must not make them
+// again out of the same records: nobody may be left who knows of the first ones.
+func TestRecordsAreFreedBeforeTheirRowsAreOut(t *testing.T) {
+	w := newWorld(t, 1, Config{Period: 40})
+	b := w.boxes[0]
+	asked := 0
+	b.refuse = func() bool {
+		if asked++; b.tap.Acked(0) != 2 || b.tap.commit.Rows != 1 {
+			t.Errorf("rows go out while records from %d on are still to be read again, and %d rows count as on their way", b.tap.Acked(0), b.tap.commit.Rows)
+		}
+		return false
+	}
+	w.enter(1)
+	w.commit()
+	w.commit()
+	b.close(0, "k")
+	b.pumpAll()
+	b.engine.take(w.turns()[0], w.now)
+	b.link.exchange = func([]byte, [][]byte) (*rdma.Gathered, error) { return nil, rdma.ErrAgain }
+	if err := b.turn(); err != nil {
+		t.Fatal(err)
+	}
+	if asked != 1 {
+		t.Fatalf("rows were offered %d times", asked)
+	}
+}
+
+// All control processes die at once while the data planes go on, some before they have
+// stored what the group has. Rows that were out are not contradicted by others of the
+// same window, and none claims a peer whose part is gone.
+func TestAGroupThatForgetsContradictsNothing(t *testing.T) {
+	for name, first := range map[string]collective.Set{"one had not stored it": collective.First(3), "one came late": collective.Of(0, 1)} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3, Config{MaxWait: 50, CorrectFor: 1 << 40, Period: 40})
+			w.enter(collective.First(3))
+			w.commit()
+			w.commit()
+			keys := []string{"k0", "k1", "k2", "k3", "k4", "k5"}
+			for _, b := range w.boxes {
+				b.close(0, keys...)
+				if first.Has(b.me) {
+					b.pumpAll()
+				}
+			}
+			w.now += 10
+			w.commit()
+			w.now += 60
+			for p, g := range w.contribute() {
+				b := w.boxes[p]
+				b.engine.take(g, w.now)
+				if b.me == 2 { // dies then and there
+					continue
+				}
+				b.free()
+				b.give()
+				b.flush(len(b.sink))
+			}
+			for _, b := range w.boxes {
+				b.crash(0)
+			}
+			for _, b := range w.boxes {
+				b.start()
+			}
+			w.enter(collective.First(3))
+			for n := 1; n < 4; n++ {
+				for _, b := range w.boxes {
+					b.close(n, keys...)
+					b.pumpAll()
+				}
+				for range 3 {
+					w.now += 60
+					w.commit()
+					for _, b := range w.boxes {
+						b.flush(len(b.sink))
+					}
+				}
+			}
+			w.checkRows()
+			whole := 0
+			for _, r := range w.parsed {
+				if r.Start.UnixNano() > 0 && len(r.Completeness.Merged) == 3 {
+					whole++
+				}
+			}
+			if whole != 3*len(keys) {
+				t.Errorf("%d rows of later windows, want %d", whole, 3*len(keys))
+			}
+		})
+	}
+}
+
+// One box is cut off. The others go on, and then their control processes die at once:
+// what the one knows is not all that has happened, and it must not pass for it.
+func TestWhoWasAwayDoesNotKnowBetterThanThoseWhoForgot(t *testing.T) {
+	w := newWorld(t, 3, Config{MaxWait: 50, CorrectFor: 1 << 40, Period: 40})
+	keys := []string{"k0", "k1", "k2", "k3", "k4", "k5"}
+	flush := func() {
+		for _, b := range w.boxes {
+			b.flush(len(b.sink))
+		}
+	}
+	w.enter(collective.First(3))
+	w.commit()
+	w.commit()
+	w.enter(collective.Of(0, 1))
+	w.commit()
+	w.commit()
+	for _, b := range w.boxes {
+		b.close(0, keys...)
+		b.pumpAll()
+	}
+	w.commit()
+	flush()
+	if len(w.parsed) != len(keys) {
+		t.Fatalf("%d rows", len(w.parsed))
+	}
+	for _, b := range w.boxes[:2] {
+		b.crash(0)
+		b.start()
+	}
+	w.enter(collective.First(3))
+	for n := 1; n < 4; n++ {
+		for _, b := range w.boxes {
+			b.close(n, keys...)
+			b.pumpAll()
+		}
+		for range 3 {
+			w.now += 60
+			w.commit()
+			flush()
+		}
+	}
+	w.checkRows()
+	if len(w.parsed) < 4*len(keys) {
+		t.Errorf("%d rows, want %d", len(w.parsed), 4*len(keys))
+	}
+	for _, b := range w.boxes[1:] {
+		if b.engine.member.registry.lineage != w.boxes[0].engine.member.registry.lineage || b.engine.member.at != w.boxes[0].engine.member.at {
+			t.Errorf("box %s knows something else", w.names[b.me])
+		}
+	}
+}

@@ -61,7 +61,8 @@ func (m *member) lot(l *leaf, n int) *lines {
 // A saying is what a member brings into a round beside what it knows itself.
 type saying struct {
 	final, stopping bool
-	marks           []mark // [query]
+	past            position // what is remembered of an earlier life
+	marks           []mark   // [query]
 	offers          []offer
 	forced          []windowID
 }
@@ -88,6 +89,10 @@ func (m *member) contribute(say *saying) (head []byte, parts [][]byte) {
 		m.body[i] = m.body[i][:0]
 	}
 	switch m.phase {
+	case rollCall:
+		if m.at == (position{}) && say.past != (position{}) {
+			h.position, h.forgot = say.past, true
+		}
 	case carrying:
 		h.final = false
 		if m.whole.Has(m.s.me) {
@@ -219,7 +224,8 @@ func (m *member) take(g *rdma.Gathered) {
 	m.at = position{m.epoch.Number, g.Round}
 }
 
-// call works out who knows most.
+// call works out who knows most. If somebody has followed more than that, and has only
+// forgotten what it was, nobody knows enough.
 func (m *member) call() {
 	var last position
 	for _, h := range m.heads {
@@ -229,7 +235,7 @@ func (m *member) call() {
 	}
 	m.whole = 0
 	for p, h := range m.heads {
-		if h != nil && h.position == last && last != (position{}) {
+		if h != nil && h.position == last && !h.forgot && last != (position{}) {
 			m.whole = m.whole.With(p)
 		}
 	}
@@ -252,6 +258,7 @@ func (m *member) settle(bodies [][]byte) {
 	switch {
 	case m.whole == 0:
 		m.registry = newRegistry(m.s, m.epoch.Number)
+		m.registry.forgo(m.heads)
 		m.holder.clear()
 		m.leaves = nil
 	case !m.whole.Has(me):
@@ -266,8 +273,12 @@ func (m *member) settle(bodies [][]byte) {
 	old := m.registry.members
 	m.registry.follow(members, m.whole)
 	for p, h := range m.heads {
-		if h != nil && m.whole.Has(p) {
+		switch {
+		case h == nil:
+		case m.whole.Has(p):
 			m.registry.hear(p, h)
+		default:
+			m.registry.rejoin(p, h)
 		}
 	}
 	var held collective.Set

@@ -24,6 +24,9 @@ type registry struct {
 	marks    [][]event.Nanos // [peer][query]
 	idle     [][]idle        // [peer][query]
 	floors   []event.Nanos   // [query]
+	// since [peer][query] is up to where a peer does not know what it has contributed: it
+	// may have done so in an earlier life, to those that have forgotten it.
+	since [][]event.Nanos
 
 	windows map[windowID]*entry
 	queues  [][]*entry // [query] by end
@@ -56,6 +59,7 @@ type entry struct {
 	unsure       collective.Set   // homes whose last rows may have gone out or not
 	unsaved      []firing         // not durable yet, oldest first
 	forced       bool
+	touched      bool // in the registry's list of that name
 
 	// The timekeeper's own: when it was first seen, and when it had fired and was over.
 	seenAt, firedAt time.Duration
@@ -74,8 +78,9 @@ type firing struct {
 
 func newRegistry(s *shape, lineage uint64) *registry {
 	r := &registry{s: s, lineage: lineage, durable: make([]uint64, s.peers()), windows: map[windowID]*entry{}, counts: make([]counts, len(s.queries))}
-	r.marks, r.idle = make([][]event.Nanos, s.peers()), make([][]idle, s.peers())
+	r.marks, r.idle, r.since = make([][]event.Nanos, s.peers()), make([][]idle, s.peers()), make([][]event.Nanos, s.peers())
 	for p := range r.marks {
+		r.since[p] = slices.Repeat([]event.Nanos{event.MinNanos}, len(s.queries))
 		r.marks[p], r.idle[p] = make([]event.Nanos, len(s.queries)), make([]idle, len(s.queries))
 		r.forget(p)
 	}
@@ -95,6 +100,19 @@ func (r *registry) forget(p int) {
 	r.final = r.final.Without(p)
 }
 
+// forgo gives up windows that may have rows which are out and of which nobody knows any
+// more: rows of the same windows would contradict them.
+func (r *registry) forgo(heads []*header) {
+	for _, h := range heads {
+		if h == nil {
+			continue
+		}
+		for q := range r.floors {
+			r.floors[q] = max(r.floors[q], h.marks[q].floor)
+		}
+	}
+}
+
 func (r *registry) begin() {
 	r.fired, r.removed, r.touched = r.fired[:0], r.removed[:0], r.touched[:0]
 }
@@ -109,6 +127,13 @@ func (r *registry) hear(p int, h *header) {
 	}
 	if r.stopping = r.stopping.Without(p); h.stopping {
 		r.stopping = r.stopping.With(p)
+	}
+}
+
+// rejoin notes what p, which begins anew, may have contributed in an earlier life.
+func (r *registry) rejoin(p int, h *header) {
+	for q, m := range h.marks {
+		r.since[p][q] = max(r.since[p][q], m.floor)
 	}
 }
 
@@ -186,18 +211,19 @@ func (r *registry) acceptAgain(p int, e *entry) (*entry, collective.Set) {
 }
 
 func (r *registry) touch(e *entry) {
-	if !slices.Contains(r.touched, e) {
+	if !e.touched {
+		e.touched = true
 		r.touched = append(r.touched, e)
 	}
 }
 
-// passed reports that p has contributed to e, or will not, and whether e is waiting
-// for it.
+// passed reports that p has contributed to e, or had nothing to contribute, and whether
+// e is waiting for it.
 func (r *registry) passed(p int, e *entry) (had, held bool) {
 	q := e.id.query
-	had = e.contributors.Has(p) || r.final.Has(p) || r.marks[p][q] >= e.id.end ||
-		r.idle[p][q] == without && r.members.Has(p)
-	return had, !had && r.members.Has(p) && r.idle[p][q] == waited
+	past := r.final.Has(p) || r.marks[p][q] >= e.id.end || r.idle[p][q] == without && r.members.Has(p)
+	had = e.contributors.Has(p) || past && e.id.end > r.since[p][q]
+	return had, !had && !past && r.members.Has(p) && r.idle[p][q] == waited
 }
 
 // fire fires what is complete, forced or corrected, in order.
@@ -227,6 +253,7 @@ func (r *registry) fire(epoch uint64, forced []windowID) {
 	r.open = keep
 	slices.SortFunc(r.touched, func(a, b *entry) int { return a.id.compare(b.id) })
 	for _, e := range r.touched {
+		e.touched = false
 		r.fireOne(epoch, e)
 	}
 }

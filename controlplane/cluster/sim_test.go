@@ -176,6 +176,26 @@ func (s *schedule) down() {
 	}
 }
 
+// forget ends all control processes at once, and starts them again.
+func (s *schedule) forget() {
+	if slices.ContainsFunc(s.boxes, func(b *box) bool { return b.up && b.alone() }) {
+		return
+	}
+	if len(s.boxes) == 2 {
+		return // either of two goes on alone: nothing that one has stored binds the other
+	}
+	for _, b := range s.boxes {
+		if b.up {
+			b.crash(s.r.IntN(len(b.sink) + 1))
+		}
+	}
+	for _, b := range s.boxes {
+		b.start()
+	}
+	s.enter(collective.First(len(s.boxes)))
+	s.spoiled = true // rows that were on their way
+}
+
 // alone reports that the control process has what a data plane left that is gone: if
 // it dies too, that is lost.
 func (b *box) alone() bool {
@@ -239,6 +259,10 @@ func (s *schedule) step() {
 	case n < 97:
 		if b.up && s.r.IntN(4) == 0 {
 			s.dieData(b)
+		}
+	case n < 98:
+		if s.r.IntN(4) == 0 {
+			s.forget()
 		}
 	}
 }

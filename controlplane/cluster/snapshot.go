@@ -14,6 +14,7 @@ import (
 //	u64 lineage, u64 sequence, u32 members, u32 final
 //	u64 durable            for each home
 //	i64 mark               for each peer and query
+//	i64 since              for each peer and query
 //	i64 floor              for each query
 //	u32 number of windows, then each in order:
 //	  24 bytes window; u32 contributors, merged, firings, unsure; u64 missing
@@ -35,9 +36,11 @@ func (r *registry) snapshot() []byte {
 	for _, d := range r.durable {
 		b = le.AppendUint64(b, d)
 	}
-	for _, marks := range r.marks {
-		for _, m := range marks {
-			b = le.AppendUint64(b, uint64(m))
+	for _, all := range [2][][]event.Nanos{r.marks, r.since} {
+		for _, marks := range all {
+			for _, m := range marks {
+				b = le.AppendUint64(b, uint64(m))
+			}
 		}
 	}
 	for _, f := range r.floors {
@@ -85,9 +88,11 @@ func decodeSnapshot(s *shape, b []byte) *registry {
 	for h := range r.durable {
 		r.durable[h] = c.u64()
 	}
-	for _, marks := range r.marks {
-		for q := range marks {
-			marks[q] = event.Nanos(c.u64())
+	for _, all := range [2][][]event.Nanos{r.marks, r.since} {
+		for _, marks := range all {
+			for q := range marks {
+				marks[q] = event.Nanos(c.u64())
+			}
 		}
 	}
 	for q := range r.floors {

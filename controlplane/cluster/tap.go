@@ -69,11 +69,18 @@ func (c *Cluster) Tap(g Generation) *Tap {
 		t.resume = slices.Clone(t.commit.Positions)
 		copy(t.given, t.resume)
 		c.doubt.Store(t.commit.Rows)
+		c.engine.contributor.resume(t.commit.Levels)
 		for w := range t.acked {
 			t.acked[w].Store(t.resume[w])
 		}
 	} else {
 		t.commit = segment.Commit{Positions: make([]uint64, max(g.Outboxes, g.Workers))}
+	}
+	if len(t.commit.Levels) == 0 {
+		t.commit.Levels = make([]uint64, levelsOf(len(c.c.Plan.Queries)))
+	}
+	if c.engine.contributor.store(t.commit.Levels) { // of a data plane before this one
+		t.store()
 	}
 	c.engine.contributor.attach(t)
 	c.mu.Lock()
@@ -143,6 +150,15 @@ func (t *Tap) detach(whole bool) {
 	}
 }
 
+// store stores the commit.
+func (t *Tap) store() {
+	at, n := t.cluster.engine.contributor.remembered(), len(t.commit.Levels)
+	t.commit.Levels[n-2], t.commit.Levels[n-1] = at.epoch, at.round
+	if t.g.Commits != nil {
+		t.g.Commits.Store(&t.commit)
+	}
+}
+
 // free stores how far the group has this box's records, and how many rows are being
 // given out, and then gives back the room.
 func (t *Tap) free(waiting uint64) {
@@ -151,20 +167,21 @@ func (t *Tap) free(waiting uint64) {
 		room = uint64(t.g.Room)
 	}
 	needs := t.cluster.engine.contributor.needs(t, room)
-	more := t.commit.Rows != waiting
+	if needs == nil {
+		return
+	}
+	more := t.cluster.engine.contributor.store(t.commit.Levels) || t.commit.Rows != waiting
 	for w, at := range needs {
 		more = more || at > t.acked[w].Load()
 	}
-	if !more || needs == nil {
+	if !more {
 		return
 	}
 	// Rows that are on their way to the sinks when we die may be lost, if no other peer
 	// has their states: the next control process finds how many.
 	t.commit.Rows = waiting
 	copy(t.commit.Positions, needs)
-	if t.g.Commits != nil {
-		t.g.Commits.Store(&t.commit)
-	}
+	t.store()
 	for w, at := range needs {
 		t.acked[w].Store(at)
 	}

@@ -42,6 +42,7 @@ type header struct {
 	phase    phase
 	stopping bool // it will end, and needs us until its last rows are out
 	final    bool // it will never contribute anything more
+	forgot   bool // the sender has followed position in an earlier life, and knows nothing of it
 	position position
 	marks    []mark   // [query]
 	durable  []uint64 // [home] firings up to there are in the sender's sinks, if it is the owner
@@ -54,8 +55,11 @@ type header struct {
 // A mark is how far a member is with a query.
 type mark struct {
 	watermark event.Nanos // its partials of every window up to there have been contributed with this round
-	floor     event.Nanos // windows up to there can be corrected no more; the lowest member's word counts
-	idle      idle
+	// floor says that windows up to there can be corrected no more; the lowest member's
+	// word counts. In the first two rounds it is up to where the sender knows that
+	// windows may be out.
+	floor event.Nanos
+	idle  idle
 }
 
 // A closing is one window of which this contribution holds all that the sender has.
@@ -108,7 +112,7 @@ func bit(b bool) byte {
 // append appends h's bytes. What decodes from them is h again.
 func (h *header) append(b []byte) []byte {
 	le := binary.LittleEndian
-	b = append(b, version, byte(h.phase), bit(h.final)<<1|bit(h.stopping), byte(len(h.durable)))
+	b = append(b, version, byte(h.phase), bit(h.forgot)<<2|bit(h.final)<<1|bit(h.stopping), byte(len(h.durable)))
 	b = le.AppendUint32(b, uint32(len(h.marks)))
 	b = le.AppendUint64(le.AppendUint64(b, h.position.epoch), h.position.round)
 	b = le.AppendUint32(le.AppendUint32(b, uint32(len(h.closes))), uint32(len(h.forced)))
@@ -216,7 +220,7 @@ func decodeHeader(s *shape, b []byte, want phase) (*header, Fault) {
 	}
 	h.phase = phase(c.u8())
 	ends := c.u8()
-	if h.stopping, h.final = ends&1 != 0, ends&2 != 0; ends > 3 {
+	if h.stopping, h.final, h.forgot = ends&1 != 0, ends&2 != 0, ends&4 != 0; ends > 7 {
 		fault = FaultContent
 	}
 	if peers := int(c.u8()); peers != s.peers() && !c.short {

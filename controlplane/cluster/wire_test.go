@@ -133,7 +133,7 @@ func TestEveryFaultOfAHeaderIsNamed(t *testing.T) {
 	}{
 		{"another version", 0, 9, FaultVersion},
 		{"another phase", 1, byte(carrying), FaultPhase},
-		{"an end that is none", 2, 4, FaultContent},
+		{"an end that is none", 2, 8, FaultContent},
 		{"another group", 3, 4, FaultShape},
 		{"other queries", 4, 2, FaultShape},
 		{"more windows than there is room for", 27, 1, FaultLength},

@@ -119,6 +119,21 @@ func (c *Config) checkPeers() {
 	}
 }
 
+// CheckPeer reports what is wrong with a peer's id or address; an address that is empty
+// is not looked at.
+func CheckPeer(id, address string) error {
+	if !idForm.MatchString(id) {
+		return fmt.Errorf("%q cannot name a peer: ids have 1 to 32 of a to z, 0 to 9 and -", clip(id))
+	}
+	if address == "" {
+		return nil
+	}
+	if message, allowed, _ := addressProblem(address); message != "" {
+		return fmt.Errorf("%s: %s", message, allowed)
+	}
+	return nil
+}
+
 // addressProblem says what is wrong with the address of a peer: it must be one that
 // the others can reach.
 func addressProblem(text string) (message, allowed, fix string) {

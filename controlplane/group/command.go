@@ -64,7 +64,7 @@ section. The others come in by 'headrace group token' here and 'headrace group j
 		Args:    cobra.NoArgs,
 	}
 	dir := dirFlag(c)
-	c.Flags().StringVar(&id, "me", "", "this box's id in the group: letters, digits and ._-")
+	c.Flags().StringVar(&id, "me", "", "this box's id in the group: a to z, 0 to 9 and -")
 	c.Flags().StringVar(&address, "address", "", "host:port at which the other boxes reach this one")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := need(c, "me", "address"); err != nil {
@@ -373,11 +373,11 @@ func rotateCommand() *cobra.Command {
   1. here:      headrace group rotate                     makes the next key, prints its pin
   2. elsewhere: headrace group rotate --peer a --pin PIN  accepts that pin too
   3. here:      headrace group rotate --retire            changes to the next key
-  4. elsewhere: headrace group rotate --peer a --retire   accepts the old pin no more
+  4. elsewhere: headrace group rotate --peer a --retire --pin OLD   accepts that no more
 
 Until step 4 both pins are good. Connections that are there go on through steps 1 to 3;
 step 4 ends those that were made with the old key, and they are made anew. A key that may
-be in other hands is refused at once with --peer a --retire --pin PIN.`,
+be in other hands is refused at once by step 4 alone.`,
 		Example: `  headrace group rotate
   headrace group rotate --peer a --pin sha256:…
   headrace group rotate --retire`,
@@ -423,7 +423,12 @@ func (d *Dir) rotate(w io.Writer, peer, pin string, retire bool) error {
 		}
 	case retire:
 		if pin, retired, err = d.Retire(); err == nil {
-			_, err = fmt.Fprintf(w, "key %s\nretired %v\non the other boxes: headrace group rotate --peer %s --retire\n", pin, retired, me)
+			_, err = fmt.Fprintf(w, "key %s\nretired %v\non the other boxes:\n", pin, retired)
+			for _, old := range retired { // by name: their configs may have it, and their directories not
+				if err == nil {
+					_, err = fmt.Fprintf(w, "  headrace group rotate --peer %s --retire --pin %s\n", me, old)
+				}
+			}
 		}
 	default:
 		if pin, err = d.Rotate(); err == nil {

@@ -15,8 +15,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/big"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +24,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/rdma/boot"
 	"github.com/headrace/headrace/rdma/collective"
 )
@@ -445,19 +444,12 @@ func (c *cached[T]) get(path string, forbidden fs.FileMode, decode func([]byte) 
 	return v, nil
 }
 
-// checkPeer checks what others are to know of a peer.
+// checkPeer checks what others are to know of a peer, as they will find it in the config.
 func checkPeer(id, address string) error {
-	if err := boot.CheckID(id); err != nil {
-		return err
+	if address == "" {
+		return errors.New("the address is missing")
 	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil || host == "" || port == "" || port == "0" {
-		return fmt.Errorf("address %q is not host:port, as in 10.0.0.1:9200", address)
-	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-		return fmt.Errorf("address %q is no address at which others reach this box", address)
-	}
-	return nil
+	return config.CheckPeer(id, address)
 }
 
 // newKey makes a key and a certificate that signs itself. Nobody looks at names and

@@ -509,3 +509,61 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// What init and join take, the config must take too.
+func TestNamesThatNoConfigTakesAreRefusedAtOnce(t *testing.T) {
+	for _, c := range []struct{ id, address string }{
+		{"Box", "h:1"},
+		{"a_b", "h:1"},
+		{strings.Repeat("a", 33), "h:1"},
+		{"a", "h:http"},
+		{"a", "fd00::1:9200"},
+		{"a", "[ff02::1]:9200"},
+	} {
+		if _, err := Init(filepath.Join(t.TempDir(), "x"), c.id, c.address); err == nil {
+			t.Errorf("%q at %q is taken", c.id, c.address)
+		}
+	}
+	d, err := Init(filepath.Join(t.TempDir(), "a"), "a", "[fd00::1]:9200")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := d.Issue("Box", time.Minute); err == nil {
+		t.Error("a token for Box is made")
+	}
+}
+
+// Boxes whose pins are in the config alone know one pin of a in their directory: the
+// next one.
+func TestTheLastStepOfARotationIsPrintedSoThatItWorksEverywhere(t *testing.T) {
+	ad, bd := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	must := func(args ...string) string {
+		t.Helper()
+		out, err := run(t.Context(), io.Discard, args...)
+		if err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+		return out
+	}
+	must("init", "--dir", ad, "--me", "a", "--address", "10.0.0.1:9200")
+	must("init", "--dir", bd, "--me", "b", "--address", "10.0.0.2:9200")
+	a, err := Open(ad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := a.Pin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := strings.Fields(must("rotate", "--dir", ad))[2]
+	must("rotate", "--dir", bd, "--peer", "a", "--pin", next)
+	lines := strings.Split(strings.TrimSpace(must("rotate", "--dir", ad, "--retire")), "\n")
+	must(append(strings.Fields(lines[len(lines)-1])[2:], "--dir", bd)...)
+	b, err := Open(bd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Pins([]boot.Peer{{ID: "a", Pins: []string{old}}})("a"); !slices.Equal(got, []string{next}) {
+		t.Errorf("b takes %v of a, want %s alone", got, next)
+	}
+}

@@ -98,7 +98,7 @@ func (d *Dir) Distrust(peer, pin string) (retired []string, err error) {
 		}
 		if pin == "" {
 			if len(e.Pin) < 2 {
-				return fmt.Errorf("%s has one pin: name it with --pin to retire it, and with it the peer", peer)
+				return fmt.Errorf("%s has one pin in %s: name the old one with --pin, as 'headrace group rotate --retire' printed it on %s", peer, d.at(filePeers), peer)
 			}
 			retired = e.retire(e.Pin[len(e.Pin)-1])
 			return nil

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/rdma/boot"
 	"github.com/headrace/headrace/rdma/collective"
 )
@@ -56,7 +57,7 @@ func ParseToken(text string) (*Token, error) {
 	if n, err := hex.DecodeString(t.Nonce); err != nil || len(n) != 16 {
 		return nil, fmt.Errorf("%w: its nonce", ErrToken)
 	}
-	if err := errors.Join(boot.CheckID(t.For), checkPeer(t.ID, t.Address), boot.CheckPin(t.Pin)); err != nil {
+	if err := errors.Join(config.CheckPeer(t.For, ""), checkPeer(t.ID, t.Address), boot.CheckPin(t.Pin)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	return t, nil
@@ -84,7 +85,7 @@ func (d *Dir) Issue(id string, life time.Duration) (text string, t *Token, known
 	if life <= 0 || life > tokenLifeMax {
 		return "", nil, false, fmt.Errorf("a token's life is up to %v, not %v", tokenLifeMax, life)
 	}
-	if err := boot.CheckID(id); err != nil {
+	if err := config.CheckPeer(id, ""); err != nil {
 		return "", nil, false, err
 	}
 	f, err := d.load()

@@ -52,7 +52,7 @@ func (x *peers) showPeers(g *status.Group, s *rdma.Stats) {
 	for i, b := range x.boot.Peers() {
 		p := status.GroupPeer{
 			ID: b.ID, Address: b.Address, Me: b.Me, Member: s.Epoch.Members.Has(i), Connected: b.Connected, Heard: b.Heard,
-			RTT: b.RTTMin, ClockOffset: b.Offset, ClockKnown: b.RTTMin > 0,
+			RTT: b.RTTMin, ClockOffset: b.Offset, ClockKnown: b.RTTMin > 0, LastError: b.Trouble,
 		}
 		if i < len(s.Peers) {
 			q := &s.Peers[i]
@@ -80,21 +80,22 @@ func (x *peers) showQueries(g *status.Group) {
 	for i := range s.Queries {
 		q := &s.Queries[i]
 		g.KeptLost += q.Overflow
-		g.Queries = append(g.Queries, globalQuery(q))
+		g.Queries = append(g.Queries, globalQuery(q, g.Members))
 	}
 	for _, b := range s.Bad {
 		g.Bad = append(g.Bad, status.Count{Name: fmt.Sprintf("%s of %s", b.Reason, b.Peer), Count: b.Count})
 	}
 }
 
-func globalQuery(q *cluster.QueryStats) status.GlobalQuery {
+// globalQuery shows q. Who is no member holds nothing up, however far behind it was.
+func globalQuery(q *cluster.QueryStats, members []string) status.GlobalQuery {
 	out := status.GlobalQuery{
 		Name: q.Name, HeldBy: q.Straggler, Lag: q.Lag, Open: uint64(q.Open), Rows: q.Rows,
 		Windows: q.Fired, Corrections: q.Corrections, Forced: q.Forced, Unknown: q.Unknown,
 	}
 	least, some := int64(1<<63-1), false
 	for _, m := range q.Watermarks {
-		if m.Nanos != nil && !m.Idle && !m.Final {
+		if m.Nanos != nil && !m.Idle && !m.Final && slices.Contains(members, m.Peer) {
 			least, some = min(least, *m.Nanos), true
 		}
 	}

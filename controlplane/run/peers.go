@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -54,11 +55,15 @@ type peers struct {
 	cancel context.CancelFunc
 	ran    chan error    // one value
 	left   chan struct{} // closed when no more rounds are run here
+	failed chan error    // one value, if the cluster has ended by itself
 }
 
 // joinGroup takes up the box's part in the group of c and p.
 func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Logger) (_ *peers, err error) {
-	x := &peers{config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log, ran: make(chan error, 1), left: make(chan struct{})}
+	x := &peers{
+		config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log,
+		ran: make(chan error, 1), left: make(chan struct{}), failed: make(chan error, 1),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("group: %w", err), x.closeAll())
@@ -87,6 +92,9 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
+	if c.AllowSolo {
+		log.Warn("allow_solo: boxes that are cut off from each other go on alone, and write rows with equal ids that differ")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	x.cancel = cancel
 	go func() {
@@ -94,13 +102,17 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 			runtime.LockOSThread()
 		}
 		err := x.cluster.Run(ctx)
-		if err != nil && !errors.Is(err, rdma.ErrClosed) {
-			log.Error("no global rows come from this box any more", "error", err)
+		if errors.Is(err, rdma.ErrClosed) {
+			err = nil // drain closed it, and said why
 		}
 		// At once: nobody here begins the rounds that others wait for, and the sinks may
 		// take long to end.
 		x.group.Leave()
+		err = errors.Join(err, x.boot.Close())
 		close(x.left)
+		if err != nil {
+			x.failed <- err
+		}
 		x.ran <- err
 	}()
 	return x, nil
@@ -112,6 +124,7 @@ func (x *peers) connect(p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
+	dir.Log = x.log
 	list := make([]boot.Peer, len(x.config.Peers))
 	for i, b := range x.config.Peers {
 		list[i] = boot.Peer{ID: b.ID, Address: b.Address, Pins: b.Pin}
@@ -119,10 +132,29 @@ func (x *peers) connect(p *plan.Plan) error {
 	period := time.Duration(x.config.Period)
 	x.boot, err = boot.New(boot.Config{
 		Me: x.config.Me, Peers: list, Certificate: dir.Certificate, Pins: dir.Pins(list), Join: dir.Admit,
-		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p)},
+		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: build()},
 		Silence:  period, Beat: period / 5, Log: x.log,
 	})
 	return err
+}
+
+// build names what the program was made of: another one may give other bytes for the
+// same row. How it was linked does not matter: peers with and without verbs go together.
+func build() string {
+	name := runtime.Version() + " " + runtime.GOARCH
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return name
+	}
+	for _, s := range b.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			name = s.Value + " " + name
+		case s.Key == "vcs.modified" && s.Value == "true":
+			name = "modified " + name
+		}
+	}
+	return b.Main.Version + " " + name
 }
 
 // transports opens those that the config asks for, the preferred one first.
@@ -239,9 +271,6 @@ func (x *peers) drain() {
 func (x *peers) close() error {
 	x.cancel()
 	err := <-x.ran
-	if errors.Is(err, rdma.ErrClosed) {
-		err = nil // drain closed it, and said why
-	}
 	return errors.Join(err, x.closeAll())
 }
 

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -181,6 +182,10 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
 	stop, heard, pumped := ctx.Done(), g.heard, g.pumped
+	var failed chan error // nil: no group
+	if r.peers != nil {
+		failed = r.peers.failed
+	}
 	for heard != nil || pumped != nil {
 		select {
 		case <-stop:
@@ -204,6 +209,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 				// A sink that can never go on: nobody takes the rows.
 				return false, errors.Join(err, r.giveUp())
 			}
+		case err := <-failed: // there would be no global rows any more
+			r.failure = cmp.Or(r.failure, fmt.Errorf("group: %w", err))
+			r.stop(err.Error())
 		case <-beat.C:
 			g.beat()
 			if !r.stopping {

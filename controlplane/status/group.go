@@ -109,7 +109,12 @@ func (g *Group) WritePeers(w io.Writer) error {
 	}
 	epoch := "no epoch: too few peers are reached, and there are no global rows"
 	if g.Epoch != 0 {
-		epoch = fmt.Sprintf("epoch %d of %s over %s", g.Epoch, strings.Join(g.Members, ", "), g.Transport)
+		epoch = fmt.Sprintf("epoch %d of %s", g.Epoch, strings.Join(g.Members, ", "))
+		if g.Transport == "" {
+			epoch += ", alone" // there is nobody to exchange with
+		} else {
+			epoch += " over " + g.Transport
+		}
 		if g.Fallback {
 			epoch += " (a preferred transport is not to be had: see the log)"
 		}

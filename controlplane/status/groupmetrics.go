@@ -45,7 +45,7 @@ func newGroupMetrics() *groupMetrics {
 			counts("headrace_rdma_rounds_total", "Rounds by result: complete, rerun (did not count), taken (another member had the result), handed.", byResult, func(g *Group) []Count { return g.Rounds }),
 			counts("headrace_rdma_bad_frames_total", "Frames that were refused, by reason.", byReason, func(g *Group) []Count { return g.BadFrames }),
 			counts("headrace_rdma_completions_total", "Verbs completions by status.", byStatus, func(g *Group) []Count { return g.Completions }),
-			counts("headrace_rdma_device_counter_total", "Counters of the RDMA device.", byCounter, func(g *Group) []Count { return g.DeviceCounters }),
+			counts("headrace_rdma_device_events_total", "Counters of the RDMA device.", byCounter, func(g *Group) []Count { return g.DeviceCounters }),
 			counts("headrace_group_connections_refused_total", "Connections of peers that were refused, by reason.", byReason, func(g *Group) []Count { return g.Refused }),
 			counts("headrace_global_bad_contributions_total", "Contributions, or records in them, that were refused, by reason.", byReason, func(g *Group) []Count { return g.Bad }),
 		},

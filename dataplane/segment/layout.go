@@ -144,6 +144,7 @@ type Layout struct {
 	freed      int // offsets in the control file
 	sinks      int
 	sinkStride int
+	levels     int // words of a commit beside its positions
 }
 
 // Lines accounts for both files, for `headrace explain`. The sum of the bytes is
@@ -197,7 +198,10 @@ func NewLayout(p *plan.Plan) (*Layout, error) {
 	k := cursor{lines: c.lines}
 	k.take("segment: header of the control file", sizeOf[header]()+sizeOf[controlLines](), line)
 	l.freed = k.take(fmt.Sprintf("segment: freed positions, %d workers", l.Workers), l.Workers*sizeOf[freedLine](), line)
-	slotBytes := up(sizeOf[slot]()+8*l.Workers, line)
+	if p.Group != nil {
+		l.levels = l.Queries + 2
+	}
+	slotBytes := up(sizeOf[slot]()+8*(l.Workers+l.levels), line)
 	l.sinkStride = sizeOf[sinkLine]() + 2*slotBytes
 	l.sinks = k.take(fmt.Sprintf("segment: commits of %d sinks", len(l.Sinks)), len(l.Sinks)*l.sinkStride, page)
 	l.ControlBytes = k.at

@@ -66,6 +66,8 @@ type Commit struct {
 	Rows, Bytes   uint64 // written since the segment was made
 	Global        uint64 // of Rows, those that a group made
 	Positions     []uint64
+	// Levels are the group's own, one a query and two; without a group there are none.
+	Levels []uint64
 }
 
 // Commits is the last two commits of one sink. A kill at any instruction of Store
@@ -74,6 +76,7 @@ type Commits struct {
 	count *atomic.Uint64
 	slots [2]*slot
 	at    [2][]uint64 // the slots' positions
+	level [2][]uint64 // and levels
 }
 
 func newCommits(s *Segment, i int) Commits {
@@ -85,11 +88,14 @@ func newCommits(s *Segment, i int) Commits {
 		at := base + sizeOf[sinkLine]() + n*slotBytes
 		c.slots[n] = view[slot](s.control, at)
 		c.at[n] = views[uint64](s.control, at+sizeOf[slot](), l.Workers)
+		if l.levels > 0 {
+			c.level[n] = views[uint64](s.control, at+sizeOf[slot]()+8*l.Workers, l.levels)
+		}
 	}
 	return c
 }
 
-// Load copies the last commit into c, whose Positions are reused, and reports
+// Load copies the last commit into c, whose Positions and Levels are reused, and reports
 // whether there is one. A slot whose sum is wrong counts as none.
 func (s *Commits) Load(c *Commit) bool {
 	n := s.count.Load()
@@ -100,7 +106,7 @@ func (s *Commits) slot(number uint64, c *Commit) bool {
 	in := *s.slots[number&1]
 	c.Number, c.Offset, c.Device, c.Inode = in.Number, in.Offset, in.Device, in.Inode
 	c.Flags, c.Rows, c.Bytes, c.Global = in.Flags, in.Rows, in.Bytes, in.Global
-	c.Positions = append(c.Positions[:0], s.at[number&1]...)
+	c.Positions, c.Levels = append(c.Positions[:0], s.at[number&1]...), append(c.Levels[:0], s.level[number&1]...)
 	return in.Number == number && in.Sum == c.sum()
 }
 
@@ -115,10 +121,16 @@ func (s *Commits) store(c *Commit, put func(*uint64, uint64)) {
 	if len(c.Positions) != len(s.at[0]) {
 		panic(fmt.Sprintf("segment: a commit of %d positions, the segment has %d workers", len(c.Positions), len(s.at[0])))
 	}
+	if n := len(s.level[0]); len(c.Levels) != n {
+		c.Levels = append(c.Levels, make([]uint64, n)...)[:n]
+	}
 	c.Number = s.count.Load() + 1
-	out, at := s.slots[c.Number&1], s.at[c.Number&1]
+	out, at, level := s.slots[c.Number&1], s.at[c.Number&1], s.level[c.Number&1]
 	for i, p := range c.Positions {
 		put(&at[i], p)
+	}
+	for i, t := range c.Levels {
+		put(&level[i], t)
 	}
 	words := [...]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.Global, c.sum()}
 	for i, w := range words {
@@ -131,7 +143,7 @@ func (s *Commits) store(c *Commit, put func(*uint64, uint64)) {
 // an empty slot is none.
 func (c *Commit) sum() uint64 {
 	buf := make([]byte, 0, 8*(8+event.WorkersMax))
-	for _, w := range slices.Concat([]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.Global}, c.Positions) {
+	for _, w := range slices.Concat([]uint64{c.Number, c.Offset, c.Device, c.Inode, c.Flags, c.Rows, c.Bytes, c.Global}, c.Positions, c.Levels) {
 		buf = event.AppendInt64(buf, int64(w))
 	}
 	return event.HashKey(buf) | 1

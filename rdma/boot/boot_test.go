@@ -859,3 +859,23 @@ func TestANewcomerJoinsOnlyWhereItIsInvited(t *testing.T) {
 	}
 	within(t, 5*time.Second, "it is refused", func() bool { return a.Refused()[BadCertificate] > 0 })
 }
+
+func TestWhyThereIsNoConnectionIsKnown(t *testing.T) {
+	all := boxes(t, 2)
+	b := all[1].start(t)
+	within(t, 5*time.Second, "nobody listens", func() bool { return strings.Contains(b.Peers()[0].Trouble, "refused") })
+	all[0].Identity.ConfigHash[31]++
+	a := all[0].start(t)
+	within(t, 5*time.Second, "the config differs", func() bool {
+		return strings.Contains(a.Peers()[1].Trouble, "config") && strings.Contains(b.Peers()[0].Trouble, "config")
+	})
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all[0].Identity = all[1].Identity
+	a = all[0].start(t)
+	within(t, 5*time.Second, "it is there", func() bool { return b.Peers()[0].Trouble == "" && a.Peers()[1].Trouble == "" })
+	if _, err := New(all[0].Config); err == nil || !strings.Contains(err.Error(), "the address of a") {
+		t.Errorf("an address in use: %v", err)
+	}
+}

@@ -122,6 +122,7 @@ func (m *Mesh) turnAway(conn *tls.Conn, number int, err error) {
 	id := ""
 	if number >= 0 {
 		id = m.c.Peers[number].ID
+		m.noted(number, r)
 	}
 	m.ledger.refused(r, id, conn.RemoteAddr())
 	if !r.Theirs && conn.ConnectionState().HandshakeComplete {
@@ -315,6 +316,7 @@ func (m *Mesh) keepDialing(number int) {
 				wait = waitFirst
 			}
 		} else if m.ctx.Err() == nil {
+			m.noted(number, err)
 			m.ledger.warn("no connection", "", id, "peer", id, "address", m.c.Peers[number].Address, "error", err)
 		}
 		select {

@@ -60,6 +60,7 @@ type peer struct {
 	inbox   queue
 	counts  Counts
 	build   string
+	trouble string // why there was no connection last
 }
 
 // Counts is what went to and came from a peer.
@@ -80,7 +81,7 @@ func New(c Config) (*Mesh, error) {
 	}
 	l, err := c.listen(c.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("boot: %w", err)
+		return nil, fmt.Errorf("boot: the address of %s must be one of this box, its port free: %w", c.Me, err)
 	}
 	m := &Mesh{c: c, me: me, sum: c.hash(), ledger: newLedger(c.Log), peers: make([]peer, len(c.Peers))}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -268,7 +269,9 @@ type PeerStatus struct {
 	RTT, RTTMin, Offset time.Duration
 	Counts
 	Queued, Inbox int // messages that wait to go out; to be received
-	Refused       map[Reason]uint64
+	// Trouble is why the last connection ended or did not come about. Empty: it is there.
+	Trouble string
+	Refused map[Reason]uint64
 }
 
 // Peers returns what we know of each peer, by number.
@@ -280,7 +283,7 @@ func (m *Mesh) Peers() []PeerStatus {
 		s := &all[i]
 		*s = PeerStatus{
 			ID: p.ID, Address: p.Address, Me: i == m.me, Heard: p.heard, Since: p.since, Hears: p.row,
-			Build: p.build, Counts: p.counts, Inbox: p.inbox.len(),
+			Build: p.build, Counts: p.counts, Inbox: p.inbox.len(), Trouble: p.trouble,
 		}
 		if i == m.me {
 			s.Heard, s.Hears, s.Build = true, m.row(), m.c.Identity.Build
@@ -423,7 +426,7 @@ func (m *Mesh) begin(number int, conn *tls.Conn, h *hello, pin string) (*session
 	if old != nil {
 		m.detach(old)
 	}
-	p.session, p.build = s, h.build
+	p.session, p.build, p.trouble = s, h.build, ""
 	p.counts.Connections++
 	m.wg.Go(s.read)
 	m.wg.Go(s.write)
@@ -496,6 +499,15 @@ func (m *Mesh) wasHeard(s *session) bool {
 	return s.beats >= 2
 }
 
+// noted keeps why there is no connection to a peer.
+func (m *Mesh) noted(number int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := &m.peers[number]; p.session == nil {
+		p.trouble = err.Error()
+	}
+}
+
 // deliver puts a message into its sender's inbox.
 func (m *Mesh) deliver(s *session, msg []byte) {
 	m.mu.Lock()
@@ -511,6 +523,9 @@ func (m *Mesh) deliver(s *session, msg []byte) {
 // ended reports the end of a connection.
 func (m *Mesh) ended(s *session, err error) {
 	m.mu.Lock()
+	if m.peers[s.number].session == s {
+		m.peers[s.number].trouble = err.Error()
+	}
 	heard := m.detach(s)
 	closed := m.closed
 	m.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,21 +61,28 @@ func (t *Transport) accept(l *net.TCPListener) {
 			continue
 		}
 		t.mu.Lock()
-		full := t.closed || len(t.strangers) >= strangersMax
-		if !full {
-			t.strangers[c] = struct{}{}
-			t.running.Go(func() { t.meet(c) })
+		if t.closed {
+			_ = c.Close()
+			t.mu.Unlock()
+			return
 		}
+		if len(t.strangers) >= strangersMax {
+			_ = t.strangers[0].Close() // meet refuses it
+			t.strangers = slices.Delete(t.strangers, 0, 1)
+		}
+		t.strangers = append(t.strangers, c)
+		t.running.Go(func() { t.meet(c) })
 		t.mu.Unlock()
-		if full {
-			t.refuse(c, errors.New("too many connections that say nothing"))
-		}
 	}
 }
 
+// refuse closes c and counts it. The caller holds mu.
 func (t *Transport) refuse(c net.Conn, err error) {
 	t.refused.Add(1)
-	t.config.Log.Warn("a connection to the data port was refused", "from", c.RemoteAddr(), "err", err)
+	if now := time.Now(); !now.Before(t.muted) {
+		t.muted = now.Add(logEvery)
+		t.config.Log.Warn("a connection to the data port was refused", "from", c.RemoteAddr(), "err", err, "refused", t.refused.Load())
+	}
 	_ = c.Close()
 }
 
@@ -85,7 +93,9 @@ func (t *Transport) meet(c *net.TCPConn) {
 	_, err := io.ReadFull(c, b[:])
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.strangers, c)
+	if i := slices.Index(t.strangers, net.Conn(c)); i >= 0 {
+		t.strangers = slices.Delete(t.strangers, i, i+1)
+	}
 	p := t.prepared
 	switch {
 	case err != nil:
@@ -221,14 +231,16 @@ func (o *opening) lacking() error {
 			text += fmt.Sprintf(" (%v)", o.errs[m])
 		}
 	}
-	return fmt.Errorf("epoch %d:%s: %w", o.epoch, text, ErrMissing)
+	return &rdma.MissingError{Peers: o.missing, Err: fmt.Errorf("epoch %d:%s: %w", o.epoch, text, ErrMissing)}
 }
 
 // answer takes a connection that a higher peer has made. A later one replaces an
 // earlier: the peer has given that up.
 func (o *opening) answer(a arrival) {
 	if a.peer <= o.me {
+		o.t.mu.Lock()
 		o.t.refuse(a.conn, fmt.Errorf("peer %d: it is ours to dial", a.peer))
+		o.t.mu.Unlock()
 		return
 	}
 	_ = a.conn.SetDeadline(o.deadline)
@@ -263,7 +275,10 @@ func (o *opening) dial(ctx context.Context, peer int) (*net.TCPConn, error) {
 }
 
 func (o *opening) try(ctx context.Context, peer int) (*net.TCPConn, error) {
-	d := net.Dialer{Control: o.t.control, KeepAlive: -1, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.t.config.Listen, 0))}
+	d := net.Dialer{Control: o.t.control, KeepAlive: -1}
+	if own := o.t.config.Listen; own.Is4() == o.addrs[peer].Addr().Is4() { // else there is none to be had from it
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))
+	}
 	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, "tcp", o.addrs[peer].String())
 	if err != nil {

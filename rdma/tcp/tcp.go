@@ -63,8 +63,12 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// strangersMax bounds the connections that have not said yet who they are.
+// strangersMax bounds the connections that have not said yet who they are. If another
+// comes, the oldest is sent away: a member says it at once.
 const strangersMax = 64
+
+// logEvery is how often a refusal is logged: anybody may knock as fast as he can.
+const logEvery = 10 * time.Second
 
 // A Transport makes meshes over TCP. Its methods may be called from any goroutine.
 type Transport struct {
@@ -73,8 +77,9 @@ type Transport struct {
 
 	mu        sync.Mutex
 	listener  *net.TCPListener
-	prepared  *prepared // the epoch that is to be opened
-	strangers map[net.Conn]struct{}
+	prepared  *prepared  // the epoch that is to be opened
+	strangers []net.Conn // the oldest first
+	muted     time.Time  // until when refusals are counted and not logged
 	closed    bool
 	running   sync.WaitGroup
 }
@@ -110,7 +115,7 @@ func New(c Config) (*Transport, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Transport{config: c, strangers: map[net.Conn]struct{}{}}, nil
+	return &Transport{config: c}, nil
 }
 
 // Name is tcp.
@@ -212,7 +217,7 @@ func (t *Transport) Close() error {
 	if t.listener != nil {
 		_ = t.listener.Close()
 	}
-	for c := range t.strangers {
+	for _, c := range t.strangers {
 		_ = c.Close()
 	}
 	t.mu.Unlock()

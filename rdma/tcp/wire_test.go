@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -324,6 +325,60 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 	if n := tr.Refused(); n != strangersMax+20 {
 		t.Errorf("%d refused, want %d", n, strangersMax+20)
+	}
+}
+
+// Whoever knocks and says nothing must not keep members out, nor fill the log.
+func TestAMemberGetsThroughACrowdOfStrangers(t *testing.T) {
+	var log bytes.Buffer
+	tr, err := New(Config{Listen: netip.MustParseAddr("127.0.0.1"), Hello: time.Minute, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	offers, err := tr.Prepare(7, 0b11)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * strangersMax {
+		c, err := net.Dial("tcp", tr.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	ours := transport(t)
+	back, err := ours.Prepare(7, 0b11)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bells := [2]*rdma.Bell{}
+	opened := make(chan error, 2)
+	for me, one := range []*Transport{tr, ours} {
+		if bells[me], err = rdma.NewBell(); err != nil {
+			t.Fatal(err)
+		}
+		defer bells[me].Close()
+		theirs := [][]byte{nil, back[0]}
+		if me == 1 {
+			theirs = [][]byte{offers[1], nil}
+		}
+		go func() {
+			m, err := one.Open(rdma.MeshConfig{Epoch: 7, Me: me, Members: 0b11, Offers: theirs, Patience: 2 * time.Second, Bell: bells[me], Codec: newCodec(t, me)})
+			if err == nil {
+				err = m.Close()
+			}
+			opened <- err
+		}()
+	}
+	for range 2 {
+		if err := <-opened; err != nil {
+			t.Error(err)
+		}
+	}
+	_ = tr.Close()
+	if n := bytes.Count(log.Bytes(), []byte("\n")); n != 1 || tr.Refused() != 2*strangersMax {
+		t.Errorf("%d lines for %d refusals, want 1 for %d: %s", n, tr.Refused(), 2*strangersMax, &log)
 	}
 }
 
