@@ -2,14 +2,18 @@ package run
 
 import (
 	"context"
+	"crypto/sha256"
 	be "encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -120,31 +124,39 @@ func (x *peers) connect(p *plan.Plan) error {
 		list[i] = boot.Peer{ID: b.ID, Address: b.Address, Pins: b.Pin}
 	}
 	period := time.Duration(x.config.Period)
+	made, err := build()
+	if err != nil {
+		return err
+	}
 	x.boot, err = boot.New(boot.Config{
 		Me: x.config.Me, Peers: list, Certificate: dir.Certificate, Pins: dir.Pins(list), Join: dir.Admit,
-		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: build()},
+		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: made},
 		Silence:  period, Beat: period / 5, Log: x.log,
 	})
 	return err
 }
 
 // build names what the program was made of: another one may give other bytes for the
-// same row. How it was linked does not matter: peers with and without verbs go together.
-func build() string {
-	name := runtime.Version() + " " + runtime.GOARCH
-	b, ok := debug.ReadBuildInfo()
-	if !ok {
-		return name
+// same row. Sources that no version names are told apart by what was made of them.
+func build() (string, error) {
+	name, known := runtime.Version()+" "+runtime.GOARCH, false
+	if b, ok := debug.ReadBuildInfo(); ok {
+		name = b.Main.Version + " " + name
+		known = b.Main.Version != "(devel)" && b.Main.Version != "" && !strings.Contains(b.Main.Version, "dirty")
 	}
-	for _, s := range b.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			name = s.Value + " " + name
-		case s.Key == "vcs.modified" && s.Value == "true":
-			name = "modified " + name
-		}
+	if known {
+		return name, nil
 	}
-	return b.Main.Version + " " + name
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // it was read only
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s %x", name, sum.Sum(nil)[:8]), nil
 }
 
 // transports opens those that the config asks for, the preferred one first.
