@@ -101,6 +101,9 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 			runtime.LockOSThread()
 		}
 		err := x.cluster.Run(ctx)
+		if err == nil && ctx.Err() == nil {
+			x.linger(ctx)
+		}
 		// Rows that wait for a sink may keep us for long: the others must not wait too.
 		x.group.Leave()
 		err = errors.Join(err, x.boot.Close())
@@ -110,6 +113,20 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 		x.ran <- err
 	}()
 	return x, nil
+}
+
+// lastFrames is how long the others may need to see that the last round is complete.
+// Who left at once would leave them in doubt, and without a majority if all stop.
+const lastFrames = 250 * time.Millisecond
+
+// linger waits, after the last round, until the box has no more to do or a period is
+// over.
+func (x *peers) linger(ctx context.Context) {
+	time.Sleep(lastFrames)
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Duration(x.config.Period)):
+	}
 }
 
 // connect opens the control connections.
