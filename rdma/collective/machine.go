@@ -6,7 +6,7 @@ type Config struct {
 	Quorum Quorum
 	// Counter is where this life's ballots begin. It must be beyond every ballot that
 	// an earlier life of this peer has seen, which nobody here remembers: the wall
-	// clock will do, if those of most boxes are not set back by more than the time
+	// clock will do, if no box's is set back by more than the time
 	// that a restart takes. Its low ten bits are in each of this life's ballots, so
 	// that a wrong clock does not make it take an earlier life's for its own. Zero is right for a
 	// peer that has had no earlier life.

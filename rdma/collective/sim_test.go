@@ -79,7 +79,6 @@ type simulation struct {
 	quorum Quorum
 	flaw   flaw
 	zero   bool // the mutant whose ballots begin at zero in every life
-	slow   bool // one clock is so wrong that a new life's ballots begin below those of the old one
 	acks   bool // the mutant that takes a round for complete when its own is acknowledged
 	now    int
 	seq    int
@@ -443,9 +442,6 @@ func (n *node) start() {
 	}
 	// The low bits differ from life to life; the rest is as if clocks agreed.
 	counter := s.bound<<lifeBits + uint64(n.life)
-	if s.slow && n.id == 0 && s.quorum.Peers > 2 { // in each quorum there is a clock that is right
-		counter = uint64(n.life)
-	}
 	if s.zero {
 		counter = 0
 	}
