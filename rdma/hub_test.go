@@ -220,13 +220,13 @@ func (c *crowd) each(f func(p int, g *rdma.Group)) {
 	go func() { all.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(60 * time.Second):
+	case <-time.After(time.Minute + *soak):
 		for p, g := range c.groups {
 			if g != nil {
 				c.t.Logf("peer %d: %+v %+v", p, g.State(), g.Stats())
 			}
 		}
-		panic("a minute has passed")
+		panic("a minute has passed, and the time of a soak")
 	}
 }
 

@@ -2,14 +2,18 @@ package run
 
 import (
 	"context"
+	"crypto/sha256"
 	be "encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -105,8 +109,11 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 		if errors.Is(err, rdma.ErrClosed) {
 			err = nil // drain closed it, and said why
 		}
-		// At once: nobody here begins the rounds that others wait for, and the sinks may
-		// take long to end.
+		if err == nil && ctx.Err() == nil {
+			x.lastFrames()
+		}
+		// Nobody here begins the rounds that others wait for, and the sinks may take long
+		// to end.
 		x.group.Leave()
 		err = errors.Join(err, x.boot.Close())
 		close(x.left)
@@ -116,6 +123,21 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 		x.ran <- err
 	}()
 	return x, nil
+}
+
+// lastFramesFor is how long the others may need to see that the last round is complete.
+const lastFramesFor = 250 * time.Millisecond
+
+// lastFrames sends what is still to be sent. Who left at once would leave the others in
+// doubt about the last round, and without a majority if all stop.
+func (x *peers) lastFrames() {
+	for end := time.Now().Add(lastFramesFor); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		x.group.Wait(left)
+	}
 }
 
 // connect opens the control connections.
@@ -130,31 +152,39 @@ func (x *peers) connect(p *plan.Plan) error {
 		list[i] = boot.Peer{ID: b.ID, Address: b.Address, Pins: b.Pin}
 	}
 	period := time.Duration(x.config.Period)
+	made, err := build()
+	if err != nil {
+		return err
+	}
 	x.boot, err = boot.New(boot.Config{
 		Me: x.config.Me, Peers: list, Certificate: dir.Certificate, Pins: dir.Pins(list), Join: dir.Admit,
-		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: build()},
+		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: made},
 		Silence:  period, Beat: period / 5, Log: x.log,
 	})
 	return err
 }
 
 // build names what the program was made of: another one may give other bytes for the
-// same row. How it was linked does not matter: peers with and without verbs go together.
-func build() string {
-	name := runtime.Version() + " " + runtime.GOARCH
-	b, ok := debug.ReadBuildInfo()
-	if !ok {
-		return name
+// same row. Sources that no version names are told apart by what was made of them.
+func build() (string, error) {
+	name, known := runtime.Version()+" "+runtime.GOARCH, false
+	if b, ok := debug.ReadBuildInfo(); ok {
+		name = b.Main.Version + " " + name
+		known = b.Main.Version != "(devel)" && b.Main.Version != "" && !strings.Contains(b.Main.Version, "dirty")
 	}
-	for _, s := range b.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			name = s.Value + " " + name
-		case s.Key == "vcs.modified" && s.Value == "true":
-			name = "modified " + name
-		}
+	if known {
+		return name, nil
 	}
-	return b.Main.Version + " " + name
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // it was read only
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s %x", name, sum.Sum(nil)[:8]), nil
 }
 
 // transports opens those that the config asks for, the preferred one first.

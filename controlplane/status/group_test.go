@@ -66,9 +66,9 @@ func TestEveryNameOfAGroupsMetricsInTheDocsIsOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := map[string]bool{}
+	names := map[string]bool{}
 	for _, f := range families {
-		real[f.GetName()] = true
+		names[f.GetName()] = true
 	}
 	form := regexp.MustCompile(`headrace_(?:rdma|group|global)_[a-z_]+`)
 	found := 0
@@ -79,7 +79,7 @@ func TestEveryNameOfAGroupsMetricsInTheDocsIsOne(t *testing.T) {
 		}
 		for _, metric := range form.FindAllString(string(text), -1) {
 			found++
-			if !real[strings.TrimSuffix(metric, "_")] {
+			if !names[strings.TrimSuffix(metric, "_")] {
 				t.Errorf("%s names %s, which is no metric", name, metric)
 			}
 		}

@@ -604,6 +604,20 @@ func TestTheNewerConnectionOfAPeerStays(t *testing.T) {
 	}
 }
 
+// Who has a key may come again and again as fast as it can.
+func TestConnectionsThatReplaceEachOtherDoNotFillTheLog(t *testing.T) {
+	bs := boxes(t, 2)
+	a := bs[0].start(t)
+	const times = 40
+	for range times {
+		defer establish(t, a, bs[1]).Close()
+	}
+	within(t, 5*time.Second, "all have come", func() bool { return a.Peers()[1].Connections == times })
+	if lines := strings.Count(bs[0].log.String(), "\n"); lines > 4 {
+		t.Errorf("%d lines for %d connections: %s", lines, times, bs[0].log)
+	}
+}
+
 func TestASilentPeerIsResetAndOneWhoIsSlowIsNot(t *testing.T) {
 	bs := boxes(t, 2)
 	bs[0].Silence = 300 * time.Millisecond

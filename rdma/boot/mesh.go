@@ -438,7 +438,7 @@ func (m *Mesh) begin(number int, conn *tls.Conn, h *hello, pin string) (*session
 	if wasHeard {
 		m.changed()
 	}
-	m.c.Log.Info("connected", "peer", m.c.Peers[number].ID, "remote", s.raw.RemoteAddr(), "build", h.build)
+	m.ledger.say(slog.LevelInfo, "connected", "", p.ID, "peer", p.ID, "remote", s.raw.RemoteAddr(), "build", h.build)
 	return s, nil
 }
 

@@ -126,8 +126,12 @@ func (l *ledger) refused(r *RefusedError, peer string, remote net.Addr) {
 	l.warn("a connection is refused", string(r.Reason)+by, peer, "peer", peer, "remote", remote, "by", by, "reason", string(r.Reason), "text", r.Text)
 }
 
-// warn logs message unless the same kind of it was logged for peer a short while ago.
 func (l *ledger) warn(message, kind, peer string, args ...any) {
+	l.say(slog.LevelWarn, message, kind, peer, args...)
+}
+
+// say logs message unless the same kind of it was logged for peer a short while ago.
+func (l *ledger) say(level slog.Level, message, kind, peer string, args ...any) {
 	l.mu.Lock()
 	key := message + "\x00" + kind + "\x00" + peer // a closed set: messages, reasons, peers
 	m := l.muted[key]
@@ -147,7 +151,7 @@ func (l *ledger) warn(message, kind, peer string, args ...any) {
 	if suppressed > 0 {
 		args = append(args, "suppressed", suppressed)
 	}
-	l.log.Warn(message, args...)
+	l.log.Log(context.Background(), level, message, args...)
 }
 
 func (l *ledger) total() map[Reason]uint64 {

@@ -6,9 +6,9 @@ type Config struct {
 	Quorum Quorum
 	// Counter is where this life's ballots begin. It must be beyond every ballot that
 	// an earlier life of this peer has seen, which nobody here remembers: the wall
-	// clock in microseconds will do, if the boxes' clocks agree to within the time
+	// clock will do, if no box's is set back by more than the time
 	// that a restart takes. Its low ten bits are in each of this life's ballots, so
-	// that a wrong clock does not make it use a ballot again. Zero is right for a
+	// that a wrong clock does not make it take an earlier life's for its own. Zero is right for a
 	// peer that has had no earlier life.
 	Counter uint64
 	// Patience is how many timeouts a peer waits for a lower one to propose. Zero: 3.

@@ -83,6 +83,27 @@ func TestSchedules(t *testing.T) {
 		sum.met[metUnsaid], sum.met[metNothing])
 }
 
+// A peer that was started anew after its clock was set back has ballots below those of
+// its earlier life, and must not take them for its own: it remembers nothing of them.
+func TestAnEarlierLifesEpochIsNotOursThoughItsNumberIsHigher(t *testing.T) {
+	m := New(Config{Me: 1, Quorum: Quorum{Peers: 3, TieBreaker: -1}, Counter: 5<<lifeBits + 3})
+	for _, c := range []struct {
+		what          string
+		counter, life uint64
+		by            uint64
+		ours          bool
+	}{
+		{"of this life", 7, 3, 1, true},
+		{"of an earlier life", 7, 2, 1, false},
+		{"from before this life", 4, 3, 1, false},
+		{"of another peer", 7, 3, 2, false},
+	} {
+		if got := m.ours((c.counter<<lifeBits+c.life)<<peerBits + c.by); got != c.ours {
+			t.Errorf("an epoch %s: ours = %v", c.what, got)
+		}
+	}
+}
+
 // No message, however wrong, does harm to the machine itself.
 func TestNonsense(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))

@@ -164,7 +164,7 @@ func (m *Machine) base() []Step {
 			return nil
 		}
 		know := remember
-		if proposer(top.Epoch) == m.config.Me && top.Epoch>>peerBits > m.config.Counter {
+		if m.ours(top.Epoch) {
 			know = know.With(m.config.Me) // we have forgotten nothing of this life
 		}
 		if m.flaw&flawForget != 0 || accepted(&known, know&top.Members, top.Epoch) {
@@ -176,6 +176,13 @@ func (m *Machine) base() []Step {
 			}
 		}
 	}
+}
+
+// ours reports that we have proposed the given epoch, in this life. The clock, from which
+// a life's counters begin, may have been set back: their low bits tell it too.
+func (m *Machine) ours(epoch uint64) bool {
+	counter, mask := epoch>>peerBits, uint64(1<<lifeBits-1)
+	return proposer(epoch) == m.config.Me && counter > m.config.Counter && counter&mask == m.config.Counter&mask
 }
 
 // accepted reports that the given epoch is the last that each of peers has accepted.
