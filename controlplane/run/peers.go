@@ -56,6 +56,8 @@ type peers struct {
 	cluster *cluster.Cluster
 	pump    atomic.Pointer[export.Pump] // of the present data plane
 
+	alone  time.Time // since when there is no epoch; zero: there is one
+	warned bool
 	cancel context.CancelFunc
 	ran    chan error    // one value
 	left   chan struct{} // closed when no more rounds are run here
@@ -268,6 +270,28 @@ func (x *peers) keys(peer int, epoch uint64) (send, receive [32]byte, err error)
 		receive, err = x.boot.Key(peer, sealLabel, context(peer, x.me))
 	}
 	return send, receive, err
+}
+
+// beat says, once each time, that there has been no epoch for a while.
+func (x *peers) beat(now time.Time) {
+	if x.group.State().Epoch.Number != 0 {
+		x.alone, x.warned = time.Time{}, false
+		return
+	}
+	if x.alone.IsZero() {
+		x.alone = now
+	}
+	if x.warned || now.Sub(x.alone) < 5*time.Duration(x.config.Period) {
+		return
+	}
+	x.warned = true
+	var heard []string
+	for _, p := range x.boot.Peers() {
+		if p.Heard && !p.Me {
+			heard = append(heard, p.ID)
+		}
+	}
+	x.log.Warn("too few peers for an epoch: there are no global rows; `headrace status --peers` says why", "heard", heard, "peers", len(x.names))
 }
 
 // emit gives rows to the present data plane's sinks.

@@ -214,6 +214,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.stop(err.Error())
 		case <-beat.C:
 			g.beat()
+			if r.peers != nil {
+				r.peers.beat(time.Now())
+			}
 			if !r.stopping {
 				r.network.watchLinks()
 			}

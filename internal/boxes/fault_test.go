@@ -1,6 +1,7 @@
 package boxes
 
 import (
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -166,8 +167,11 @@ func judge(t *testing.T, all []*row, whole map[string]*row, pairs map[string]map
 			w = whole[r.place()]
 			full++
 		case "ab", "ac", "bc":
-			w = pairs[strings.Join(r.Completeness.Merged, "")][r.place()]
 			short++
+			if slices.Contains(r.Completeness.Merged, "c") && r.End.After(lost[0]) && r.End.Before(lost[1]) {
+				continue
+			}
+			w = pairs[strings.Join(r.Completeness.Merged, "")][r.place()]
 			if c := r.Completeness.Complete; c == nil || *c {
 				t.Errorf("said to be complete with two of three: %s", r.line)
 			}
