@@ -292,15 +292,21 @@ func TestTheGroupFallsBackToTheNextTransportAndComesBack(t *testing.T) {
 				t.Error("no failure of a transport was counted")
 			}
 			ill.Store(false)
-			time.Sleep(11 * testPeriod)
-			c.hub.link(0, 1, false) // another epoch
-			c.each(func(p int, g *rdma.Group) {
-				for until := time.Now().Add(5 * time.Second); g.Epoch().Members == 7 && time.Now().Before(until); {
-					g.Wait(time.Millisecond)
+			// On a busy machine the first try may be spoilt: then comes another ten periods later.
+			for range 5 {
+				time.Sleep(11 * testPeriod)
+				c.hub.link(0, 1, false) // another epoch
+				c.each(func(p int, g *rdma.Group) {
+					for until := time.Now().Add(5 * time.Second); g.Epoch().Members == 7 && time.Now().Before(until); {
+						g.Wait(time.Millisecond)
+					}
+				})
+				c.hub.link(0, 1, true)
+				c.joinAll()
+				if !c.groups[0].Stats().Fallback {
+					break
 				}
-			})
-			c.hub.link(0, 1, true)
-			c.joinAll()
+			}
 			c.each(func(p int, g *rdma.Group) { oneRound(t, g, p, rdma.SumInt64, 1, 80, 7) })
 			for p, g := range c.groups {
 				if s := g.Stats(); s.Epoch.Transport != "first" || s.Fallback {
