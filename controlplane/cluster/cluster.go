@@ -60,7 +60,8 @@ type Config struct {
 	// are safe. Zero: 256 MiB.
 	Keep int
 	// Hold bounds the bytes of states, ours and others', that are held so that windows
-	// can be corrected; what has no rows yet is held in any case. Zero: 1 GiB.
+	// can be corrected; what has no rows yet is held in any case. As much may wait for
+	// sinks before rows are dropped. Zero: 1 GiB.
 	Hold int
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.

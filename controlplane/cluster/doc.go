@@ -86,7 +86,9 @@
 //     next control process as in doubt.
 //   - keep is too small for what waits: the oldest windows are contributed without
 //     their records and marked incomplete: overflow. hold is too small for what can
-//     be corrected: the oldest states go, and their windows are corrected no more.
+//     be corrected: the oldest states go, and their windows are corrected no more. It is
+//     too small for what a stalled sink leaves waiting: the owner drops its oldest rows
+//     and reports them as safe, so that nobody else keeps them: shed.
 //   - allow_solo lets two sides go on apart. Both fire the same windows then.
 //   - A box that is stopped, and started again within a window, contributes to it once,
 //     with what it had at the stop.

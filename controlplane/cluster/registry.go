@@ -76,6 +76,16 @@ type firing struct {
 	merged   []collective.Set // [home] who is in its rows; none: it makes no rows there
 }
 
+// safe reports that no rows of e at home are still to be written.
+func (e *entry) safe(home int, durable uint64) bool {
+	for i := range e.unsaved {
+		if f := &e.unsaved[i]; f.sequence > durable && f.merged[home] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 func newRegistry(s *shape, lineage uint64) *registry {
 	r := &registry{s: s, lineage: lineage, durable: make([]uint64, s.peers()), windows: map[windowID]*entry{}, counts: make([]counts, len(s.queries))}
 	r.marks, r.idle, r.since = make([][]event.Nanos, s.peers()), make([][]idle, s.peers()), make([][]event.Nanos, s.peers())
