@@ -85,10 +85,15 @@
 //   - All die at once, or the only one: rows on their way to a sink are counted by the
 //     next control process as in doubt.
 //   - keep is too small for what waits: the oldest windows are contributed without
-//     their records and marked incomplete: overflow. hold is too small for what can
+//     their records and marked incomplete: overflow. Each window costs something too;
+//     when too much of keep is such windows the oldest are given up without a word, and
+//     since says so: the peer is not named as merged up to there. hold is too small for what can
 //     be corrected: the oldest states go, and their windows are corrected no more. It is
 //     too small for what a stalled sink leaves waiting: the owner drops its oldest rows
 //     and reports them as safe, so that nobody else keeps them: shed.
+//   - While there is no epoch an outbox gives back its oldest half: those windows are in
+//     the control process alone. Up to where is stored with the positions, and becomes
+//     the since of the next control process: lonely.
 //   - allow_solo lets two sides go on apart. Both fire the same windows then.
 //   - A box that is stopped, and started again within a window, contributes to it once,
 //     with what it had at the stop.

@@ -131,6 +131,7 @@ func (r *registry) begin() {
 func (r *registry) hear(p int, h *header) {
 	for q, m := range h.marks {
 		r.marks[p][q], r.idle[p][q] = max(r.marks[p][q], m.watermark), m.idle
+		r.since[p][q] = max(r.since[p][q], m.since)
 	}
 	if r.final = r.final.Without(p); h.final {
 		r.final = r.final.With(p)
@@ -143,7 +144,7 @@ func (r *registry) hear(p int, h *header) {
 // rejoin notes what p, which begins anew, may have contributed in an earlier life.
 func (r *registry) rejoin(p int, h *header) {
 	for q, m := range h.marks {
-		r.since[p][q] = max(r.since[p][q], m.floor)
+		r.since[p][q] = max(r.since[p][q], m.floor, m.since)
 	}
 }
 
