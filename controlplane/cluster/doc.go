@@ -50,7 +50,10 @@
 // contributed, its watermark is past the end, it is final or it is idle. Or the lowest
 // member says that it has waited for max_wait. What is contributed later fires it
 // again, all keys of it, with the next revision, until the lowest member says that the
-// time for corrections is over; then it is forgotten.
+// time for corrections is over; then it is forgotten. That time begins when more than
+// half of the members that are waited for have passed the window, and nothing that they
+// have not passed is ever over: one clock that is ahead, or one event of a time that is
+// none, makes nobody else late. Members that are idle or final have no say in it.
 //
 // # Rows
 //

@@ -63,6 +63,7 @@ type entry struct {
 
 	// The timekeeper's own: when it was first seen, and when it had fired and was over.
 	seenAt, firedAt time.Duration
+	early           bool // in its list of that name
 }
 
 // A firing is one time that a window's rows are made.
@@ -324,13 +325,36 @@ func (r *registry) settle() {
 	})
 }
 
-// expire raises the floors, never past a window that has not fired, and drops the
-// windows below that nobody needs any more.
+// most returns up to where more than half of the members that q waits for are. One
+// clock that is ahead, or one event of a time that is none, does not end a query for all.
+// Without anybody to wait for, or without room for more windows, it is no bound.
+func (r *registry) most(q int) event.Nanos {
+	var marks [collective.PeersMax]event.Nanos
+	n := 0
+	for p := range r.members.All {
+		if !r.final.Has(p) && r.idle[p][q] == waited {
+			marks[n] = r.marks[p][q]
+			n++
+		}
+	}
+	if n == 0 || len(r.queues[q]) >= windowsMax/2 {
+		return event.MaxNanos
+	}
+	slices.Sort(marks[:n])
+	return marks[(n-1)/2]
+}
+
+// expire raises the floors, never past a window that has not fired, nor past where most
+// members are, and drops the windows below that nobody needs any more.
 func (r *registry) expire(marks []mark) {
 	for q := range r.floors {
 		queue := r.queues[q]
-		if marks != nil && marks[q].floor > r.floors[q] {
-			r.floors[q] = marks[q].floor
+		floor := r.floors[q]
+		if marks != nil && marks[q].floor > floor {
+			floor = min(marks[q].floor, r.most(q))
+		}
+		if floor > r.floors[q] {
+			r.floors[q] = floor
 			for _, e := range queue {
 				if e.firings == 0 {
 					r.floors[q] = min(r.floors[q], e.id.end-1)
