@@ -169,8 +169,10 @@ func (c *Cluster) progressOf(query int) uint64 {
 }
 
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
-// the one goroutine that uses the group. The group must not be closed before Run has
-// returned and the last tap's pump has ended.
+// the one goroutine that uses the group. To close the group ends Run too, with the
+// group's error, wherever it is: what is not safe by then is left as it is, [Tap.Done]
+// says that all is over, and a pump that is still at work may call Wake of a group that
+// is closed, which must then do nothing.
 func (c *Cluster) Run(ctx context.Context) error {
 	defer close(c.over)
 	defer context.AfterFunc(ctx, c.c.Group.Wake)()
