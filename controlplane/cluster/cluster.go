@@ -230,6 +230,9 @@ func (c *Cluster) turn() error {
 		// ErrOp is a member's mistake, and ends the epoch: it must not end us.
 		c.unclear++
 		c.engine.contributor.nudge()
+	case errors.Is(err, rdma.ErrTooLarge) && c.engine.member.phase == carrying && c.engine.member.moveMax > 0:
+		c.engine.member.tooLarge()
+		c.c.Log.Warn("states are too many to move in a round", "next", c.engine.member.moveMax, "error", err)
 	case errors.Is(err, rdma.ErrTooLarge):
 		// One window at a time, and that one without its records if it is too large.
 		if c.engine.limit == 1 {

@@ -28,6 +28,7 @@ type member struct {
 	head     []byte
 	heads    []*header
 	hold     int      // bytes of states
+	moveMax  int      // bytes of states that a round moves to one member
 	unmade   []uint64 // [query] shares whose rows we could not make, because we do not have their state
 	shed     []uint64 // [query] rows dropped because the sinks did not write them and hold was full
 	latest   uint64   // the first firing of the last round
@@ -86,7 +87,7 @@ type offer struct {
 }
 
 func newMember(s *shape, former *rows.Former, f *faults, hold int) *member {
-	m := &member{s: s, faults: f, hold: hold, unmade: make([]uint64, len(s.queries)), shed: make([]uint64, len(s.queries)), holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
+	m := &member{s: s, faults: f, hold: hold, moveMax: moveMax, unmade: make([]uint64, len(s.queries)), shed: make([]uint64, len(s.queries)), holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
 	m.body, m.heads = make([][]byte, s.peers()), make([]*header, s.peers())
 	return m
 }
@@ -138,13 +139,17 @@ func (m *member) carry(h *header) {
 	}
 }
 
-// moveMax bounds what one round moves to one member.
+// moveMax bounds what one round moves to one member, unless the group takes less.
 const moveMax = 512 << 20
+
+// tooLarge makes the next carrying round smaller: what does not fit is damaged, and is
+// sent again by its contributors.
+func (m *member) tooLarge() { m.moveMax /= 2 }
 
 func (m *member) move(e *entry, home int, sh *share, to collective.Set) move {
 	v := move{window: e.id, home: uint8(home), damaged: sh.damaged}
 	for p := range to.All {
-		v.damaged = v.damaged || len(m.body[p])+sh.bytes > moveMax
+		v.damaged = v.damaged || len(m.body[p])+sh.bytes > m.moveMax
 	}
 	if v.damaged {
 		return v
@@ -229,7 +234,7 @@ func (m *member) take(g *rdma.Gathered) {
 		return
 	case carrying:
 		m.settle(bodies)
-		m.phase = plain
+		m.phase, m.moveMax = plain, moveMax
 	case plain:
 		m.round(bodies)
 	}
