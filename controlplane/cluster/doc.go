@@ -97,7 +97,14 @@
 //   - While there is no epoch an outbox gives back its oldest half: those windows are in
 //     the control process alone. Up to where is stored with the positions, and becomes
 //     the since of the next control process: lonely.
-//   - allow_solo lets two sides go on apart. Both fire the same windows then.
+//   - allow_solo lets two sides go on apart. Both fire the same windows then. So does a
+//     tie breaker that has forgotten what it had done with the other, which is away.
+//   - An epoch begins a lineage whose members remember no more than what each has stored
+//     beside its outbox. A window that was fired, and that none of them has stored, is
+//     fired again as revision 0.
+//   - What is stored ends with the data plane's segment. All boxes that are stopped in
+//     good order and started again within one window remember nothing of it: revision 0
+//     of it is made before and after, of what came before and after.
 //   - A box that is stopped, and started again within a window, contributes to it once,
 //     with what it had at the stop.
 //
