@@ -60,7 +60,8 @@ type Config struct {
 	// are safe. Zero: 256 MiB.
 	Keep int
 	// Hold bounds the bytes of states, ours and others', that are held so that windows
-	// can be corrected; what has no rows yet is held in any case. Zero: 1 GiB.
+	// can be corrected; what has no rows yet is held in any case. As much may wait for
+	// sinks before rows are dropped. Zero: 1 GiB.
 	Hold int
 	// Home says to which peer a key group belongs while that is there; all peers must
 	// say the same. Nil: group number modulo peers.
@@ -168,8 +169,10 @@ func (c *Cluster) progressOf(query int) uint64 {
 }
 
 // Run takes part in rounds until ctx ends or [Cluster.Drain] has done its work. It is
-// the one goroutine that uses the group. The group must not be closed before Run has
-// returned and the last tap's pump has ended.
+// the one goroutine that uses the group. To close the group ends Run too, with the
+// group's error, wherever it is: what is not safe by then is left as it is, [Tap.Done]
+// says that all is over, and a pump that is still at work may call Wake of a group that
+// is closed, which must then do nothing.
 func (c *Cluster) Run(ctx context.Context) error {
 	defer close(c.over)
 	defer context.AfterFunc(ctx, c.c.Group.Wake)()
@@ -227,6 +230,9 @@ func (c *Cluster) turn() error {
 		// ErrOp is a member's mistake, and ends the epoch: it must not end us.
 		c.unclear++
 		c.engine.contributor.nudge()
+	case errors.Is(err, rdma.ErrTooLarge) && c.engine.member.phase == carrying && c.engine.member.moveMax > 0:
+		c.engine.member.tooLarge()
+		c.c.Log.Warn("states are too many to move in a round", "next", c.engine.member.moveMax, "error", err)
 	case errors.Is(err, rdma.ErrTooLarge):
 		// One window at a time, and that one without its records if it is too large.
 		if c.engine.limit == 1 {

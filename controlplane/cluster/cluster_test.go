@@ -45,6 +45,7 @@ type port struct {
 	told     uint64 // the epoch that Epoch returned last: a group does not change it before the next call
 	woken    chan struct{}
 	gathered *rdma.Gathered
+	closed   bool
 	tooLarge int // contributions beyond that are refused, once each time it is set
 }
 
@@ -147,8 +148,11 @@ func (p *port) Exchange(head []byte, parts [][]byte) (*rdma.Gathered, error) {
 		clear(h.said)
 		h.cond.Broadcast()
 	}
-	for h.number == number && h.round < round {
+	for h.number == number && h.round < round && !p.closed {
 		h.cond.Wait()
+	}
+	if p.closed {
+		return nil, rdma.ErrClosed
 	}
 	if g := p.gathered; g != nil && g.Epoch.Number == number && g.Round == round {
 		return g, nil
@@ -317,6 +321,37 @@ func TestBoxesThatRunAtOnce(t *testing.T) {
 	if len(seen) != windows*40 {
 		t.Errorf("%d rows, want %d", len(seen), windows*40)
 	}
+}
+
+// A stop that finds the others stuck closes the group under Run, in the middle of a
+// round: Run ends, and so can the pump.
+func TestAGroupThatIsClosedEndsRun(t *testing.T) {
+	r := newRig(t, 2, Config{Period: 4 * time.Millisecond})
+	var fed sync.WaitGroup
+	r.feed(0, 10, &fed)
+	r.hub.mu.Lock()
+	r.hub.ports[1].closed = true // it is in the epoch, and begins no round after the first
+	r.hub.mu.Unlock()
+	r.hub.set(3)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := r.boxes[0].Drain(ctx); !errors.Is(err, ErrNotDrained) {
+		t.Errorf("Drain() = %v, want %v", err, ErrNotDrained)
+	}
+	r.cancel()
+	select {
+	case err := <-r.ends[0]:
+		t.Fatalf("Run() = %v while a round waits for a member", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	r.hub.mu.Lock()
+	r.hub.ports[0].closed = true
+	r.hub.cond.Broadcast()
+	r.hub.mu.Unlock()
+	if err := <-r.ends[0]; !errors.Is(err, rdma.ErrClosed) {
+		t.Errorf("Run() = %v, want %v", err, rdma.ErrClosed)
+	}
+	fed.Wait()
 }
 
 func TestWithoutAnEpochNothingGoesOutAndDrainSaysSo(t *testing.T) {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"iter"
 	"slices"
 	"sync"
 
@@ -22,17 +23,26 @@ type contributor struct {
 	tap      *Tap            // the source of records; nil between two
 	levels   [][]event.Nanos // [worker][query] done up to there
 	windows  map[windowID]*kept
-	sealed   []*kept // in order; those not sealed are only in windows
-	bytes    int
-	ended    bool   // no data plane comes any more
-	progress bool   // there is something to say
-	advanced []bool // [query] since the last look
+	queues   [][]*kept // [query] the windows, in order
+	sealedTo []int     // [query] all before it in the queue are sealed
+	emptyTo  []int     // [query] all before it in the queue have no records
+	pins     [][]pin   // [worker] what holds its outbox, oldest first
+	bytes    int       // of records, and what windows cost
+	inBytes  int       // of records that the registry has
+	husks    int       // windows whose records are gone
+	ended    bool      // no data plane comes any more
+	progress bool      // there is something to say
+	advanced []bool    // [query] since the last look
 	// reached says for each query up to where windows may have rows that are out: if
 	// nobody is left who knows which, none of them is made again.
 	reached []event.Nanos
-	past    position // the last round that has been followed, perhaps in an earlier life
-	counts  []keeps  // [query]
-	due     []uint64 // scratch
+	// lost says for each query up to where windows may have been given up without a word:
+	// that we are past them does not say that we had nothing.
+	lost   []event.Nanos
+	alone  []event.Nanos // [query] windows up to there are kept in this process and nowhere else
+	past   position      // the last round that has been followed, perhaps in an earlier life
+	counts []keeps       // [query]
+	due    []uint64      // scratch
 }
 
 // keeps are what the contributor counts of a query.
@@ -55,20 +65,29 @@ type kept struct {
 	firing   outbox.Firing
 	cause    uint64
 	sealed   bool
-	dropped  bool     // its records are gone
-	from     []uint64 // [worker] where its records begin in the outbox
-	has      []bool   // [worker] it has some
-	lineage  uint64   // of the registry when it was first sent; 0: never
-	in       bool     // the registry has it
-	released bool     // it does not hold the outbox any more
-	orphan   bool     // some of it was of a data plane that is gone, and is nowhere else
+	dropped  bool   // its records are gone
+	pinned   []bool // [worker] it has, or had, a pin
+	lineage  uint64 // of the registry when it was first sent; 0: never
+	in       bool   // the registry has it
+	released bool   // it does not hold the outbox any more
+	orphan   bool   // some of it was of a data plane that is gone, and is nowhere else
 }
+
+// A pin holds an outbox: a window's first record of that worker is at from.
+type pin struct {
+	k    *kept
+	from uint64
+}
+
+// windowCost is what a window costs beside its records, more or less.
+const windowCost = 300
 
 func newContributor(s *shape, keep int) *contributor {
 	c := &contributor{s: s, keep: keep, windows: map[windowID]*kept{}, advanced: make([]bool, len(s.queries)), counts: make([]keeps, len(s.queries))}
-	for range s.queries {
-		c.reached = append(c.reached, event.MinNanos)
-	}
+	n := len(s.queries)
+	c.queues, c.sealedTo, c.emptyTo = make([][]*kept, n), make([]int, n), make([]int, n)
+	c.reached = slices.Repeat([]event.Nanos{event.MinNanos}, n)
+	c.lost, c.alone = slices.Clone(c.reached), slices.Clone(c.reached)
 	return c
 }
 
@@ -84,24 +103,31 @@ func (c *contributor) resume(levels []uint64) {
 	}
 	for q := range c.reached {
 		c.reached[q] = max(c.reached[q], event.Nanos(levels[q]^levelBits))
+		c.lost[q] = max(c.lost[q], event.Nanos(levels[len(levels)/2-1+q]^levelBits))
 	}
 	if at := (position{levels[len(levels)-2], levels[len(levels)-1]}); c.past.before(at) {
 		c.past = at
 	}
 }
 
-// levelsOf returns how many words a commit's levels are: one a query, and the last two
-// are a position.
-func levelsOf(queries int) int { return queries + 2 }
+// levelsOf returns how many words a commit's levels are: for each query up to where rows
+// may be out, for each up to where records may be gone that nobody else had, and the last
+// two are a position.
+func levelsOf(queries int) int { return 2*queries + 2 }
 
 // store writes what has been reached to out and reports whether that is news.
 func (c *contributor) store(out []uint64) (more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for q := range min(len(out), len(c.reached)) {
-		if v := uint64(c.reached[q]) ^ levelBits; v != out[q] {
-			out[q], more = v, true
+	put := func(at int, t event.Nanos) {
+		if v := uint64(t) ^ levelBits; v != out[at] {
+			out[at], more = v, true
 		}
+	}
+	half := len(out)/2 - 1
+	for q := range min(half, len(c.reached)) {
+		put(q, c.reached[q])
+		put(half+q, max(c.lost[q], c.alone[q]))
 	}
 	return more
 }
@@ -158,7 +184,7 @@ func (c *contributor) attach(t *Tap) {
 	if c.tap != nil {
 		c.leave(false)
 	}
-	c.tap = t
+	c.tap, c.pins = t, make([][]pin, t.workers)
 	if len(c.levels) != t.workers {
 		floor := make([]event.Nanos, len(c.s.queries))
 		for q := range floor {
@@ -182,12 +208,13 @@ func (c *contributor) detach(t *Tap, whole bool) {
 }
 
 func (c *contributor) leave(whole bool) {
-	c.tap = nil
+	c.tap, c.pins = nil, nil
 	for _, k := range c.windows {
-		k.from, k.has = nil, nil
+		k.pinned = nil
 		if !whole && !k.in && !k.orphan {
 			k.orphan = true
 			c.counts[k.id.query].lonely++
+			c.leftAlone(k)
 		}
 		if !k.sealed && !whole {
 			k.flags |= outbox.FlagIncomplete
@@ -248,6 +275,7 @@ func (c *contributor) record(t *Tap, worker int, p *outbox.Partial, after uint64
 	case outbox.KindPartial:
 		c.add(worker, p, before)
 	}
+	c.fit()
 	return false
 }
 
@@ -255,9 +283,52 @@ func (c *contributor) window(id windowID) *kept {
 	k := c.windows[id]
 	if k == nil {
 		k = &kept{id: id, parts: make([][]byte, c.s.peers()), flags: outbox.FlagSequenced, firing: outbox.OnTime}
+		if id.end <= c.lost[id.query] {
+			k.flags |= outbox.FlagIncomplete // what came of it before may be gone
+		}
 		c.windows[id] = k
+		q := id.query
+		at, _ := slices.BinarySearchFunc(c.queues[q], id, func(k *kept, id windowID) int { return k.id.compare(id) })
+		c.queues[q] = slices.Insert(c.queues[q], at, k)
+		c.sealedTo[q], c.emptyTo[q] = min(c.sealedTo[q], at), min(c.emptyTo[q], at)
+		c.bytes += windowCost
 	}
 	return k
+}
+
+// forget takes k out of the accounts; who calls it takes k out of its queue.
+func (c *contributor) forget(k *kept) {
+	c.charge(k, -k.bytes)
+	c.bytes -= windowCost
+	if k.dropped {
+		c.husks--
+	}
+	k.released = true
+	delete(c.windows, k.id)
+}
+
+// charge counts n more bytes of k's records.
+func (c *contributor) charge(k *kept, n int) {
+	k.bytes, c.bytes = k.bytes+n, c.bytes+n
+	if k.in {
+		c.inBytes += n
+	}
+}
+
+// mark notes whether the registry has k.
+func (c *contributor) mark(k *kept, in bool) {
+	if in != k.in {
+		if k.in = in; in {
+			c.inBytes += k.bytes
+		} else {
+			c.inBytes -= k.bytes
+		}
+	}
+}
+
+// leftAlone notes that k is in this process and nowhere else.
+func (c *contributor) leftAlone(k *kept) {
+	c.alone[k.id.query] = max(c.alone[k.id.query], k.id.end)
 }
 
 // note takes what a record says of its whole window.
@@ -270,12 +341,12 @@ func (c *contributor) note(k *kept, worker int, p *outbox.Partial, before uint64
 	k.flags &= p.Flags | ^uint8(outbox.FlagSequenced)
 	k.firing = max(k.firing, p.Firing)
 	k.cause = max(k.cause, p.Cause)
-	if len(k.has) <= worker {
-		k.has = append(k.has, make([]bool, worker+1-len(k.has))...)
-		k.from = append(k.from, make([]uint64, worker+1-len(k.from))...)
+	if len(k.pinned) <= worker {
+		k.pinned = append(k.pinned, make([]bool, worker+1-len(k.pinned))...)
 	}
-	if !k.has[worker] {
-		k.has[worker], k.from[worker] = true, before
+	if !k.pinned[worker] {
+		k.pinned[worker] = true
+		c.pins[worker] = append(c.pins[worker], pin{k, before})
 	}
 }
 
@@ -294,33 +365,78 @@ func (c *contributor) add(worker int, p *outbox.Partial, before uint64) {
 	home := c.s.home(p.Key)
 	n := len(k.parts[home])
 	k.parts[home] = appendState(k.parts[home], id, p.Key, p.State)
-	n = len(k.parts[home]) - n
-	k.bytes, c.bytes = k.bytes+n, c.bytes+n
-	for c.bytes > c.keep {
-		c.overflow()
+	c.charge(k, len(k.parts[home])-n)
+}
+
+// fit makes what is kept fit into the budget. Windows without records count too: there
+// is no end of them while there is no group.
+func (c *contributor) fit() {
+	for c.bytes > c.keep && len(c.windows) > 0 {
+		if c.husks*windowCost > c.keep/8 && c.giveUp(true) {
+			continue
+		}
+		if k := c.oldest(c.inBytes > 0); k != nil {
+			c.counts[k.id.query].overflow++
+			c.empty(k)
+			continue
+		}
+		c.giveUp(false)
 	}
 }
 
-// overflow drops the records of the oldest window: one that the group has, if there is
-// one.
-func (c *contributor) overflow() {
-	var oldest *kept
-	for _, k := range c.windows {
-		if k.bytes == 0 {
-			continue
+// oldest returns the oldest window that has records, of those that the group has or of
+// all.
+func (c *contributor) oldest(in bool) (oldest *kept) {
+	for q, queue := range c.queues {
+		for c.emptyTo[q] < len(queue) && queue[c.emptyTo[q]].bytes == 0 {
+			c.emptyTo[q]++
 		}
-		if oldest == nil || k.in && !oldest.in || k.in == oldest.in && (k.id.end < oldest.id.end || k.id.end == oldest.id.end && k.id.compare(oldest.id) < 0) {
-			oldest = k
+		for _, k := range queue[c.emptyTo[q]:] {
+			if k.bytes > 0 && (k.in || !in) {
+				if oldest == nil || k.id.end < oldest.id.end {
+					oldest = k
+				}
+				break
+			}
 		}
 	}
-	c.counts[oldest.id.query].overflow++
-	c.empty(oldest)
+	return oldest
+}
+
+// giveUp forgets the oldest window, if need be of those first in line without records,
+// and reports whether there is one. Unless the group has it, the group is told that we
+// do not know any more what we had up to there.
+func (c *contributor) giveUp(empty bool) bool {
+	var oldest *kept
+	for _, queue := range c.queues {
+		if len(queue) > 0 && (oldest == nil || queue[0].id.end < oldest.id.end) && !(empty && queue[0].bytes > 0) {
+			oldest = queue[0]
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	q := oldest.id.query
+	if !oldest.in {
+		c.lost[q] = max(c.lost[q], oldest.id.end)
+		if !oldest.dropped {
+			c.counts[q].overflow++
+		}
+	}
+	c.forget(oldest)
+	c.queues[q][0] = nil
+	c.queues[q] = c.queues[q][1:]
+	c.sealedTo[q], c.emptyTo[q] = max(c.sealedTo[q]-1, 0), max(c.emptyTo[q]-1, 0)
+	return true
 }
 
 // empty drops a window's records; that there were some is not forgotten.
 func (c *contributor) empty(k *kept) {
-	c.bytes -= k.bytes
-	k.bytes, k.dropped = 0, true
+	c.charge(k, -k.bytes)
+	if !k.dropped {
+		k.dropped = true
+		c.husks++
+	}
 	clear(k.parts)
 	k.flags |= outbox.FlagIncomplete
 }
@@ -339,26 +455,15 @@ func (c *contributor) raise(worker int, p *outbox.Partial) bool {
 		return false
 	}
 	c.advanced[q], c.progress = true, true
-	for id, k := range c.windows {
-		if id.query == p.Query && id.end <= now {
-			c.seal(k)
-		}
+	for queue := c.queues[q]; c.sealedTo[q] < len(queue) && queue[c.sealedTo[q]].id.end <= now; c.sealedTo[q]++ {
+		queue[c.sealedTo[q]].sealed = true
 	}
 	return true
 }
 
-func (c *contributor) seal(k *kept) {
-	if k.sealed {
-		return
-	}
-	k.sealed = true
-	at, _ := slices.BinarySearchFunc(c.sealed, k.id, func(k *kept, id windowID) int { return k.id.compare(id) })
-	c.sealed = slices.Insert(c.sealed, at, k)
-}
-
 func (c *contributor) sealAll() {
 	for _, k := range c.windows {
-		c.seal(k)
+		k.sealed = true
 	}
 }
 
@@ -371,10 +476,14 @@ func (c *contributor) say(s *saying, r *registry, limit int) {
 	s.stopping = c.ended
 	c.progress = r == nil
 	for q := range s.marks {
-		s.marks[q].watermark = c.level(q)
+		s.marks[q].watermark, s.marks[q].since = c.level(q), c.lost[q]
 	}
-	all, used := true, 0
-	for _, k := range c.sealed {
+	all, used, open := true, 0, 0
+	for k := range c.inOrder() {
+		if !k.sealed {
+			open++
+			continue
+		}
 		if k.in && (r == nil || !lacks(r, k, c.s.me)) {
 			continue
 		}
@@ -389,7 +498,20 @@ func (c *contributor) say(s *saying, r *registry, limit int) {
 		used += k.bytes
 		s.offers = append(s.offers, c.offer(k, r))
 	}
-	s.final = all && c.ended && c.tap == nil && len(c.sealed) == len(c.windows)
+	s.final = all && c.ended && c.tap == nil && open == 0
+}
+
+// inOrder yields all windows, a query after the other.
+func (c *contributor) inOrder() iter.Seq[*kept] {
+	return func(yield func(*kept) bool) {
+		for _, queue := range c.queues {
+			for _, k := range queue {
+				if !yield(k) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // lacks reports that holders have lost what we contributed to k and that we have it.
@@ -420,14 +542,27 @@ func (c *contributor) offer(k *kept, r *registry) offer {
 func (c *contributor) follow(r *registry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sealed = slices.DeleteFunc(c.sealed, func(k *kept) bool {
-		if !c.done(k, r) {
-			return false
+	for q, queue := range c.queues {
+		c.queues[q] = slices.DeleteFunc(queue, func(k *kept) bool {
+			if !k.sealed || !c.done(k, r) {
+				return false
+			}
+			c.forget(k)
+			return true
+		})
+		if len(c.queues[q]) < len(queue) {
+			c.sealedTo[q], c.emptyTo[q] = 0, 0
 		}
-		c.bytes -= k.bytes
-		delete(c.windows, k.id)
-		return true
-	})
+		if c.alone[q] > event.MinNanos {
+			c.alone[q] = event.MinNanos
+			for _, k := range slices.Backward(c.queues[q]) {
+				if !k.in && (k.released || k.orphan) {
+					c.leftAlone(k)
+					break
+				}
+			}
+		}
+	}
 }
 
 func (c *contributor) done(k *kept, r *registry) bool {
@@ -438,7 +573,7 @@ func (c *contributor) done(k *kept, r *registry) bool {
 	case had && k.lineage != r.lineage:
 		return true // the group has it of a life before this one, which knew all of it
 	case had:
-		k.in = true
+		c.mark(k, true)
 		return e.firings > 0 && len(e.unsaved) == 0 && !lacks(r, k, c.s.me)
 	case k.in && k.lineage == r.lineage:
 		return true // it was there and has gone: it can be corrected no more
@@ -449,7 +584,7 @@ func (c *contributor) done(k *kept, r *registry) bool {
 		n.late++
 		return true
 	}
-	k.in = false
+	c.mark(k, false)
 	return false
 }
 
@@ -459,8 +594,8 @@ func (c *contributor) shrink() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var great *kept
-	for _, k := range c.sealed {
-		if !k.in && (great == nil || k.bytes > great.bytes) {
+	for k := range c.inOrder() {
+		if k.sealed && !k.in && (great == nil || k.bytes > great.bytes) {
 			great = k
 		}
 	}
@@ -483,7 +618,7 @@ func (c *contributor) moved(q int) bool {
 func (c *contributor) waiting(q int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.sealed, func(k *kept) bool { return int(k.id.query) == q && !k.in })
+	return slices.ContainsFunc(c.queues[q], func(k *kept) bool { return k.sealed && !k.in })
 }
 
 // needs returns, for each worker of t, the outbox position from which records are
@@ -496,34 +631,34 @@ func (c *contributor) needs(t *Tap, room uint64) []uint64 {
 	if c.tap != t {
 		return nil
 	}
-	for {
-		c.due = append(c.due[:0], t.given...)
-		for _, k := range c.windows {
-			if k.in || k.released {
-				continue
-			}
-			for w, has := range k.has {
-				if has {
-					c.due[w] = min(c.due[w], k.from[w])
-				}
-			}
-		}
-		w := -1
-		for i, at := range c.due {
-			if t.given[i]-at > room {
-				w = i
-			}
-		}
-		if w < 0 {
-			return c.due
-		}
-		for _, k := range c.windows {
-			if !k.in && !k.released && w < len(k.has) && k.has[w] && k.from[w] == c.due[w] {
-				k.released = true
-				c.counts[k.id.query].lonely++
-			}
+	// What one worker's room lets go holds no other worker's either.
+	for w := range t.given {
+		for at := c.held(t, w); t.given[w]-at > room; at = c.held(t, w) {
+			k := c.pins[w][0].k
+			k.released = true
+			c.counts[k.id.query].lonely++
+			c.leftAlone(k)
 		}
 	}
+	c.due = c.due[:0]
+	for w := range t.given {
+		c.due = append(c.due, c.held(t, w))
+	}
+	return c.due
+}
+
+// held returns the position from which records of worker w are still needed.
+func (c *contributor) held(t *Tap, w int) uint64 {
+	list := c.pins[w]
+	for len(list) > 0 && (list[0].k.in || list[0].k.released) {
+		list[0].k.released = true // its room is given back, whatever becomes of it
+		list[0].k = nil
+		list = list[1:]
+	}
+	if c.pins[w] = list; len(list) > 0 {
+		return list[0].from
+	}
+	return t.given[w]
 }
 
 // nudge notes that what was said has not been heard.

@@ -50,7 +50,10 @@
 // contributed, its watermark is past the end, it is final or it is idle. Or the lowest
 // member says that it has waited for max_wait. What is contributed later fires it
 // again, all keys of it, with the next revision, until the lowest member says that the
-// time for corrections is over; then it is forgotten.
+// time for corrections is over; then it is forgotten. That time begins when more than
+// half of the members that are waited for have passed the window, and nothing that they
+// have not passed is ever over: one clock that is ahead, or one event of a time that is
+// none, makes nobody else late. Members that are idle or final have no say in it.
 //
 // # Rows
 //
@@ -85,9 +88,23 @@
 //   - All die at once, or the only one: rows on their way to a sink are counted by the
 //     next control process as in doubt.
 //   - keep is too small for what waits: the oldest windows are contributed without
-//     their records and marked incomplete: overflow. hold is too small for what can
-//     be corrected: the oldest states go, and their windows are corrected no more.
-//   - allow_solo lets two sides go on apart. Both fire the same windows then.
+//     their records and marked incomplete: overflow. Each window costs something too;
+//     when too much of keep is such windows the oldest are given up without a word, and
+//     since says so: the peer is not named as merged up to there. hold is too small for what can
+//     be corrected: the oldest states go, and their windows are corrected no more. It is
+//     too small for what a stalled sink leaves waiting: the owner drops its oldest rows
+//     and reports them as safe, so that nobody else keeps them: shed.
+//   - While there is no epoch an outbox gives back its oldest half: those windows are in
+//     the control process alone. Up to where is stored with the positions, and becomes
+//     the since of the next control process: lonely.
+//   - allow_solo lets two sides go on apart. Both fire the same windows then. So does a
+//     tie breaker that has forgotten what it had done with the other, which is away.
+//   - An epoch begins a lineage whose members remember no more than what each has stored
+//     beside its outbox. A window that was fired, and that none of them has stored, is
+//     fired again as revision 0.
+//   - What is stored ends with the data plane's segment. All boxes that are stopped in
+//     good order and started again within one window remember nothing of it: revision 0
+//     of it is made before and after, of what came before and after.
 //   - A box that is stopped, and started again within a window, contributes to it once,
 //     with what it had at the stop.
 //

@@ -223,6 +223,7 @@ type box struct {
 	whole   bool // its data plane ended in good order
 	ended   bool
 	refuse  func() bool // the sink is full
+	stuck   bool        // it takes rows and does not write them
 	emitted int
 }
 
@@ -325,7 +326,7 @@ func (b *box) crash(written int) {
 func (b *box) losses() bool {
 	for q := range b.world.plan.Queries {
 		n, own := b.engine.member.registry.counts[q], b.engine.contributor.counts[q]
-		if n.unknown+n.short+n.late+b.engine.member.unmade[q] > 0 || own != (keeps{again: own.again, lonely: own.lonely}) {
+		if n.unknown+n.short+n.late+b.engine.member.unmade[q]+b.engine.member.shed[q] > 0 || own != (keeps{again: own.again, lonely: own.lonely}) {
 			return true
 		}
 	}
@@ -353,7 +354,9 @@ func (b *box) write(in injection) {
 
 // flush writes the first n injections and reports them written.
 func (b *box) flush(n int) {
-	n = min(n, len(b.sink))
+	if n = min(n, len(b.sink)); b.stuck {
+		return
+	}
 	for _, in := range b.sink[:n] {
 		b.write(in)
 		in.written()

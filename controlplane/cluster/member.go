@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/headrace/headrace/controlplane/rows"
+	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/rdma"
 	"github.com/headrace/headrace/rdma/collective"
 )
@@ -27,7 +28,10 @@ type member struct {
 	head     []byte
 	heads    []*header
 	hold     int      // bytes of states
+	moveMax  int      // bytes of states that a round moves to one member
 	unmade   []uint64 // [query] shares whose rows we could not make, because we do not have their state
+	shed     []uint64 // [query] rows dropped because the sinks did not write them and hold was full
+	latest   uint64   // the first firing of the last round
 }
 
 // A leaf is the rows of one firing and one home on their way to the sinks. They are
@@ -42,6 +46,15 @@ type leaf struct {
 	made    lines         // and these have not been taken
 	taken   uint32        // lots of rows that the sinks have, or will have
 	written atomic.Uint32 // those of which they say so, on a goroutine of theirs
+}
+
+// left returns how many rows the sinks may not have: one lot that is not written makes
+// all of them doubtful.
+func (l *leaf) left() int {
+	if l.written.Load() == l.taken {
+		return l.rows - l.next + len(l.made.ends)
+	}
+	return l.rows
 }
 
 // done reports that all rows are in the sinks.
@@ -74,7 +87,7 @@ type offer struct {
 }
 
 func newMember(s *shape, former *rows.Former, f *faults, hold int) *member {
-	m := &member{s: s, faults: f, hold: hold, unmade: make([]uint64, len(s.queries)), holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
+	m := &member{s: s, faults: f, hold: hold, moveMax: moveMax, unmade: make([]uint64, len(s.queries)), shed: make([]uint64, len(s.queries)), holder: newHolder(s, former, f), registry: newRegistry(s, 0)}
 	m.body, m.heads = make([][]byte, s.peers()), make([]*header, s.peers())
 	return m
 }
@@ -126,13 +139,17 @@ func (m *member) carry(h *header) {
 	}
 }
 
-// moveMax bounds what one round moves to one member.
+// moveMax bounds what one round moves to one member, unless the group takes less.
 const moveMax = 512 << 20
+
+// tooLarge makes the next carrying round smaller: what does not fit is damaged, and is
+// sent again by its contributors.
+func (m *member) tooLarge() { m.moveMax /= 2 }
 
 func (m *member) move(e *entry, home int, sh *share, to collective.Set) move {
 	v := move{window: e.id, home: uint8(home), damaged: sh.damaged}
 	for p := range to.All {
-		v.damaged = v.damaged || len(m.body[p])+sh.bytes > moveMax
+		v.damaged = v.damaged || len(m.body[p])+sh.bytes > m.moveMax
 	}
 	if v.damaged {
 		return v
@@ -217,7 +234,7 @@ func (m *member) take(g *rdma.Gathered) {
 		return
 	case carrying:
 		m.settle(bodies)
-		m.phase = plain
+		m.phase, m.moveMax = plain, moveMax
 	case plain:
 		m.round(bodies)
 	}
@@ -382,6 +399,7 @@ func (m *member) round(bodies [][]byte) {
 	if h := m.heads[members.Lowest()]; h != nil {
 		forced, marks = h.forced, h.marks
 	}
+	m.latest = r.sequence + 1
 	r.fire(m.epoch.Number, forced)
 	for _, e := range r.fired {
 		for home := range m.s.peers() {
@@ -409,27 +427,56 @@ func (m *member) evict() {
 	if m.holder.bytes <= m.hold {
 		return
 	}
-	var old []*entry
-	for _, queue := range m.registry.queues {
-		for _, e := range queue {
-			if e.firings > 0 && len(e.unsaved) == 0 {
-				old = append(old, e)
-			}
+	m.shedSome()
+	type state struct {
+		end event.Nanos
+		id  shareID
+	}
+	var old []state
+	for id, sh := range m.holder.shares {
+		if e := m.registry.windows[id.window]; !sh.damaged && e != nil && e.firings > 0 && e.safe(id.home, m.registry.durable[id.home]) {
+			old = append(old, state{id.window.end, id})
 		}
 	}
-	slices.SortFunc(old, func(a, b *entry) int { return cmp.Or(cmp.Compare(a.id.end, b.id.end), a.id.compare(b.id)) })
-	for _, e := range old {
-		for home := range m.s.peers() {
-			id := shareID{e.id, home}
-			if sh := m.holder.shares[id]; sh != nil && !sh.damaged {
-				m.holder.drop(id)
-				m.holder.share(id).damaged = true
-			}
-		}
+	slices.SortFunc(old, func(a, b state) int {
+		return cmp.Or(cmp.Compare(a.end, b.end), a.id.window.compare(b.id.window), cmp.Compare(a.id.home, b.id.home))
+	})
+	for _, o := range old {
+		m.holder.drop(o.id)
+		m.holder.share(o.id).damaged = true
 		if m.holder.bytes <= m.hold/8*7 {
 			return
 		}
 	}
+}
+
+// shedSome drops our oldest rows that are not written, if their states alone are too
+// many: the sinks have stalled, and what waits for them would grow at both holders.
+// That they count as safe then is what lets the other one and the contributors go on.
+// The rows of the last round stay, since no sink has had time for them.
+func (m *member) shedSome() {
+	waits, seen := 0, map[*share]int{}
+	for _, l := range m.leaves {
+		if l.done() {
+			continue
+		}
+		if seen[l.share]++; seen[l.share] == 1 {
+			waits += l.share.bytes
+		}
+	}
+	if waits <= m.hold {
+		return
+	}
+	m.leaves = slices.DeleteFunc(m.leaves, func(l *leaf) bool {
+		if l.done() || waits <= m.hold/8*7 || l.firing.sequence >= m.latest {
+			return false
+		}
+		if seen[l.share]--; seen[l.share] == 0 {
+			waits -= l.share.bytes
+		}
+		m.shed[l.window.query] += uint64(l.left())
+		return true
+	})
 }
 
 // merge adds p's records of a window to the shares that we hold.

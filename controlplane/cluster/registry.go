@@ -63,6 +63,7 @@ type entry struct {
 
 	// The timekeeper's own: when it was first seen, and when it had fired and was over.
 	seenAt, firedAt time.Duration
+	early           bool // in its list of that name
 }
 
 // A firing is one time that a window's rows are made.
@@ -74,6 +75,16 @@ type firing struct {
 	flags    uint8
 	firing   outbox.Firing
 	merged   []collective.Set // [home] who is in its rows; none: it makes no rows there
+}
+
+// safe reports that no rows of e at home are still to be written.
+func (e *entry) safe(home int, durable uint64) bool {
+	for i := range e.unsaved {
+		if f := &e.unsaved[i]; f.sequence > durable && f.merged[home] != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func newRegistry(s *shape, lineage uint64) *registry {
@@ -121,6 +132,7 @@ func (r *registry) begin() {
 func (r *registry) hear(p int, h *header) {
 	for q, m := range h.marks {
 		r.marks[p][q], r.idle[p][q] = max(r.marks[p][q], m.watermark), m.idle
+		r.since[p][q] = max(r.since[p][q], m.since)
 	}
 	if r.final = r.final.Without(p); h.final {
 		r.final = r.final.With(p)
@@ -133,7 +145,7 @@ func (r *registry) hear(p int, h *header) {
 // rejoin notes what p, which begins anew, may have contributed in an earlier life.
 func (r *registry) rejoin(p int, h *header) {
 	for q, m := range h.marks {
-		r.since[p][q] = max(r.since[p][q], m.floor)
+		r.since[p][q] = max(r.since[p][q], m.floor, m.since)
 	}
 }
 
@@ -313,13 +325,36 @@ func (r *registry) settle() {
 	})
 }
 
-// expire raises the floors, never past a window that has not fired, and drops the
-// windows below that nobody needs any more.
+// most returns up to where more than half of the members that q waits for are. One
+// clock that is ahead, or one event of a time that is none, does not end a query for all.
+// Without anybody to wait for, or without room for more windows, it is no bound.
+func (r *registry) most(q int) event.Nanos {
+	var marks [collective.PeersMax]event.Nanos
+	n := 0
+	for p := range r.members.All {
+		if !r.final.Has(p) && r.idle[p][q] == waited {
+			marks[n] = r.marks[p][q]
+			n++
+		}
+	}
+	if n == 0 || len(r.queues[q]) >= windowsMax/2 {
+		return event.MaxNanos
+	}
+	slices.Sort(marks[:n])
+	return marks[(n-1)/2]
+}
+
+// expire raises the floors, never past a window that has not fired, nor past where most
+// members are, and drops the windows below that nobody needs any more.
 func (r *registry) expire(marks []mark) {
 	for q := range r.floors {
 		queue := r.queues[q]
-		if marks != nil && marks[q].floor > r.floors[q] {
-			r.floors[q] = marks[q].floor
+		floor := r.floors[q]
+		if marks != nil && marks[q].floor > floor {
+			floor = min(marks[q].floor, r.most(q))
+		}
+		if floor > r.floors[q] {
+			r.floors[q] = floor
 			for _, e := range queue {
 				if e.firings == 0 {
 					r.floors[q] = min(r.floors[q], e.id.end-1)

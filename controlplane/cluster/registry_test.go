@@ -38,18 +38,18 @@ func TestAContributionCountsOnce(t *testing.T) {
 // A floor that some member claims forgets no window that has not fired, nor one whose
 // rows are not in the sinks.
 func TestAFloorStopsBelowWhatIsNotOver(t *testing.T) {
-	r := testRegistry(t, 2)
+	r := testRegistry(t, 3)
 	for i := range 4 {
 		start := event.Nanos(10 * i)
 		r.accept(0, &closing{window: windowID{0, start, start + 10}, firing: outbox.OnTime})
 	}
-	r.marks[0][0], r.marks[1][0] = 40, 20
+	r.marks[0][0], r.marks[1][0], r.marks[2][0] = 40, 20, 40
 	r.begin()
 	r.fire(1, nil)
 	if len(r.fired) != 2 {
 		t.Fatalf("%d fired, want 2", len(r.fired))
 	}
-	r.durable = []uint64{1, 1}
+	r.durable = []uint64{1, 1, 1}
 	r.settle()
 	r.expire([]mark{{floor: event.MaxNanos}, {floor: event.MinNanos}, {floor: event.MinNanos}})
 	if r.floors[0] != 29 || len(r.removed) != 1 || len(r.windows) != 3 {

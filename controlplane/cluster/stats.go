@@ -52,6 +52,7 @@ type QueryStats struct {
 	Repeated   uint64 `json:"repeated"`   // contributed by a peer that had done so
 	Again      uint64 `json:"again"`      // contributed by this box once more
 	Overflow   uint64 `json:"overflow"`   // of this box: dropped for want of room
+	Shed       uint64 `json:"shed"`       // rows of this box that its sinks did not write while hold was full
 	Stray      uint64 `json:"stray"`      // records of this box that came after their window
 	Unattended uint64 `json:"unattended"` // windows of this box that are kept in this process alone
 	Watermarks []Mark `json:"watermarks"`
@@ -121,7 +122,7 @@ func (c *Cluster) query(q int, own *keeps) QueryStats {
 	s := QueryStats{
 		Query: q, Name: c.engine.s.queries[q].Name, Rows: c.emitted[q], Fired: n.fired, Corrections: n.corrected, Forced: n.forced,
 		Unknown: n.unknown + own.unknown + c.engine.member.unmade[q], Short: n.short, Late: n.late, Repeated: n.repeated, Again: own.again, Overflow: own.overflow,
-		Stray: own.stray, Unattended: own.lonely,
+		Shed: c.engine.member.shed[q], Stray: own.stray, Unattended: own.lonely,
 	}
 	for _, e := range r.open {
 		if int(e.id.query) == q {

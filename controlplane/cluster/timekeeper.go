@@ -16,10 +16,11 @@ type timekeeper struct {
 	moved               []time.Duration // [query] when the watermark moved last
 	progress            []uint64        // [query] as it was then
 	early               []*entry        // those that have fired before they were over
+	most                []event.Nanos   // [query] what is over, by the last round
 }
 
 func newTimekeeper(s *shape, maxWait, correctFor time.Duration) *timekeeper {
-	return &timekeeper{s: s, maxWait: maxWait, correctFor: correctFor, moved: make([]time.Duration, len(s.queries)), progress: make([]uint64, len(s.queries))}
+	return &timekeeper{s: s, maxWait: maxWait, correctFor: correctFor, moved: make([]time.Duration, len(s.queries)), progress: make([]uint64, len(s.queries)), most: make([]event.Nanos, len(s.queries))}
 }
 
 // note notes whether events of q have come since the last time: the watermark has passed
@@ -40,30 +41,26 @@ func (t *timekeeper) look(r *registry, now time.Duration) {
 		}
 	}
 	for _, e := range r.fired {
-		if e.firedAt == 0 && !slices.Contains(t.early, e) {
+		if e.firedAt == 0 && !e.early {
+			e.early = true
 			t.early = append(t.early, e)
 		}
 	}
+	if len(t.early) == 0 {
+		return
+	}
+	for q := range t.most {
+		t.most[q] = r.most(q)
+	}
 	t.early = slices.DeleteFunc(t.early, func(e *entry) bool {
-		if !r.over(e) {
+		// What a box contributes when it stops, or when its clock is ahead, may have long to
+		// go at the others.
+		if e.id.end > t.most[e.id.query] {
 			return false
 		}
-		e.firedAt = now
+		e.firedAt, e.early = now, false
 		return true
 	})
-}
-
-// over reports that e is over for somebody, or that there is nobody for whom it is not.
-// What a box contributes when it stops may have long to go at the others.
-func (r *registry) over(e *entry) bool {
-	waits := false
-	for p := range r.members.All {
-		if r.marks[p][e.id.query] >= e.id.end {
-			return true
-		}
-		waits = waits || !r.final.Has(p) && r.idle[p][e.id.query] == waited
-	}
-	return !waits
 }
 
 // adopt notes what was told: what happened before counts as happening now.
@@ -71,7 +68,7 @@ func (t *timekeeper) adopt(r *registry, now time.Duration) {
 	t.early = t.early[:0]
 	for _, queue := range r.queues {
 		for _, e := range queue {
-			if e.firings > 0 && e.firedAt == 0 {
+			if e.early = e.firings > 0 && e.firedAt == 0; e.early {
 				t.early = append(t.early, e)
 			}
 		}

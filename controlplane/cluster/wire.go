@@ -59,6 +59,9 @@ type mark struct {
 	// word counts. In the first two rounds it is up to where the sender knows that
 	// windows may be out.
 	floor event.Nanos
+	// since is up to where the sender may have given up windows without a word: that its
+	// watermark is past them does not say that it had nothing.
+	since event.Nanos
 	idle  idle
 }
 
@@ -89,7 +92,7 @@ type move struct {
 }
 
 const (
-	markBytes    = 24
+	markBytes    = 32
 	closingBytes = 40
 	partBytes    = 12
 	windowBytes  = 24
@@ -119,7 +122,7 @@ func (h *header) append(b []byte) []byte {
 	b = le.AppendUint32(le.AppendUint32(b, uint32(len(h.moves))), uint32(len(h.snapshot)))
 	for _, m := range h.marks {
 		b = le.AppendUint64(le.AppendUint64(b, uint64(m.watermark)), uint64(m.floor))
-		b = le.AppendUint64(b, uint64(m.idle))
+		b = le.AppendUint64(le.AppendUint64(b, uint64(m.since)), uint64(m.idle))
 	}
 	for _, d := range h.durable {
 		b = le.AppendUint64(b, d)
@@ -264,6 +267,7 @@ func (h *header) decodeMarks(s *shape, c *cursor, fault *Fault) {
 	h.marks, h.durable = make([]mark, len(s.queries)), make([]uint64, s.peers())
 	for i := range h.marks {
 		h.marks[i].watermark, h.marks[i].floor = event.Nanos(c.u64()), event.Nanos(c.u64())
+		h.marks[i].since = event.Nanos(c.u64())
 		i64 := c.u64()
 		if i64 > uint64(without) {
 			*fault = FaultContent

@@ -42,7 +42,7 @@ func anyHeader(t *rapid.T, s *shape) *header {
 		position: position{rapid.Uint64().Draw(t, "epoch"), rapid.Uint64().Draw(t, "round")},
 	}
 	for range s.queries {
-		h.marks = append(h.marks, mark{event.Nanos(rapid.Int64().Draw(t, "mark")), event.Nanos(rapid.Int64().Draw(t, "floor")), idle(rapid.IntRange(0, 2).Draw(t, "idle"))})
+		h.marks = append(h.marks, mark{event.Nanos(rapid.Int64().Draw(t, "mark")), event.Nanos(rapid.Int64().Draw(t, "floor")), event.Nanos(rapid.Int64().Draw(t, "since")), idle(rapid.IntRange(0, 2).Draw(t, "idle"))})
 	}
 	for range s.peers() {
 		h.durable = append(h.durable, rapid.Uint64().Draw(t, "durable"))

@@ -6,18 +6,19 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/headrace/headrace/controlplane/rows"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 )
 
 // groupPlan is what the boxes of a group must have alike.
 type groupPlan struct {
-	Plan, Record int // versions of the plan's meaning and of the records
-	Peers        []string
-	TieBreaker   string
-	AllowSolo    bool
-	Seal         bool
-	Queries      []groupQuery
+	Plan, Record, Row int // versions of the plan's meaning, of the records and of rows' bytes
+	Peers             []string
+	TieBreaker        string
+	AllowSolo         bool
+	Seal              bool
+	Queries           []groupQuery
 }
 
 type groupQuery struct {
@@ -32,13 +33,15 @@ type groupQuery struct {
 
 // GroupHash identifies what the boxes of p's group must agree on: the peers and how
 // many of them go on, the global queries entire, how their feeds are read, and the
-// versions of what the boxes tell each other. It does not depend on what is each
+// versions of what the boxes tell each other and of the rows that they make. It does not depend on what is each
 // box's own: its id, name, workers, interfaces, rules, sinks, other queries and
 // limits that no peer sees. p must have a group.
-func GroupHash(p *plan.Plan) [32]byte {
+func GroupHash(p *plan.Plan) [32]byte { return hashOf(groupPlanOf(p)) }
+
+func groupPlanOf(p *plan.Plan) groupPlan {
 	g := p.Group
 	out := groupPlan{
-		Plan: plan.Version, Record: outbox.Version,
+		Plan: plan.Version, Record: outbox.Version, Row: rows.Version,
 		Peers: g.Peers, TieBreaker: g.TieBreaker, AllowSolo: g.AllowSolo, Seal: g.Seal,
 	}
 	for i := range p.Queries {
@@ -46,7 +49,7 @@ func GroupHash(p *plan.Plan) [32]byte {
 			out.Queries = append(out.Queries, commonQuery(p, &p.Queries[i]))
 		}
 	}
-	return hashOf(out)
+	return out
 }
 
 // numbers gives columns numbers in the order in which they are used, whatever else

@@ -29,6 +29,11 @@ type Values interface {
 	AppendJSON(dst []byte, i int, state []uint64) (out []byte, reason string)
 }
 
+// Version is the version of a row's bytes: it changes with anything that makes another
+// line of the same partial. Boxes of one group must have the same, since each may write
+// the rows of another.
+const Version = 1
+
 // The first part of a row's identity says whose row it is: Scope and the box's id
 // for what one box saw, nothing behind Scope for a box that is in no group, and
 // GlobalScope for what a group saw.

@@ -91,7 +91,7 @@ func (x *peers) showQueries(g *status.Group) {
 func globalQuery(q *cluster.QueryStats, members []string) status.GlobalQuery {
 	out := status.GlobalQuery{
 		Name: q.Name, HeldBy: q.Straggler, Lag: q.Lag, Open: uint64(q.Open), Rows: q.Rows,
-		Windows: q.Fired, Corrections: q.Corrections, Forced: q.Forced, Unknown: q.Unknown,
+		Windows: q.Fired, Corrections: q.Corrections, Forced: q.Forced, Unknown: q.Unknown, Dropped: q.Shed,
 	}
 	least, some := int64(1<<63-1), false
 	for _, m := range q.Watermarks {

@@ -72,6 +72,7 @@ type GlobalQuery struct {
 	Corrections uint64        `json:"corrections"`
 	Forced      uint64        `json:"forced"`  // fired without a peer that lives and is behind
 	Unknown     uint64        `json:"unknown"` // windows of which nobody left can say whether their rows are out
+	Dropped     uint64        `json:"dropped"` // rows that this box's sinks did not write before the room for what waits was full
 }
 
 // Durations is a histogram: Below[i] durations were at most Bounds[i], not counting
@@ -182,6 +183,11 @@ func (g *Group) notes(w io.Writer) error {
 	for i := range g.Queries {
 		if q := &g.Queries[i]; q.Unknown > 0 {
 			notes = append(notes, fmt.Sprintf("query %s: %d windows whose rows may or may not be out: the boxes that held them are gone", q.Name, q.Unknown))
+		}
+	}
+	for i := range g.Queries {
+		if q := &g.Queries[i]; q.Dropped > 0 {
+			notes = append(notes, fmt.Sprintf("query %s: %d rows were dropped because the sinks of this box had stalled", q.Name, q.Dropped))
 		}
 	}
 	if g.KeptLost > 0 {

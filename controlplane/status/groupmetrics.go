@@ -117,6 +117,7 @@ func globalQueryFamilies() []metric[GlobalQuery] {
 		m("corrections_total", "Global windows that have fired again with what came later.", counter, func(q *GlobalQuery) uint64 { return q.Corrections }),
 		m("forced_total", "Global windows that have fired without a peer that lives and is behind.", counter, func(q *GlobalQuery) uint64 { return q.Forced }),
 		m("unknown_total", "Windows of which nobody left can say whether their rows are out.", counter, func(q *GlobalQuery) uint64 { return q.Unknown }),
+		m("rows_dropped_total", "Global rows that this box's sinks did not write before the room for what waits was full.", counter, func(q *GlobalQuery) uint64 { return q.Dropped }),
 		m("open_windows", "Global windows that have not fired.", gauge, func(q *GlobalQuery) uint64 { return q.Open }),
 		{
 			name: "headrace_global_watermark_timestamp_seconds", help: "The least watermark over the members, in event time; 0: none.", kind: gauge, labels: byQuery,

@@ -16,7 +16,7 @@ import (
 
 // Version is the version of the segment's meaning. The layout hash catches a
 // changed type; Version is for a change that no type shows.
-const Version = 1
+const Version = 2
 
 // QueuesMax bounds the RX queues of an interface.
 const QueuesMax = 64
@@ -199,7 +199,7 @@ func NewLayout(p *plan.Plan) (*Layout, error) {
 	k.take("segment: header of the control file", sizeOf[header]()+sizeOf[controlLines](), line)
 	l.freed = k.take(fmt.Sprintf("segment: freed positions, %d workers", l.Workers), l.Workers*sizeOf[freedLine](), line)
 	if p.Group != nil {
-		l.levels = l.Queries + 2
+		l.levels = 2*l.Queries + 2
 	}
 	slotBytes := up(sizeOf[slot]()+8*(l.Workers+l.levels), line)
 	l.sinkStride = sizeOf[sinkLine]() + 2*slotBytes

@@ -66,7 +66,7 @@ type Commit struct {
 	Rows, Bytes   uint64 // written since the segment was made
 	Global        uint64 // of Rows, those that a group made
 	Positions     []uint64
-	// Levels are the group's own, one a query and two; without a group there are none.
+	// Levels are the group's own, two a query and two; without a group there are none.
 	Levels []uint64
 }
 
