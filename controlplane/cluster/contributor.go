@@ -409,7 +409,7 @@ func (c *contributor) oldest(in bool) (oldest *kept) {
 func (c *contributor) giveUp(empty bool) bool {
 	var oldest *kept
 	for _, queue := range c.queues {
-		if len(queue) > 0 && (oldest == nil || queue[0].id.end < oldest.id.end) && !(empty && queue[0].bytes > 0) {
+		if len(queue) > 0 && (oldest == nil || queue[0].id.end < oldest.id.end) && (!empty || queue[0].bytes == 0) {
 			oldest = queue[0]
 		}
 	}
