@@ -48,6 +48,11 @@ type GroupConfig struct {
 	// Period is the group's clock: proposals wait for it, and a transport that failed
 	// is tried again after ten times as long. Zero: 1 s.
 	Period time.Duration
+	// Stall is how long a round waits for members that are heard and of which nothing
+	// comes, if the others are enough without them: they then count as not heard for as
+	// long, and for twice as long each time that it happens again. Zero: ten periods, and
+	// at least 5 s.
+	Stall time.Duration
 	// Spin is how long a round polls before it waits in the kernel. Zero: 0, which is
 	// right on shared cores; negative: for ever.
 	Spin time.Duration
@@ -185,7 +190,7 @@ func (c *GroupConfig) check() error {
 		return wrong("no control")
 	case len(c.Transports) == 0 || len(c.Transports) > transportsMax:
 		return wrong("%d transports; 1 to %d are possible", len(c.Transports), transportsMax)
-	case c.ContributionMax < 0 || c.Period < 0:
+	case c.ContributionMax < 0 || c.Period < 0 || c.Stall < 0:
 		return wrong("a negative limit or period")
 	}
 	for i, t := range c.Transports {
@@ -195,6 +200,9 @@ func (c *GroupConfig) check() error {
 	}
 	if c.Period == 0 {
 		c.Period = time.Second
+	}
+	if c.Stall == 0 {
+		c.Stall = max(10*c.Period, 5*time.Second)
 	}
 	if c.ContributionMax == 0 {
 		c.ContributionMax = 1 << 30

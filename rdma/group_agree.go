@@ -23,6 +23,7 @@ type agreement struct {
 	failedAt time.Time                      // when we last gave one up
 	troubled [collective.PeersMax]time.Time // when frames last failed between a peer and us
 	shunned  [collective.PeersMax]time.Time // until when a peer counts as not heard
+	stalls   [collective.PeersMax]int       // times in a row that rounds waited for a peer in vain
 	present  collective.Set                 // peers that the control hears
 	missed   collective.Set                 // peers that it heard once and does not
 	unheard  [collective.PeersMax]int       // meshes in a row that a peer did not get into
@@ -43,10 +44,11 @@ const (
 	ChangeOp                      // members disagreed on the operation
 	ChangeTransport               // the transport could not be opened, or its probe failed
 	ChangeLeave                   // we leave
+	ChangeStall                   // a member is heard and begins no rounds
 	changeCount
 )
 
-var changeNames = [changeCount]string{"heard", "mesh", "frame", "op", "transport", "leave"}
+var changeNames = [changeCount]string{"heard", "mesh", "frame", "op", "transport", "leave", "stall"}
 
 // String names the reason as metrics do.
 func (c Change) String() string { return changeNames[c] }
@@ -183,6 +185,7 @@ func (g *Group) tick(now time.Time) (next time.Time) {
 	if due(g.probe.deadline, now) {
 		g.unfitFor(g.steps.Members&^g.probe.hello, "its probe did not come through")
 	}
+	next = g.stalled(now)
 	expired := false
 	for p := range g.shunned {
 		if due(g.shunned[p], now) {
@@ -196,6 +199,39 @@ func (g *Group) tick(now time.Time) (next time.Time) {
 	next = earlier(next, g.timeout)
 	next = earlier(next, g.failAt)
 	return earlier(next, g.probe.deadline)
+}
+
+// stallsMax bounds how often the time doubles for which a peer is left out.
+const stallsMax = 6
+
+// stalled gives up the members that are heard, and of whose contribution to the round in
+// hand nothing has come for too long. It returns when to look again; zero: nobody waits.
+func (g *Group) stalled(now time.Time) time.Time {
+	h := &g.hand
+	if !h.open || h.settled || h.complete || g.mesh == nil || g.epoch.Number == 0 || h.epoch.Number != g.epoch.Number {
+		return time.Time{}
+	}
+	if at := h.began.Add(g.c.Stall); now.Before(at) {
+		return at
+	}
+	var silent collective.Set
+	for p := range g.others().All {
+		if g.boxes[p][g.round&1].round != g.round {
+			silent = silent.With(p)
+		}
+	}
+	if silent == 0 || !g.c.Quorum.Has(g.steps.Members&^silent) {
+		return now.Add(g.c.Period)
+	}
+	for p := range silent.All {
+		g.shunned[p] = now.Add(g.c.Stall << g.stalls[p])
+		g.stalls[p] = min(g.stalls[p]+1, stallsMax)
+		g.tally.stalled(p)
+		g.c.Log.Warn("a member begins no rounds and is left out for a while", "peer", g.name(p), "waited", now.Sub(h.began), "for", g.shunned[p].Sub(now))
+	}
+	g.fail(ChangeStall)
+	g.listenHears()
+	return time.Time{}
 }
 
 func due(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }

@@ -191,6 +191,9 @@ func (g *Group) contribution(e *Event, current bool) error {
 		if err := g.start(b, h); err != nil {
 			return err
 		}
+		if h.Round > 2 {
+			g.stalls[e.Peer] = 0
+		}
 		if current {
 			if err := g.agrees(e.Peer, b); err != nil {
 				return err

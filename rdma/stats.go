@@ -59,6 +59,7 @@ type PeerStats struct {
 	Waited       time.Duration
 	WaitedRounds uint64
 	MeshFailures uint64 // times that frames did not get through
+	Stalls       uint64 // times that it was heard and left out, because it began no rounds
 }
 
 // A Histogram counts durations.
@@ -132,6 +133,8 @@ func (t *tally) handed()             { t.count(&t.stats.RoundsHanded) }
 func (t *tally) took()               { t.count(&t.stats.RoundsTaken) }
 func (t *tally) changed(c Change)    { t.count(&t.changes[c]) }
 func (t *tally) meshFailed(peer int) { t.count(&t.stats.Peers[peer].MeshFailures) }
+
+func (t *tally) stalled(peer int) { t.count(&t.stats.Peers[peer].Stalls) }
 
 func (t *tally) badFrame() {
 	t.mu.Lock()

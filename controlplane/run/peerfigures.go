@@ -56,7 +56,7 @@ func (x *peers) showPeers(g *status.Group, s *rdma.Stats) {
 		}
 		if i < len(s.Peers) {
 			q := &s.Peers[i]
-			p.Sent, p.Received, p.Waited, p.WaitedRounds, p.PathFailures = q.SentBytes, q.ReceivedBytes, q.Waited, q.WaitedRounds, q.MeshFailures
+			p.Sent, p.Received, p.Waited, p.WaitedRounds, p.PathFailures, p.Stalls = q.SentBytes, q.ReceivedBytes, q.Waited, q.WaitedRounds, q.MeshFailures, q.Stalls
 		}
 		g.Peers = append(g.Peers, p)
 	}

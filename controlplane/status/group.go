@@ -57,6 +57,7 @@ type GroupPeer struct {
 	Waited       time.Duration `json:"waited_nanos"`
 	WaitedRounds uint64        `json:"waited_rounds"`
 	PathFailures uint64        `json:"path_failures"`
+	Stalls       uint64        `json:"stalls"` // times that it was left out because it began no rounds
 	LastError    string        `json:"last_error,omitempty"`
 }
 

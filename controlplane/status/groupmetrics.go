@@ -96,6 +96,7 @@ func groupPeerFamilies() []metric[GroupPeer] {
 		m("clock_offset_seconds", "How far the peer's clock is ahead of ours.", gauge, func(p *GroupPeer) float64 { return p.ClockOffset.Seconds() }),
 		m("waited_seconds_total", "How long rounds waited for this peer alone: the straggler.", counter, func(p *GroupPeer) float64 { return p.Waited.Seconds() }),
 		m("waited_rounds_total", "Rounds that waited for this peer alone.", counter, of(func(p *GroupPeer) uint64 { return p.WaitedRounds })),
+		m("stalls_total", "Times that the peer was heard and left out, because it began no rounds.", counter, of(func(p *GroupPeer) uint64 { return p.Stalls })),
 		m("path_failures_total", "Times that frames to or from the peer did not get through.", counter, of(func(p *GroupPeer) uint64 { return p.PathFailures })),
 		{
 			name: "headrace_rdma_exchanged_bytes_total", help: "Payload exchanged with the peer.", kind: counter, labels: byPeerDir,
