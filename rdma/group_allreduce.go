@@ -183,11 +183,7 @@ func (g *Group) pushDense() (sent bool) {
 		if h.split {
 			_, end = g.sliceOf(p, end, h.o.element)
 		} else {
-			for q := range rest.All { // the same bytes go to all who are as far
-				if h.off[q] == h.off[p] {
-					to = to.With(q)
-				}
-			}
+			to = abreast(rest, &h.off)
 		}
 		rest &^= to
 		taken, n := g.sendPiece(to, frame.Dense, h.v, h.off[p], end)
@@ -208,15 +204,9 @@ func (g *Group) pushReduced() (sent bool) {
 	h := &g.hand
 	_, end := g.sliceOf(g.c.Me, uint64(len(h.v)), h.o.element)
 	for rest := h.reduced &^ h.todo; rest != 0; {
-		p := rest.Lowest()
-		to := collective.Of(p)
-		for q := range rest.All {
-			if h.roff[q] == h.roff[p] {
-				to = to.With(q)
-			}
-		}
+		to := abreast(rest, &h.roff)
 		rest &^= to
-		taken, n := g.sendPiece(to, frame.Reduced, h.acc, h.roff[p], end)
+		taken, n := g.sendPiece(to, frame.Reduced, h.acc, h.roff[to.Lowest()], end)
 		for q := range taken.All {
 			g.traffic[q].sent += n
 			if h.roff[q] += n; h.roff[q] == end {
@@ -226,6 +216,18 @@ func (g *Group) pushReduced() (sent bool) {
 		sent = sent || taken != 0
 	}
 	return sent
+}
+
+// abreast returns the lowest of rest and all who have as much as it: the same bytes go
+// to them.
+func abreast(rest collective.Set, off *[collective.PeersMax]uint64) (to collective.Set) {
+	p := rest.Lowest()
+	for q := range rest.All {
+		if off[q] == off[p] {
+			to = to.With(q)
+		}
+	}
+	return to
 }
 
 // sendPiece sends what fits into a frame of the bytes from off to end.

@@ -110,16 +110,29 @@ func Run(ctx context.Context, c Config) (s Summary, err error) {
 	return r.run(ctx, pump)
 }
 
-// Values returns the readers of every query's aggregates, for the control half.
-func Values(p *plan.Plan) ([]rows.Values, error) {
-	values := make([]rows.Values, len(p.Queries))
+// Sets returns every query's aggregates. One goroutine uses them at a time.
+func Sets(p *plan.Plan) ([]*aggregate.Set, error) {
+	sets := make([]*aggregate.Set, len(p.Queries))
 	for i := range p.Queries {
 		q := &p.Queries[i]
 		set, err := aggregate.NewSet(q, p.Feeds[q.Feed].Columns)
 		if err != nil {
 			return nil, fmt.Errorf("query %s: %w", q.Name, err)
 		}
-		values[i] = set
+		sets[i] = set
+	}
+	return sets, nil
+}
+
+// Values returns the readers of every query's aggregates, for the control half.
+func Values(p *plan.Plan) ([]rows.Values, error) {
+	sets, err := Sets(p)
+	if err != nil {
+		return nil, err
+	}
+	values := make([]rows.Values, len(sets))
+	for i, s := range sets {
+		values[i] = s
 	}
 	return values, nil
 }

@@ -20,6 +20,7 @@ func (x *peers) show() *status.Group {
 		Me: x.names[x.me], Epoch: s.Epoch.Number, Members: x.some(s.Epoch.Members), Known: x.names,
 		Transport: s.Epoch.Transport, Fallback: s.Fallback || x.without && s.Epoch.Number != 0, EpochChanges: counts(s.EpochChanges),
 		EpochChange: durations(&s.EpochChange), BadFrames: counts(s.BadFrames), StaleFrames: s.StaleDrops, BadMessages: s.BadMessages,
+		Refused: counts(x.boot.Refused()),
 		Rounds: []status.Count{
 			{Name: "complete", Count: s.RoundsComplete},
 			{Name: "rerun", Count: s.RoundsRerun},
@@ -36,10 +37,6 @@ func (x *peers) show() *status.Group {
 			g.RoundDurations = append(g.RoundDurations, status.OpPhase{Op: op, Phase: p.name, Durations: durations(p.h)})
 		}
 	}
-	for reason, n := range x.boot.Refused() {
-		g.Refused = append(g.Refused, status.Count{Name: string(reason), Count: n})
-	}
-	slices.SortFunc(g.Refused, byName)
 	x.showPeers(g, s)
 	if x.verbs != nil {
 		showVerbs(g, x.verbs.Stats())
@@ -116,18 +113,10 @@ func (x *peers) some(s collective.Set) []string {
 
 func counts[N ~string](m map[N]uint64) []status.Count {
 	out := []status.Count{}
-	for name, n := range m {
-		out = append(out, status.Count{Name: string(name), Count: n})
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, status.Count{Name: string(name), Count: m[name]})
 	}
-	slices.SortFunc(out, byName)
 	return out
-}
-
-func byName(a, b status.Count) int {
-	if a.Name < b.Name {
-		return -1
-	}
-	return 1
 }
 
 func durations(h *rdma.Histogram) status.Durations {

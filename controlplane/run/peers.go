@@ -22,8 +22,8 @@ import (
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/group"
+	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/rows"
-	"github.com/headrace/headrace/dataplane/aggregate"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/rdma"
 	"github.com/headrace/headrace/rdma/boot"
@@ -85,11 +85,9 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 	if x.group, err = rdma.NewGroup(x.groupConfig(transports)); err != nil {
 		return nil, err
 	}
-	sets := make([]*aggregate.Set, len(p.Queries))
-	for i := range p.Queries {
-		if sets[i], err = aggregate.NewSet(&p.Queries[i], p.Feeds[p.Queries[i].Feed].Columns); err != nil {
-			return nil, err
-		}
+	sets, err := replay.Sets(p)
+	if err != nil {
+		return nil, err
 	}
 	x.cluster, err = cluster.New(cluster.Config{
 		Plan: p, Values: values, Sets: sets, Group: x.group, Names: x.names, Me: x.me, MaxWait: time.Duration(c.MaxWait),
@@ -153,7 +151,6 @@ func (x *peers) connect(p *plan.Plan) error {
 	for i, b := range x.config.Peers {
 		list[i] = boot.Peer{ID: b.ID, Address: b.Address, Pins: b.Pin}
 	}
-	period := time.Duration(x.config.Period)
 	made, err := build()
 	if err != nil {
 		return err
@@ -161,7 +158,7 @@ func (x *peers) connect(p *plan.Plan) error {
 	x.boot, err = boot.New(boot.Config{
 		Me: x.config.Me, Peers: list, Certificate: dir.Certificate, Pins: dir.Pins(list), Join: dir.Admit,
 		Identity: boot.Identity{Version: peersVersion, ConfigHash: compile.GroupHash(p), Build: made},
-		Silence:  period, Beat: period / 5, Log: x.log,
+		Silence:  time.Duration(x.config.Period), Log: x.log,
 	})
 	return err
 }
@@ -208,7 +205,7 @@ func (x *peers) transports() ([]rdma.Transport, error) {
 			x.log.Info("the group exchanges over TCP", "reason", err)
 		}
 	}
-	host, err := net.ResolveTCPAddr("tcp", x.address(x.me))
+	host, err := net.ResolveTCPAddr("tcp", x.address())
 	if err != nil {
 		return nil, err
 	}
@@ -233,9 +230,10 @@ func verbsTimeout(period time.Duration) int {
 	return exponent
 }
 
-func (x *peers) address(peer int) string {
+// address is where the config says that peers reach this box.
+func (x *peers) address() string {
 	for i := range x.config.Peers {
-		if x.config.Peers[i].ID == x.names[peer] {
+		if x.config.Peers[i].ID == x.config.Me {
 			return x.config.Peers[i].Address
 		}
 	}

@@ -178,19 +178,11 @@ func TestNetnsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
 	for kind, pipeline := range map[string]string{"json": readings, "raw": structs} {
 		t.Run(kind, func(t *testing.T) {
 			l := lab(t, pipeline)
-			whole := coarse(t, l, generate(t, l, "whole.pcap", kind, "--count", "40000", "--rate", "10000", "--keys", "200"), kind)
-			parts := split(t, l, whole, 3)
-			want := replayed(t, l, whole)
+			f := dealt(t, l, coarse(t, l, generate(t, l, "whole.pcap", kind, "--count", "40000", "--rate", "10000", "--keys", "200"), kind))
+			want := replayed(t, l, f.whole)
 			begin(t, l)
-			var sent []<-chan error
-			for i, b := range l.Boxes {
-				sent = append(sent, send(t, l, b, parts[i]))
-			}
-			for _, done := range sent {
-				if err := <-done; err != nil {
-					t.Fatal(err)
-				}
-			}
+			f.send(t, l)
+			f.wait(t)
 			stopAll(t, l)
 			all := global(t, l)
 			same(t, latest(all), want)
@@ -205,19 +197,11 @@ func TestNetnsARandomSplitGivesTheRowsOfOneBox(t *testing.T) {
 // gone, still get the last windows of all of them out.
 func TestNetnsTheLastToEndIsNotLeftAlone(t *testing.T) {
 	l := lab(t, readings, "period: 500ms")
-	whole := generate(t, l, "whole.pcap", "json", "--count", "9000", "--rate", "6000", "--keys", "50")
-	parts := split(t, l, whole, 3)
-	want := replayed(t, l, whole)
+	f := dealt(t, l, generate(t, l, "whole.pcap", "json", "--count", "9000", "--rate", "6000", "--keys", "50"))
+	want := replayed(t, l, f.whole)
 	begin(t, l)
-	var sent []<-chan error
-	for i, b := range l.Boxes {
-		sent = append(sent, send(t, l, b, parts[i]))
-	}
-	for _, done := range sent {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
+	f.send(t, l)
+	f.wait(t)
 	for _, b := range l.Boxes {
 		if err := b.Signal(syscall.SIGTERM, false); err != nil {
 			t.Fatal(err)
@@ -266,22 +250,15 @@ sinks:
 // say that nothing is missing.
 func TestNetnsBoxesWithChannelsOfTheirOwn(t *testing.T) {
 	l := lab(t, bars)
-	var captures []string
+	f := &feed{}
 	for i, b := range l.Boxes {
-		captures = append(captures, generate(t, l, b.ID+".pcap", "itch", "--count", "40000", "--rate", "10000", "--keys", "100",
+		f.parts = append(f.parts, generate(t, l, b.ID+".pcap", "itch", "--count", "40000", "--rate", "10000", "--keys", "100",
 			"--channels", "2", "--session", "BOX"+b.ID, "--seed", strconv.Itoa(i+1)))
 	}
-	want := replayed(t, l, captures...)
+	want := replayed(t, l, f.parts...)
 	begin(t, l)
-	var sent []<-chan error
-	for i, b := range l.Boxes {
-		sent = append(sent, send(t, l, b, captures[i]))
-	}
-	for _, done := range sent {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
+	f.send(t, l)
+	f.wait(t)
 	stopAll(t, l)
 	all := global(t, l)
 	same(t, latest(all), want)
@@ -300,14 +277,10 @@ func TestNetnsBoxesWithChannelsOfTheirOwn(t *testing.T) {
 // written twice is the same.
 func TestNetnsControlProcessesDieInTurn(t *testing.T) {
 	l := lab(t, readings, "period: 300ms", "max_wait: 1s")
-	whole := generate(t, l, "whole.pcap", "json", "--count", "100000", "--rate", "8000", "--keys", "100")
-	parts := split(t, l, whole, 3)
-	want := replayed(t, l, whole)
+	f := dealt(t, l, generate(t, l, "whole.pcap", "json", "--count", "100000", "--rate", "8000", "--keys", "100"))
+	want := replayed(t, l, f.whole)
 	begin(t, l)
-	var sent []<-chan error
-	for i, b := range l.Boxes {
-		sent = append(sent, send(t, l, b, parts[i]))
-	}
+	f.send(t, l)
 	dice := rand.New(rand.NewPCG(1, 9))
 	for i := range 6 {
 		time.Sleep(600*time.Millisecond + time.Duration(dice.IntN(500))*time.Millisecond)
@@ -319,11 +292,7 @@ func TestNetnsControlProcessesDieInTurn(t *testing.T) {
 		start(t, b)
 		members(t, b, 3)
 	}
-	for _, done := range sent {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
+	f.wait(t)
 	for _, b := range l.Boxes {
 		members(t, b, 3)
 	}

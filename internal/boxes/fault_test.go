@@ -92,19 +92,15 @@ func TestNetnsABoxFailsAndComesBack(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			l := lab(t, readings, "period: 500ms", "max_wait: 1s")
-			whole := generate(t, l, "whole.pcap", "json", "--count", "80000", "--rate", "10000", "--keys", "100")
-			parts := split(t, l, whole, 3)
-			want := replayed(t, l, whole)
+			given := dealt(t, l, generate(t, l, "whole.pcap", "json", "--count", "80000", "--rate", "10000", "--keys", "100"))
+			parts := given.parts
+			want := replayed(t, l, given.whole)
 			// Of a pair that is cut in one direction either may be left out.
 			pairs := map[string]map[string]*row{
 				"ab": replayed(t, l, parts[0], parts[1]), "ac": replayed(t, l, parts[0], parts[2]), "bc": replayed(t, l, parts[1], parts[2]),
 			}
 			begin(t, l)
-			began := time.Now()
-			var sent []<-chan error
-			for i, b := range l.Boxes {
-				sent = append(sent, send(t, l, b, parts[i]))
-			}
+			given.send(t, l)
 			time.Sleep(strikeAt)
 			struck := time.Now()
 			if err := f.strike(l); err != nil {
@@ -125,11 +121,7 @@ func TestNetnsABoxFailsAndComesBack(t *testing.T) {
 			}
 			joined := time.Now()
 			t.Logf("one group again %v after the fault ended", time.Since(healed))
-			for _, done := range sent {
-				if err := <-done; err != nil {
-					t.Fatal(err)
-				}
-			}
+			given.wait(t)
 			time.Sleep(2 * period)
 			stopAll(t, l)
 			all := global(t, l)
@@ -139,7 +131,7 @@ func TestNetnsABoxFailsAndComesBack(t *testing.T) {
 			// Before a box that was killed is there again, nobody knows what it missed.
 			lost := [2]time.Time{}
 			if !f.lossless {
-				lost = [2]time.Time{dawn.Add(struck.Sub(began) - 2*time.Second), dawn.Add(joined.Sub(began) + time.Second)}
+				lost = [2]time.Time{dawn.Add(struck.Sub(given.began) - 2*time.Second), dawn.Add(joined.Sub(given.began) + time.Second)}
 			}
 			judge(t, all, want, pairs, lost)
 		})

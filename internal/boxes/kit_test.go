@@ -315,3 +315,36 @@ func generate(t *testing.T, l *Lab, name, kind string, args ...string) string {
 	}
 	return path
 }
+
+// A feed is a capture for each box of a lab.
+type feed struct {
+	whole string // what was dealt out; empty: each box has a capture of its own
+	parts []string
+	sent  []<-chan error
+	began time.Time
+}
+
+// dealt deals the packets of a capture out at random.
+func dealt(t *testing.T, l *Lab, whole string) *feed {
+	t.Helper()
+	return &feed{whole: whole, parts: split(t, l, whole, len(l.Boxes))}
+}
+
+// send begins to send to every box.
+func (f *feed) send(t *testing.T, l *Lab) {
+	t.Helper()
+	f.began = time.Now()
+	for i, b := range l.Boxes {
+		f.sent = append(f.sent, send(t, l, b, f.parts[i]))
+	}
+}
+
+// wait waits until all is sent.
+func (f *feed) wait(t *testing.T) {
+	t.Helper()
+	for _, done := range f.sent {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -94,40 +94,11 @@ func beginInTurn(t *testing.T, l *Lab) {
 	overVerbs(t, l, l.Boxes...)
 }
 
-// feed is a capture that is dealt out at random to the boxes of a lab.
-type feed struct {
-	whole   string
-	parts   []string
-	sent    []<-chan error
-	began   time.Time
-	seconds int
-}
-
 // deal makes a capture of some seconds. It holds few readings: what is emulated is slow.
 func deal(t *testing.T, l *Lab, seconds int) *feed {
 	t.Helper()
 	const rate = 300
-	f := &feed{seconds: seconds}
-	f.whole = generate(t, l, "whole.pcap", "json", "--count", fmt.Sprint(rate*seconds), "--rate", fmt.Sprint(rate), "--keys", "20")
-	f.parts = split(t, l, f.whole, len(l.Boxes))
-	return f
-}
-
-func (f *feed) send(t *testing.T, l *Lab) {
-	t.Helper()
-	f.began = time.Now()
-	for i, b := range l.Boxes {
-		f.sent = append(f.sent, send(t, l, b, f.parts[i]))
-	}
-}
-
-func (f *feed) wait(t *testing.T) {
-	t.Helper()
-	for _, done := range f.sent {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
+	return dealt(t, l, generate(t, l, "whole.pcap", "json", "--count", fmt.Sprint(rate*seconds), "--rate", fmt.Sprint(rate), "--keys", "20"))
 }
 
 // Packets that three boxes see each a random part of give the rows of one box that saw

@@ -56,7 +56,7 @@ func (st *stage) live(n *network) (err error) {
 	if err := sender.failure(); err != nil {
 		return err
 	}
-	pause(st.hurry, settle)
+	show.Pause(st.hurry, settle)
 	last := st.sample()
 	if err := receiver.stop(st.hurry.Done()); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (st *stage) forget() error {
 
 // ready waits until every worker receives.
 func (st *stage) ready(receiver *child) error {
-	for begin := time.Now(); ; pause(st.stop, askEvery) {
+	for begin := time.Now(); ; show.Pause(st.stop, askEvery) {
 		if receiver.over() {
 			if err := receiver.failure(); err != nil {
 				return err
@@ -240,14 +240,4 @@ func (st *stage) balanced(differences []string) error {
 	}
 	st.screen.Printf("The ledger balances: everything received is accounted for.\n")
 	return nil
-}
-
-// pause sleeps, unless ctx ends before.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

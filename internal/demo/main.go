@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/internal/veth"
 )
@@ -24,14 +22,7 @@ func run() int {
 		s.out = os.Stdout
 		err = show.Signaled(func(stop, hurry context.Context) error { return play(stop, hurry, &s) })
 	}
-	if err == nil {
-		return 0
-	}
-	fmt.Fprintln(os.Stderr, "demo: "+err.Error())
-	if errors.Is(err, show.ErrSetting) {
-		return 64 // EX_USAGE of sysexits.h
-	}
-	return 1
+	return show.ExitCode("demo", err)
 }
 
 // A stage is where everything takes place, and what there is to tell of it.
@@ -80,7 +71,7 @@ func play(stop, hurry context.Context, s *settings) (err error) {
 		return st.replayed(fmt.Sprintf("this process lacks %s (run as root)", missing))
 	}
 	net, err := newNetwork()
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSYS) {
+	if veth.Denied(err) {
 		return st.replayed(err.Error())
 	}
 	if err != nil {

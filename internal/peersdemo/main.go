@@ -8,8 +8,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/headrace/headrace/internal/boxes"
 	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/internal/veth"
@@ -26,14 +24,7 @@ func run() int {
 		s.out = os.Stdout
 		err = show.Signaled(func(stop, hurry context.Context) error { return play(stop, hurry, s) })
 	}
-	if err == nil {
-		return 0
-	}
-	fmt.Fprintln(os.Stderr, "peersdemo: "+err.Error())
-	if errors.Is(err, show.ErrSetting) {
-		return 64 // EX_USAGE of sysexits.h
-	}
-	return 1
+	return show.ExitCode("peersdemo", err)
 }
 
 // A stage is where everything takes place, and what there is to tell of it.
@@ -76,7 +67,7 @@ func play(stop, hurry context.Context, s *settings) (err error) {
 	st.lab, err = boxes.New(boxes.Config{
 		Dir: st.dir, Binary: s.binary, Names: everybody, Pipeline: pipeline, Group: group, Ring: "rx_ring: 4096, fill_ring: 4096",
 	})
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSYS) {
+	if veth.Denied(err) {
 		return needs(err.Error())
 	}
 	if err != nil {

@@ -112,7 +112,7 @@ func (st *stage) watch() (over bool, err error) {
 				return false, err
 			}
 		}
-		pause(st.stop, lookEvery)
+		show.Pause(st.stop, lookEvery)
 	}
 	return false, nil
 }
@@ -259,7 +259,7 @@ func (st *stage) end() error {
 	if err := st.quiet(); err != nil {
 		return err
 	}
-	pause(st.hurry, settle)
+	show.Pause(st.hurry, settle)
 	errs := make([]error, len(st.lab.Boxes))
 	var all sync.WaitGroup
 	for i, b := range st.lab.Boxes {
@@ -288,14 +288,4 @@ func (st *stage) stopBox(b *boxes.Box) error {
 func lastLines(said string) string {
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	return strings.Join(lines[max(0, len(lines)-10):], "\n")
-}
-
-// pause sleeps, unless ctx ends before.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

@@ -2,9 +2,12 @@ package show
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Signaled calls play. The first signal ends stop, so that it comes to its end in good
@@ -35,4 +38,26 @@ func Signaled(play func(stop, hurry context.Context) error) error {
 		}
 	}()
 	return play(stop, hurry)
+}
+
+// Pause sleeps, unless ctx ends before.
+func Pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// ExitCode says how the program name has ended, and returns its exit code.
+func ExitCode(name string, err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, name+": "+err.Error())
+	if errors.Is(err, ErrSetting) {
+		return 64 // EX_USAGE of sysexits.h
+	}
+	return 1
 }

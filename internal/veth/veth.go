@@ -50,6 +50,12 @@ func Missing() (string, error) {
 	return "", nil
 }
 
+// Denied reports an error that says that this process may not make networks here, or
+// that this kernel cannot, whatever capabilities it has.
+func Denied(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSYS)
+}
+
 // A Namespace is a network namespace with a name, as `ip netns` has them, or the one
 // that this process is in.
 type Namespace struct {
