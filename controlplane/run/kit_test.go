@@ -18,33 +18,16 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/netns"
 )
 
-// binary is headrace, built once for all tests; the data plane is that same binary.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "headrace-run-test")
-	if err != nil {
-		return "", err
-	}
-	built = dir
-	path := filepath.Join(dir, "headrace")
-	build := exec.Command("go", "build", "-o", path, "../../cmd/headrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
-// built is the folder of the binary, once there is one.
-var built string
+// binary returns headrace; the data plane is that same binary.
+func binary() (string, error) { return built.Headrace("") }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built)
-	}
+	_ = built.Remove()
 	os.Exit(code)
 }
 

@@ -11,28 +11,23 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/headrace/headrace/internal/built"
 )
 
 // program is the binary under test.
 var program string
 
-func TestMain(m *testing.M) { os.Exit(build(m)) }
+func TestMain(m *testing.M) { os.Exit(begin(m)) }
 
-func build(m *testing.M) int {
+func begin(m *testing.M) int {
 	if program = os.Getenv("HEADRACE_BINARY"); program != "" {
 		return m.Run()
 	}
-	dir, err := os.MkdirTemp("", "headrace-acceptance")
-	if err != nil {
+	defer built.Remove()
+	var err error
+	if program, err = built.Headrace(""); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "headrace")
-	c := exec.Command("go", "build", "-o", program, "github.com/headrace/headrace/cmd/headrace")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build headrace: %v\n%s", err, out)
 		return 1
 	}
 	return m.Run()

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/netns"
 )
 
@@ -19,7 +20,7 @@ func tagged(t *testing.T) string {
 	} else if err != nil {
 		t.Skipf("no headers of libibverbs to build with the tag rdma (make deps-guest): %s", said)
 	}
-	path, err := binaryOf("rdma")
+	path, err := built.Headrace("rdma")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +31,7 @@ func tagged(t *testing.T) string {
 // exchanges over TCP and says why; `status` calls it a fallback where verbs was asked for.
 func TestNetnsWithoutDevicesTheGroupFallsBackAndSaysWhy(t *testing.T) {
 	netns.Need(t)
-	plain, err := binaryOf("")
+	plain, err := built.Headrace("")
 	if err != nil {
 		t.Fatal(err)
 	}

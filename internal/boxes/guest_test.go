@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/guest"
 )
 
@@ -12,7 +13,7 @@ import (
 // every change: one of them, and the conformance suite of verbs beside it.
 func TestGuestRowsOverVerbs(t *testing.T) {
 	guest.Need(t)
-	path, err := binaryOf("rdma")
+	path, err := built.Headrace("rdma")
 	if err != nil {
 		t.Fatal(err)
 	}

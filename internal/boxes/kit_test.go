@@ -14,44 +14,21 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/netns"
 )
 
-// binary is headrace, built once, without cgo.
-var binary = sync.OnceValues(func() (string, error) {
+// binary returns headrace, built without cgo.
+func binary() (string, error) {
 	if path := os.Getenv("HEADRACE_BINARY"); path != "" {
 		return path, nil
 	}
-	return binaryOf("")
-})
-
-// binaryOf builds headrace with build tags, and then with cgo.
-func binaryOf(tags string) (string, error) {
-	dir, err := os.MkdirTemp("", "headrace-boxes-test")
-	if err != nil {
-		return "", err
-	}
-	built = append(built, dir)
-	path, cgo := filepath.Join(dir, "headrace"), "CGO_ENABLED=0"
-	if tags != "" {
-		cgo = "CGO_ENABLED=1"
-	}
-	build := exec.Command("go", "build", "-tags", tags, "-o", path, "../../cmd/headrace")
-	build.Env = append(os.Environ(), cgo)
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return path, nil
+	return built.Headrace("")
 }
-
-// built are the folders of binaries.
-var built []string
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, dir := range built {
-		_ = os.RemoveAll(dir)
-	}
+	_ = built.Remove()
 	os.Exit(code)
 }
 

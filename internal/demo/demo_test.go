@@ -18,30 +18,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/internal/testdata"
 	"github.com/headrace/headrace/internal/veth"
 )
 
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "headrace-binary-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "headrace")
-	build := exec.Command("go", "build", "-o", path, "github.com/headrace/headrace/cmd/headrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return path, nil
-})
-
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := binary(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
-	}
+	_ = built.Remove()
 	os.Exit(code)
 }
 
@@ -72,7 +57,7 @@ func (o *told) String() string {
 
 func testSettings(t *testing.T, out io.Writer) *settings {
 	t.Helper()
-	path, err := binary()
+	path, err := built.Headrace("")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/netns"
 	"github.com/headrace/headrace/internal/show"
 )
@@ -333,36 +333,16 @@ func (o *told) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "headrace-binary-")
-	if err != nil {
-		return "", err
-	}
-	built = dir
-	path := filepath.Join(dir, "headrace")
-	build := exec.Command("go", "build", "-o", path, "../../cmd/headrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, said)
-	}
-	return path, nil
-})
-
-// built is the folder of the binary, once there is one.
-var built string
-
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built)
-	}
+	_ = built.Remove()
 	os.Exit(code)
 }
 
 func testSettings(t *testing.T, out *told) *settings {
 	t.Helper()
 	netns.Need(t)
-	from, err := binary()
+	from, err := built.Headrace("")
 	if err != nil {
 		t.Fatal(err)
 	}
