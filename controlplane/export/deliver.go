@@ -53,9 +53,8 @@ const (
 // the stream and the number of the last batch, so that what comes after a restart of
 // control goes on with both.
 type Deliver struct {
+	account
 	c      DeliverConfig
-	commit segment.Commit
-	resume []uint64
 	stream uint64
 	batch  uint64 // last that was acknowledged, as far as we know
 	// pending is how many bytes batch+1 has, which was sent over a connection that
@@ -69,28 +68,20 @@ type Deliver struct {
 	dialing sync.WaitGroup
 	dialed  chan *deliver.Producer
 
-	mu     sync.Mutex
-	stats  Stats
-	logged time.Time
-	muted  int       // errors that were not logged
-	known  bool      // there was a connection
-	avoid  time.Time // the dialing goroutine's: until then verbs are not tried
+	known bool      // there was a connection; the dialing goroutine's
+	avoid time.Time // the dialing goroutine's: until then verbs are not tried
 }
 
 // OpenDeliver makes the sink and begins to dial. It does not wait for the consumer.
 func OpenDeliver(c DeliverConfig) (*Deliver, error) {
-	s := &Deliver{c: c, stats: Stats{Name: c.Name, Target: c.Address}, cancel: func() {}, dialed: make(chan *deliver.Producer, 1)}
-	if s.c.Log == nil {
-		s.c.Log = slog.New(slog.DiscardHandler)
+	s := &Deliver{
+		c: c, account: account{log: c.Log, commits: c.Commits, stats: Stats{Name: c.Name, Target: c.Address}},
+		cancel: func() {}, dialed: make(chan *deliver.Producer, 1),
 	}
 	if _, err := c.Certificate(); err != nil {
 		return nil, fmt.Errorf("export: sink %s: %w", c.Name, err)
 	}
-	if s.c.Commits != nil && s.c.Commits.Load(&s.commit) {
-		s.resume = append([]uint64(nil), s.commit.Positions...)
-	} else {
-		s.commit = segment.Commit{Positions: make([]uint64, c.Workers)}
-	}
+	s.begin(c.Workers)
 	if s.commit.Device == deliverMark && s.commit.Inode != 0 {
 		s.stream, s.batch = s.commit.Inode, s.commit.Offset
 	} else {
@@ -98,18 +89,14 @@ func OpenDeliver(c DeliverConfig) (*Deliver, error) {
 		_, _ = rand.Read(b[:]) // it never fails
 		s.stream = binary.LittleEndian.Uint64(b[:]) | 1
 	}
-	s.stats.Rows, s.stats.Bytes = s.commit.Rows, s.commit.Bytes
 	s.store() // so that a kill before the first rows leaves the stream
 	s.dial()
 	return s, nil
 }
 
-// Resume returns the positions of the last commit, or nil.
-func (s *Deliver) Resume() []uint64 { return s.resume }
-
 // Write sends lines, waits until the consumer has them, and commits. It tries for ever,
 // until ctx ends: no row is lost to a consumer that is away.
-func (s *Deliver) Write(ctx context.Context, lines []byte, n int, positions []uint64) error {
+func (s *Deliver) Write(ctx context.Context, lines []byte, n RowCount, positions []uint64) error {
 	for rest := lines; len(rest) > 0; {
 		sent, err := s.send(ctx, rest)
 		switch {
@@ -121,13 +108,9 @@ func (s *Deliver) Write(ctx context.Context, lines []byte, n int, positions []ui
 			s.drop(err)
 		}
 	}
-	copy(s.commit.Positions, positions)
-	s.commit.Rows += uint64(n)
-	s.commit.Bytes += uint64(len(lines))
+	s.add(len(lines), n, positions)
 	s.store()
-	s.mu.Lock()
-	s.stats.Rows, s.stats.Bytes = s.commit.Rows, s.commit.Bytes
-	s.mu.Unlock()
+	s.show()
 	return nil
 }
 
@@ -164,7 +147,7 @@ func (s *Deliver) send(ctx context.Context, lines []byte) (int, error) {
 
 // drop ends the session after an error and dials anew.
 func (s *Deliver) drop(err error) {
-	s.trouble(err)
+	s.wait(err)
 	if s.session == nil {
 		return
 	}
@@ -207,7 +190,7 @@ func (s *Deliver) dial() {
 				continue
 			}
 			if ctx.Err() == nil {
-				s.trouble(err)
+				s.wait(err)
 			}
 		}
 	})
@@ -238,51 +221,25 @@ func (s *Deliver) connected(p *deliver.Producer) {
 	s.stats.Transport = name
 	again := s.stats.Reconnects
 	s.mu.Unlock()
-	s.c.Log.Info("rows go to the consumer", "sink", s.c.Name, "address", s.c.Address, "transport", name, "sealed", s.c.Seal, "reconnects", again)
+	s.log.Info("rows go to the consumer", "sink", s.c.Name, "address", s.c.Address, "transport", name, "sealed", s.c.Seal, "reconnects", again)
 }
 
 // fallBack says that rows go by tcp though verbs were wanted.
 func (s *Deliver) fallBack(why string) {
 	s.count(func(t *Stats) { t.Fallbacks++ })
-	s.c.Log.Warn("rows fall back from verbs to tcp", "sink", s.c.Name, "address", s.c.Address, "reason", why)
+	s.log.Warn("rows fall back from verbs to tcp", "sink", s.c.Name, "address", s.c.Address, "reason", why)
 }
 
 // store puts the commit into the segment.
 func (s *Deliver) store() {
-	if s.c.Commits == nil {
+	if s.commits == nil {
 		return
 	}
 	s.commit.Offset, s.commit.Device, s.commit.Inode, s.commit.Flags = s.batch, deliverMark, s.stream, segment.FlagStream
-	s.c.Commits.Store(&s.commit)
+	s.commits.Store(&s.commit)
 }
 
-func (s *Deliver) count(f func(*Stats)) {
-	s.mu.Lock()
-	f(&s.stats)
-	s.mu.Unlock()
-}
-
-// trouble counts an error and logs it, if none was logged for a while.
-func (s *Deliver) trouble(err error) {
-	s.mu.Lock()
-	s.stats.Retries++
-	s.stats.LastError = err.Error()
-	now, muted := time.Now(), s.muted
-	if s.muted++; now.Sub(s.logged) < logEvery {
-		s.mu.Unlock()
-		return
-	}
-	s.logged, s.muted = now, 0
-	s.mu.Unlock()
-	s.c.Log.Warn("rows wait for the consumer", "sink", s.c.Name, "address", s.c.Address, "error", err, "suppressed", muted)
-}
-
-// Stats returns what was sent. It may be called from any goroutine.
-func (s *Deliver) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stats
-}
+func (s *Deliver) wait(err error) { s.trouble("rows wait for the consumer", "address", err) }
 
 // Close ends the connection.
 func (s *Deliver) Close() error {

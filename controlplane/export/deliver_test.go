@@ -213,7 +213,7 @@ func TestOnlyTheBatchUnderWayComesAgain(t *testing.T) {
 		t.Errorf("resume at %v", a.Resume())
 	}
 	for n := range 3 {
-		if err := a.Write(t.Context(), lines(n), 2, []uint64{uint64(n + 1), 0}); err != nil {
+		if err := a.Write(t.Context(), lines(n), RowCount{Rows: 2}, []uint64{uint64(n + 1), 0}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -226,7 +226,7 @@ func TestOnlyTheBatchUnderWayComesAgain(t *testing.T) {
 	if r := b.Resume(); len(r) != 2 || r[0] != 3 {
 		t.Fatalf("resume at %v, want 3", r)
 	}
-	if err := b.Write(t.Context(), append(lines(3), lines(4)...), 4, []uint64{5, 0}); err != nil {
+	if err := b.Write(t.Context(), append(lines(3), lines(4)...), RowCount{Rows: 4}, []uint64{5, 0}); err != nil {
 		t.Fatal(err)
 	}
 	want := bytes.Join([][]byte{lines(0), lines(1), lines(2), lines(3), lines(3), lines(4)}, nil)
@@ -235,6 +235,23 @@ func TestOnlyTheBatchUnderWayComesAgain(t *testing.T) {
 	}
 	if st := b.Stats(); st.Rows != 10 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// The rows of a group are counted apart, and still are after a restart: the ledger of
+// this box's rows leaves them out.
+func TestRowsOfAGroupThatAreDeliveredAreCountedApart(t *testing.T) {
+	s := create(t, testPlan(1))
+	f := newFar(t)
+	for i, want := range []uint64{2, 4} {
+		d := f.open(t, s, io.Discard)
+		if err := d.Write(t.Context(), []byte("a\nb\nc\n"), RowCount{Rows: 3, Global: 2}, []uint64{uint64(i + 1), 0}); err != nil {
+			t.Fatal(err)
+		}
+		if st := d.Stats(); st.Global != want || st.Rows != want/2*3 {
+			t.Errorf("%d of %d rows are a group's, want %d of %d", st.Global, st.Rows, want, want/2*3)
+		}
+		d.Close()
 	}
 }
 
@@ -247,7 +264,7 @@ func TestWriteWaitsForAConsumer(t *testing.T) {
 	d := f.open(t, s, &log)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := d.Write(ctx, []byte("a\n"), 1, []uint64{9, 0}); err == nil {
+	if err := d.Write(ctx, []byte("a\n"), RowCount{Rows: 1}, []uint64{9, 0}); err == nil {
 		t.Error("it was written to nobody")
 	}
 	var c segment.Commit
@@ -276,7 +293,7 @@ func TestAWrongPinIsSaid(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	d.Write(ctx, []byte("a\n"), 1, []uint64{9, 0})
+	d.Write(ctx, []byte("a\n"), RowCount{Rows: 1}, []uint64{9, 0})
 	if st := d.Stats(); !strings.Contains(st.LastError, "our key "+pin(t, stranger)+" is not pinned there") {
 		t.Errorf("%+v", st)
 	}

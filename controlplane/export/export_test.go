@@ -265,7 +265,7 @@ func session(t rapid.TB, p *plan.Plan, s *segment.Segment, path string, kill int
 // mortal turns the panic of a killed write into an error, without a commit.
 type mortal struct{ Sink }
 
-func (m *mortal) Write(ctx context.Context, lines []byte, n int, positions []uint64) (err error) {
+func (m *mortal) Write(ctx context.Context, lines []byte, n RowCount, positions []uint64) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = errors.New("killed")
@@ -463,7 +463,7 @@ func killed9(t *testing.T, p *plan.Plan, deaths int) (dir string, counts []uint6
 
 func write(t *testing.T, j *JSONL, lines string) {
 	t.Helper()
-	if err := j.Write(t.Context(), []byte(lines), strings.Count(lines, "\n"), make([]uint64, 2)); err != nil {
+	if err := j.Write(t.Context(), []byte(lines), RowCount{Rows: strings.Count(lines, "\n")}, make([]uint64, 2)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -555,7 +555,7 @@ func TestAWriteThatCannotEndStopsWithItsContext(t *testing.T) {
 	j.write = func([]byte) (int, error) { return 0, unix.ENOSPC }
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := j.Write(ctx, []byte(rowA), 1, make([]uint64, 2)); !errors.Is(err, context.DeadlineExceeded) {
+	if err := j.Write(ctx, []byte(rowA), RowCount{Rows: 1}, make([]uint64, 2)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Write = %v, want %v", err, context.DeadlineExceeded)
 	}
 }
@@ -652,7 +652,7 @@ func TestAPipeTakesRowsAndAStopDoesNotWaitForItsReader(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := j.Write(ctx, bytes.Repeat([]byte(rowA), 1<<16), 1<<16, make([]uint64, 2)); err == nil {
+	if err := j.Write(ctx, bytes.Repeat([]byte(rowA), 1<<16), RowCount{Rows: 1 << 16}, make([]uint64, 2)); err == nil {
 		t.Error("a write that nobody reads came to an end")
 	}
 }
@@ -737,7 +737,7 @@ func TestPositionsThatTheSegmentDoesNotHoldAreRefused(t *testing.T) {
 	s := create(t, p)
 	path := filepath.Join(t.TempDir(), "one")
 	j := open(t, s, "one", path)
-	if err := j.Write(t.Context(), nil, 0, []uint64{800, 0}); err != nil {
+	if err := j.Write(t.Context(), nil, RowCount{}, []uint64{800, 0}); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Close(); err != nil {

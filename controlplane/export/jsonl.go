@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -60,24 +59,17 @@ const (
 // If another file is found under the path (log rotation), that one is opened and
 // the sink goes on there.
 type JSONL struct {
+	account
 	c       JSONLConfig
 	f       *os.File
 	regular bool
 	id      fileID
 	end     int64 // the file's length, as far as we know; all of it whole lines
 	torn    bool  // what follows end is part of a line and could not be cut off yet
-	resume  []uint64
-	commit  segment.Commit
-	global  uint64 // of the rows of the next write
-	logged  time.Time
-	muted   int // errors that were not logged
 
 	// write and truncate are f's, unless a test puts trouble between.
 	write    func([]byte) (int, error)
 	truncate func(int64) error
-
-	mu    sync.Mutex
-	stats Stats
 }
 
 type fileID struct{ device, inode uint64 }
@@ -88,10 +80,7 @@ type fileID struct{ device, inode uint64 }
 // inode), everything after the commit is cut off and [JSONL.Resume] says where the
 // outboxes go on. Else a torn last line is cut off and the sink appends.
 func OpenJSONL(c JSONLConfig) (*JSONL, error) {
-	s := &JSONL{c: c, stats: Stats{Name: c.Name, Target: c.Path}}
-	if s.c.Log == nil {
-		s.c.Log = slog.New(slog.DiscardHandler)
-	}
+	s := &JSONL{c: c, account: account{log: c.Log, commits: c.Commits, stats: Stats{Name: c.Name, Target: c.Path}}}
 	if err := s.open(); err != nil {
 		if s.f != nil {
 			err = errors.Join(err, s.closeFile())
@@ -105,19 +94,13 @@ func (s *JSONL) open() error {
 	if err := s.openFile(); err != nil {
 		return err
 	}
-	found := s.c.Commits != nil && s.c.Commits.Load(&s.commit)
-	if found {
-		s.resume = append([]uint64(nil), s.commit.Positions...)
-	} else {
-		s.commit = segment.Commit{Positions: make([]uint64, s.c.Workers)}
-	}
+	found := s.begin(s.c.Workers)
 	if s.regular {
 		same := found && s.commit.Flags&segment.FlagStream == 0 && s.id == fileID{s.commit.Device, s.commit.Inode}
 		if err := s.cut(same); err != nil {
 			return err
 		}
 	}
-	s.stats.Rows, s.stats.Bytes, s.stats.Global = s.commit.Rows, s.commit.Bytes, s.commit.Global
 	s.store() // so that a kill before the first rows finds this file
 	return nil
 }
@@ -199,13 +182,10 @@ func lastLine(f io.ReaderAt, size int64) (int64, error) {
 	return size - int64(len(torn)), nil
 }
 
-// Resume returns the positions of the last commit, or nil.
-func (s *JSONL) Resume() []uint64 { return s.resume }
-
 // Write appends lines to the file and commits. An error of a regular file is
 // retried, with pauses up to a second, until ctx ends: no row is lost to a full
 // disk. An error of a pipe is final.
-func (s *JSONL) Write(ctx context.Context, lines []byte, n int, positions []uint64) error {
+func (s *JSONL) Write(ctx context.Context, lines []byte, n RowCount, positions []uint64) error {
 	if len(lines) > 0 {
 		if s.regular {
 			s.follow()
@@ -214,31 +194,22 @@ func (s *JSONL) Write(ctx context.Context, lines []byte, n int, positions []uint
 			return err
 		}
 	}
-	copy(s.commit.Positions, positions)
-	s.commit.Rows += uint64(n)
-	s.commit.Bytes += uint64(len(lines))
-	s.commit.Global += s.global
-	s.global = 0
+	s.add(len(lines), n, positions)
 	s.store()
-	s.mu.Lock()
-	s.stats.Rows, s.stats.Bytes, s.stats.Global = s.commit.Rows, s.commit.Bytes, s.commit.Global
-	s.mu.Unlock()
+	s.show()
 	return nil
 }
 
-// CountGlobal says how many rows of the next write are a group's.
-func (s *JSONL) CountGlobal(rows int) { s.global = uint64(rows) }
-
 // store puts the commit into the segment.
 func (s *JSONL) store() {
-	if s.c.Commits == nil {
+	if s.commits == nil {
 		return
 	}
 	s.commit.Offset, s.commit.Device, s.commit.Inode, s.commit.Flags = uint64(s.end), s.id.device, s.id.inode, 0
 	if !s.regular {
 		s.commit.Offset, s.commit.Flags = 0, segment.FlagStream
 	}
-	s.c.Commits.Store(&s.commit)
+	s.commits.Store(&s.commit)
 }
 
 // writeAll writes lines, each of which is whole in the file or not there at all
@@ -270,7 +241,7 @@ func (s *JSONL) writeAll(ctx context.Context, lines []byte) error {
 			// At once, not after the pause: readers are looking.
 			err = errors.Join(err, s.mend())
 		}
-		s.trouble(err)
+		s.wait(err)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -307,7 +278,7 @@ func (s *JSONL) follow() {
 		s.end = st.Size // others may append, or empty the file, as copytruncate does
 		return
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		s.trouble(os.NewSyscallError("stat", err))
+		s.wait(os.NewSyscallError("stat", err))
 		return
 	}
 	next := &JSONL{c: s.c}
@@ -320,11 +291,11 @@ func (s *JSONL) follow() {
 		if next.f != nil {
 			err = errors.Join(err, next.closeFile())
 		}
-		s.trouble(fmt.Errorf("another file is under the path, and the old one is kept: %w", err))
+		s.wait(fmt.Errorf("another file is under the path, and the old one is kept: %w", err))
 		return
 	}
 	if err := s.closeFile(); err != nil {
-		s.trouble(err)
+		s.wait(err)
 	}
 	s.f, s.write, s.truncate = next.f, next.write, next.truncate
 	s.regular, s.id, s.end = next.regular, next.id, next.end
@@ -332,32 +303,7 @@ func (s *JSONL) follow() {
 	s.count(func(t *Stats) { t.Reopened++ })
 }
 
-func (s *JSONL) count(f func(*Stats)) {
-	s.mu.Lock()
-	f(&s.stats)
-	s.mu.Unlock()
-}
-
-// trouble counts an error and logs it, if none was logged for a while.
-func (s *JSONL) trouble(err error) {
-	s.count(func(t *Stats) {
-		t.Retries++
-		t.LastError = err.Error()
-	})
-	if now := time.Now(); now.Sub(s.logged) >= logEvery {
-		s.c.Log.Warn("rows wait for the file", "sink", s.c.Name, "path", s.c.Path, "error", err, "suppressed", s.muted)
-		s.logged, s.muted = now, 0
-		return
-	}
-	s.muted++
-}
-
-// Stats returns what was written. It may be called from any goroutine.
-func (s *JSONL) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stats
-}
+func (s *JSONL) wait(err error) { s.trouble("rows wait for the file", "path", err) }
 
 // Close closes the file, unless it is standard output.
 func (s *JSONL) Close() error { return s.closeFile() }

@@ -21,10 +21,10 @@ type Sink interface {
 	// Resume returns, for each outbox, the position up to which the sink has
 	// everything; nil if it has nothing.
 	Resume() []uint64
-	// Write puts out whole lines (rows of them; perhaps none) and then commits
+	// Write puts out whole lines (n of them; perhaps none) and then commits
 	// positions. It returns only when that is done, when ctx ends, or when the sink
 	// can never go on. lines and positions are the caller's again afterwards.
-	Write(ctx context.Context, lines []byte, rows int, positions []uint64) error
+	Write(ctx context.Context, lines []byte, n RowCount, positions []uint64) error
 	// Close ends the sink. What was committed stays.
 	Close() error
 	// Stats may be called from any goroutine.
@@ -60,11 +60,10 @@ var (
 	ErrSortedTap = errors.New("a tap and sorted rows do not go together")
 )
 
-// A GlobalCounter is a [Sink] that counts the rows of a group apart from this box's.
-type GlobalCounter interface {
-	// CountGlobal says, before each Write and on its goroutine, how many of its rows
-	// are a group's. They count when the Write has committed.
-	CountGlobal(rows int)
+// A RowCount is how many rows a write has.
+type RowCount struct {
+	Rows   int
+	Global int // of Rows, those that a group made
 }
 
 // Config says what a pump connects.
@@ -146,7 +145,6 @@ type outlet struct {
 	acked      []uint64
 	lines      []byte
 	causes     []uint64 // of the rows in hand
-	global     int      // of the rows in hand, those that were injected
 	at         []uint64
 	took       latencies
 }
@@ -559,9 +557,6 @@ func (p *Pump) drain(ctx context.Context, o *outlet) error {
 			return nil //nolint:nilerr // Run says why; what is queued is not committed, so not lost
 		}
 		lines, n := o.choose(b)
-		if c, ok := o.sink.(GlobalCounter); ok {
-			c.CountGlobal(o.global)
-		}
 		if err := o.sink.Write(ctx, lines, n, o.at); err != nil {
 			return fmt.Errorf("export: sink %s: %w", o.sink.Stats().Name, err)
 		}
@@ -592,7 +587,7 @@ func (p *Pump) measure(o *outlet) {
 // choose returns the rows of b that o wants and does not have yet, and sets o.at
 // to the positions that it will then have and o.causes to what the rows are measured
 // from.
-func (o *outlet) choose(b *batch) ([]byte, int) {
+func (o *outlet) choose(b *batch) (lines []byte, n RowCount) {
 	copy(o.at, b.positions)
 	ahead := false
 	for w, has := range o.resume {
@@ -606,8 +601,8 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 		defer func() { o.resume = nil }()
 	}
 	whole := o.all && o.resume == nil
-	o.lines, o.causes, o.global = o.lines[:0], o.causes[:0], 0
-	from, n := 0, 0
+	o.lines, o.causes = o.lines[:0], o.causes[:0]
+	from := 0
 	for _, it := range b.items {
 		if o.wants(&it) {
 			if !whole {
@@ -617,9 +612,9 @@ func (o *outlet) choose(b *batch) ([]byte, int) {
 				o.causes = append(o.causes, it.cause)
 			}
 			if it.injected {
-				o.global++
+				n.Global++
 			}
-			n++
+			n.Rows++
 		}
 		from = it.end
 	}

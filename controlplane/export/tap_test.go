@@ -279,7 +279,7 @@ func TestAResumedTapIsGivenWhatItLacksAndNoMore(t *testing.T) {
 		s.Worker(0).SetState(segment.Done)
 		path := filepath.Join(t.TempDir(), "two")
 		j := open(t, s, "two", path)
-		if err := j.Write(t.Context(), want(testPlan(1), "two", 0, 0), 0, []uint64{at[c.sink], 0}); err != nil {
+		if err := j.Write(t.Context(), want(testPlan(1), "two", 0, 0), RowCount{}, []uint64{at[c.sink], 0}); err != nil {
 			t.Fatal(err)
 		}
 		j.Close()
@@ -366,7 +366,7 @@ func newGate(s Sink) *gate { return &gate{Sink: s, opened: make(chan struct{})} 
 
 func (g *gate) open() { g.once.Do(func() { close(g.opened) }) }
 
-func (g *gate) Write(ctx context.Context, lines []byte, n int, positions []uint64) error {
+func (g *gate) Write(ctx context.Context, lines []byte, n RowCount, positions []uint64) error {
 	select {
 	case <-g.opened:
 		return g.Sink.Write(ctx, lines, n, positions)
@@ -843,7 +843,7 @@ func TestInjectingDoesNotAllocate(t *testing.T) {
 			t.Fatal("not taken")
 		}
 		for _, o := range pump.outlets {
-			if lines, n := o.choose(pump.current); n == 0 || len(lines) == 0 {
+			if lines, n := o.choose(pump.current); n.Rows == 0 || len(lines) == 0 {
 				t.Fatal("no rows")
 			}
 			pump.current.committed(o.number)

@@ -525,11 +525,11 @@ type memory struct {
 func (m *memory) Resume() []uint64    { return nil }
 func (m *memory) Close() error        { return nil }
 func (m *memory) Stats() export.Stats { return export.Stats{Name: "rows", Rows: m.count} }
-func (m *memory) Write(_ context.Context, lines []byte, rows int, _ []uint64) error {
+func (m *memory) Write(_ context.Context, lines []byte, n export.RowCount, _ []uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rows = append(m.rows, lines...)
-	m.count += uint64(rows)
+	m.count += uint64(n.Rows)
 	return nil
 }
 
