@@ -250,45 +250,28 @@ func (m *Mesh) checkHello(k kind, body []byte, state *tls.ConnectionState) (numb
 	return number, &d, nil
 }
 
-// baseTLS is what both ends have in common. There are no tickets: every handshake
-// shows a key, which is checked anew.
-func (m *Mesh) baseTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
-}
-
 func (m *Mesh) serverTLS() *tls.Config {
-	t := m.baseTLS()
-	t.NextProtos = []string{protocolControl, protocolJoin}
-	t.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.c.Certificate() }
-	t.ClientAuth = tls.RequireAnyClientCert // VerifyConnection looks at it
-	t.VerifyConnection = func(s tls.ConnectionState) error {
-		if s.NegotiatedProtocol == protocolJoin {
+	return PinnedTLS(m.c.Certificate, func(pin, chosen string) error {
+		if chosen == protocolJoin {
 			return nil // a token must prove it
 		}
-		pin := Pin(s.PeerCertificates[0])
 		for i, p := range m.c.Peers {
 			if i != m.me && slices.Contains(m.c.Pins(p.ID), pin) {
 				return nil
 			}
 		}
 		return refuse(BadCertificate, "key %s is not pinned for any peer", pin)
-	}
-	return t
+	}, protocolControl, protocolJoin)
 }
 
 func (m *Mesh) clientTLS(number int) *tls.Config {
-	t := m.baseTLS()
-	t.NextProtos = []string{protocolControl}
-	t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.c.Certificate() }
-	t.InsecureSkipVerify = true // there is no authority: VerifyConnection compares pins
-	t.VerifyConnection = func(s tls.ConnectionState) error {
+	return PinnedTLS(m.c.Certificate, func(pin, _ string) error {
 		id := m.c.Peers[number].ID
-		if pin := Pin(s.PeerCertificates[0]); !slices.Contains(m.c.Pins(id), pin) {
+		if !slices.Contains(m.c.Pins(id), pin) {
 			return refuse(BadCertificate, "key %s is not pinned for peer %s", pin, id)
 		}
 		return nil
-	}
-	return t
+	}, protocolControl)
 }
 
 // tune has the kernel give up data that nobody acknowledges, some time after we did.

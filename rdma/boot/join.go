@@ -72,17 +72,13 @@ func Join(ctx context.Context, address, pin string, certificate *tls.Certificate
 	deadline, _ := ctx.Deadline()
 	_ = raw.SetDeadline(deadline)
 	defer context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Now()) })()
-	conn := tls.Client(raw, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{protocolJoin},
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil },
-		InsecureSkipVerify:   true, // VerifyConnection compares the pin
-		VerifyConnection: func(s tls.ConnectionState) error {
-			if got := Pin(s.PeerCertificates[0]); got != pin {
-				return refuse(BadCertificate, "who answers at %s has key %s, not %s of the token", address, got, pin)
-			}
-			return nil
-		},
-	})
+	own := func() (*tls.Certificate, error) { return certificate, nil }
+	conn := tls.Client(raw, PinnedTLS(own, func(got, _ string) error {
+		if got != pin {
+			return refuse(BadCertificate, "who answers at %s has key %s, not %s of the token", address, got, pin)
+		}
+		return nil
+	}, protocolJoin))
 	peers, err := askJoin(ctx, conn, r)
 	if err != nil {
 		return nil, fmt.Errorf("boot: %w", err)

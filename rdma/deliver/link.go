@@ -71,23 +71,14 @@ func allowed(setting string) ([]string, error) {
 	return nil, fmt.Errorf("transport %q is not auto, tcp or verbs", setting)
 }
 
-// tlsConfig is that of either end: TLS 1.3, a key of our own, and the other end's key
-// must have one of the pins. There is no authority, and no session is resumed: every
-// connection shows a key.
+// tlsConfig is that of either end: the other end's key must have one of the pins.
 func tlsConfig(certificate func() (*tls.Certificate, error), pins func() []string) *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, NextProtos: []string{protocol},
-		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate() },
-		ClientAuth:           tls.RequireAnyClientCert,
-		InsecureSkipVerify:   true, // VerifyConnection compares pins
-		VerifyConnection: func(s tls.ConnectionState) error {
-			if pin := boot.Pin(s.PeerCertificates[0]); !slices.Contains(pins(), pin) {
-				return refuse(BadKey, "key %s is not pinned here", pin)
-			}
-			return nil
-		},
-	}
+	return boot.PinnedTLS(certificate, func(pin, _ string) error {
+		if !slices.Contains(pins(), pin) {
+			return refuse(BadKey, "key %s is not pinned here", pin)
+		}
+		return nil
+	}, protocol)
 }
 
 // A link is one connection, opened.
