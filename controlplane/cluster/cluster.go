@@ -125,7 +125,6 @@ type Cluster struct {
 	over   chan struct{}
 
 	last       time.Duration // when the last round began
-	told       uint64        // the epoch that was logged last
 	rounds     uint64
 	unclear    uint64 // rounds that did not count
 	emitted    []uint64
@@ -216,7 +215,6 @@ func (c *Cluster) turn() error {
 			return nil
 		}
 	}
-	c.tell(e)
 	c.late()
 	c.last = c.c.Now()
 	head, parts := c.engine.contribute(e, c.last)
@@ -273,14 +271,6 @@ func (c *Cluster) wait(e rdma.Epoch) time.Duration {
 		wait = min(wait, time.Microsecond) // the group agrees on what it must, no more
 	}
 	return wait
-}
-
-func (c *Cluster) tell(e rdma.Epoch) {
-	if c.told == e.Number {
-		return
-	}
-	c.told = e.Number
-	c.c.Log.Info("epoch of the group", "epoch", e.Number, "members", c.namesOf(e.Members), "transport", e.Transport)
 }
 
 func (c *Cluster) namesOf(s collective.Set) (names []string) {

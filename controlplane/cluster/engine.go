@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/controlplane/rows"
-	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/rdma"
 )
 
@@ -103,30 +102,6 @@ func (n *engine) drained() bool {
 		}
 	}
 	return true
-}
-
-// straggler returns the member that q waits for, and how far it is behind the one that
-// is furthest; -1 if nobody is behind. The lag of one that has said nothing yet is 0.
-func (r *registry) straggler(q int) (peer int, lag time.Duration) {
-	peer = -1
-	least, most := event.MaxNanos, event.MinNanos
-	for p := range r.members.All {
-		if r.idle[p][q] != waited || r.final.Has(p) {
-			continue
-		}
-		t := r.marks[p][q]
-		most = max(most, t)
-		if t < least {
-			least, peer = t, p
-		}
-	}
-	switch {
-	case peer < 0 || most <= least:
-		return -1, 0
-	case least == event.MinNanos:
-		return peer, 0
-	}
-	return peer, time.Duration(most - least)
 }
 
 // faults counts what was wrong with contributions, by peer.

@@ -95,10 +95,7 @@ func newRegistry(s *shape, lineage uint64) *registry {
 		r.marks[p], r.idle[p] = make([]event.Nanos, len(s.queries)), make([]idle, len(s.queries))
 		r.forget(p)
 	}
-	r.floors = make([]event.Nanos, len(s.queries))
-	for q := range r.floors {
-		r.floors[q] = event.MinNanos
-	}
+	r.floors = slices.Repeat([]event.Nanos{event.MinNanos}, len(s.queries))
 	r.queues = make([][]*entry, len(s.queries))
 	return r
 }
@@ -236,6 +233,30 @@ func (r *registry) passed(p int, e *entry) (had, held bool) {
 	past := r.final.Has(p) || r.marks[p][q] >= e.id.end || r.idle[p][q] == without && r.members.Has(p)
 	had = e.contributors.Has(p) || past && e.id.end > r.since[p][q]
 	return had, !had && !past && r.members.Has(p) && r.idle[p][q] == waited
+}
+
+// straggler returns the member that q waits for, and how far it is behind the one that
+// is furthest; -1 if nobody is behind. The lag of one that has said nothing yet is 0.
+func (r *registry) straggler(q int) (peer int, lag time.Duration) {
+	peer = -1
+	least, most := event.MaxNanos, event.MinNanos
+	for p := range r.members.All {
+		if r.idle[p][q] != waited || r.final.Has(p) {
+			continue
+		}
+		t := r.marks[p][q]
+		most = max(most, t)
+		if t < least {
+			least, peer = t, p
+		}
+	}
+	switch {
+	case peer < 0 || most <= least:
+		return -1, 0
+	case least == event.MinNanos:
+		return peer, 0
+	}
+	return peer, time.Duration(most - least)
 }
 
 // fire fires what is complete, forced or corrected, in order.

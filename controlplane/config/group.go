@@ -17,6 +17,7 @@ const (
 	periodLeast, periodMost = 10 * time.Millisecond, time.Minute
 	maxWaitMost             = time.Hour
 	keepLeast               = 1 << 20
+	idAllowed               = "ids have 1 to 32 of a to z, 0 to 9 and -"
 )
 
 var (
@@ -98,7 +99,7 @@ func (c *Config) checkPeers() {
 			if !idForm.MatchString(fix) {
 				fix = ""
 			}
-			c.Report(at("id"), fmt.Sprintf("%q cannot name a peer", clip(p.ID)), "ids have 1 to 32 of a to z, 0 to 9 and -", fix)
+			c.Report(at("id"), fmt.Sprintf("%q cannot name a peer", clip(p.ID)), idAllowed, fix)
 		} else {
 			ids[p.ID] = line
 		}
@@ -123,7 +124,7 @@ func (c *Config) checkPeers() {
 // is not looked at.
 func CheckPeer(id, address string) error {
 	if !idForm.MatchString(id) {
-		return fmt.Errorf("%q cannot name a peer: ids have 1 to 32 of a to z, 0 to 9 and -", clip(id))
+		return fmt.Errorf("%q cannot name a peer: %s", clip(id), idAllowed)
 	}
 	if address == "" {
 		return nil
