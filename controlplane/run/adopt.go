@@ -86,6 +86,11 @@ func (r *control) take(g *generation) (status.Former, error) {
 		return former, err
 	}
 	g.layout, g.zeroCopy = body.Layout, body.ZeroCopy
+	// Now: a call that is under way when a limit ends keeps it, and startPump begins to
+	// listen. What is still to be sent has room in the socket.
+	if err := g.conn.Limit(0); err != nil {
+		return former, err
+	}
 	if err := r.startPump(g); err != nil {
 		return former, err
 	}
@@ -94,7 +99,7 @@ func (r *control) take(g *generation) (status.Former, error) {
 	}
 	g.segment.NextControl()
 	g.beat()
-	return former, g.conn.Limit(0)
+	return former, nil
 }
 
 // differs says what to do about a data plane that is not ours.

@@ -211,9 +211,6 @@ func (g *generation) listen(ctx context.Context) {
 	defer close(g.heard)
 	for {
 		m, err := g.conn.Receive()
-		if errors.Is(err, unix.EAGAIN) && ctx.Err() == nil {
-			continue // the limit of the steps before, which a call under way keeps
-		}
 		if err != nil {
 			return
 		}

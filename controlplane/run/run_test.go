@@ -196,6 +196,26 @@ func killControl(t *testing.T, p *netns.Pair, capture string, want []string) uin
 	return s.Sent - l.Applied
 }
 
+// What was taken over is not taken for dead when the time is over in which it had to
+// answer.
+func TestRootADataPlaneThatWasTakenOverStays(t *testing.T) {
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "1")
+	a.start()
+	data := a.dataPID()
+	_ = a.cmd.Process.Kill()
+	a.exit()
+	a.launch()
+	a.await("took over the running data plane")
+	time.Sleep(adoptPatience + time.Second)
+	if n := a.report().Snapshot.Restarts; n != 0 || a.dataPID() != data || strings.Contains(a.log.String(), "died") {
+		t.Errorf("%d restarts, data plane %d, before %d", n, a.dataPID(), data)
+	}
+	if code := a.stop(); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+}
+
 func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
