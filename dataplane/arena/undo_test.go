@@ -153,7 +153,7 @@ func TestARegionOfAnotherLayoutIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // the test is over
+	defer r.Close()
 	if !r.Warm() {
 		t.Fatal("not warm")
 	}
@@ -174,7 +174,7 @@ func TestARegionWhoseBuilderDiedIsFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // the test is over
+	defer r.Close()
 	m := build(t, r)
 	if next := reopen(t, m); next.region.Warm() {
 		t.Fatal("warm, though nothing was completed")
