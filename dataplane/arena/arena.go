@@ -57,17 +57,25 @@ const (
 // build: what it holds cannot be gone on with.
 var ErrLayout = errors.New("memory is laid out in another way")
 
-// New reserves a region of at most limit bytes, backed by an anonymous memory file
-// called name. Memory is taken when it is touched.
-func New(name string, limit int) (*Region, error) {
+// Create makes the memory file of a region of at most limit bytes, called name, and
+// returns its descriptor. Memory is taken when it is touched.
+func Create(name string, limit int) (fd int, err error) {
 	limit = (limit + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("arena: region %s: %w", name, os.NewSyscallError("memfd_create", err))
+	if fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING); err != nil {
+		return -1, fmt.Errorf("arena: region %s: %w", name, os.NewSyscallError("memfd_create", err))
 	}
 	if err := unix.Ftruncate(fd, int64(limit)); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("arena: region %s of %d bytes: %w", name, limit, os.NewSyscallError("ftruncate", err))
+		return -1, fmt.Errorf("arena: region %s of %d bytes: %w", name, limit, os.NewSyscallError("ftruncate", err))
+	}
+	return fd, nil
+}
+
+// New creates a region of at most limit bytes, called name, and maps it.
+func New(name string, limit int) (*Region, error) {
+	fd, err := Create(name, limit)
+	if err != nil {
+		return nil, err
 	}
 	r, err := Open(fd)
 	if err != nil {

@@ -2,9 +2,9 @@
 // socket: a few messages, with descriptors, at the start, when one of them dies and
 // at the end. Everything else flows through the segment.
 //
-//	Start    control → data  the plan, the sockets' layout; segment, lock
-//	Owners   data → control  owners' descriptors
-//	Members  control → data  members' descriptors
+//	Start    control → data  the plan, the sockets' layout; segment, lock, what is kept
+//	Owners   data → control  owners' descriptors, unless they are kept
+//	Members  control → data  members' descriptors, likewise
 //	Ready    data → control  stripped of privileges, workers run
 //	Keep     control → data  what to hold for the next control, with descriptors
 //	Lost     data → control  an interface went away

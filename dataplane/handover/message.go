@@ -10,7 +10,7 @@ import (
 
 // Version is the version of this conversation. A control of another version cannot
 // adopt a data plane.
-const Version = 1
+const Version = 2
 
 // Kind is the kind of a message.
 type Kind uint8
@@ -39,8 +39,8 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// StartBody goes with the descriptors of the segment's data file, its control file,
-// and the lock that says that this data plane lives.
+// StartBody goes with the descriptors of the segment's data file, its control file, and
+// the lock that says that this data plane lives; then those of Kept.
 type StartBody struct {
 	Plan   *plan.Plan
 	Layout xsk.Layout
@@ -49,6 +49,42 @@ type StartBody struct {
 	// Resume are the watermarks of the data plane before this one, by worker, then
 	// query; nil if there was none.
 	Resume [][]event.Nanos
+	// Kept is what the data plane is made of where that outlives its process; nil: the
+	// data plane makes sockets and memory of its own, which end with it.
+	Kept *KeptBody
+	// Try asks only whether this binary could go on with what is kept: the answer is
+	// Ready or Refused, and the process ends. The data plane before it may be running.
+	Try bool
+	// Skip is a frame that is not to be looked at again: it has brought a data plane down.
+	Skip *FrameBody
+}
+
+// KeptBody describes sockets and memory that outlive a data plane. Its descriptors are,
+// in this order: the owners' sockets and their memories, each in the order of
+// xsk.Layout.Owners; the members' sockets, in the order of xsk.Layout.Members; a region
+// for each worker; the region that the workers share.
+type KeptBody struct {
+	Owners, Members, Regions int
+	// ZeroCopy is what each owner was granted.
+	ZeroCopy []bool
+	// Fallback is why zero-copy was tried and not granted, "" elsewhere.
+	Fallback []string
+}
+
+// Descriptors returns how many descriptors go with k.
+func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 1 }
+
+// FrameBody names one frame: the ring of a worker's port and the position in it.
+type FrameBody struct {
+	Worker   int
+	Ring     int
+	Position uint32
+}
+
+// ReadyBody says how the start went.
+type ReadyBody struct {
+	// Warm: state was kept. A batch that was under way has been taken back.
+	Warm bool
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.
@@ -77,11 +113,12 @@ type RefusedBody struct {
 }
 
 // RunningBody goes with the descriptors of the segment's data file and control file,
-// and then those of Keep.
+// then those of Kept, then those of Keep.
 type RunningBody struct {
 	Version     int
 	PID         int
 	Layout      xsk.Layout
 	ZeroCopy    []bool
+	Kept        *KeptBody // as in StartBody
 	Description []byte
 }
