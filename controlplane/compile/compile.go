@@ -110,6 +110,10 @@ func (b *builder) run() {
 		return
 	}
 	b.interfaces()
+	p.Crash = plan.Crash(c.Crash)
+	if r := c.Recorder; r != nil {
+		p.Recorder = plan.Recorder{Frames: r.Frames, Snap: int(r.Snap)}
+	}
 	if g := c.Group; g != nil {
 		p.Group = &plan.Group{Me: g.Me, Peers: g.IDs(), TieBreaker: g.TieBreaker, AllowSolo: g.AllowSolo, Seal: g.Seal}
 	}

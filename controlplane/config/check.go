@@ -83,19 +83,28 @@ func (c *Config) check() {
 		c.checkGroup()
 	}
 	if c.Metrics != nil && !c.Bad("metrics") {
-		c.checkListen()
+		c.checkListen(c.Metrics.Listen, "127.0.0.1:9464", "metrics", "listen")
 	}
+	if r := c.Recorder; r != nil && !c.Bad("recorder", "snap") && (r.Snap < snapLeast || r.Snap > snapMost) {
+		c.Report(c.Pos("recorder", "snap"), fmt.Sprintf("snap is %d bytes", r.Snap), fmt.Sprintf("from %d to %d: a frame has no more", snapLeast, snapMost),
+			strconv.Itoa(int(min(max(r.Snap, snapLeast), snapMost))))
+	}
+	c.checkAPI()
 }
 
-func (c *Config) checkListen() {
-	host, port, _ := strings.Cut(c.Metrics.Listen, ":")
-	if i := strings.LastIndexByte(c.Metrics.Listen, ':'); i >= 0 {
-		host, port = strings.Trim(c.Metrics.Listen[:i], "[]"), c.Metrics.Listen[i+1:]
+// Bounds of the bytes that are kept of a frame.
+const snapLeast, snapMost = 64, 2048
+
+// checkListen judges the address to listen on that stands at a place.
+func (c *Config) checkListen(listen, fix string, at ...string) {
+	host, port, _ := strings.Cut(listen, ":")
+	if i := strings.LastIndexByte(listen, ':'); i >= 0 {
+		host, port = strings.Trim(listen[:i], "[]"), listen[i+1:]
 	}
 	_, err := netip.ParseAddr(host)
 	n, bad := strconv.ParseUint(port, 10, 16)
 	if host != "localhost" && host != "" && err != nil || bad != nil || n == 0 {
-		c.Report(c.Pos("metrics", "listen"), fmt.Sprintf("listen is %q", clip(c.Metrics.Listen)), "write an address and a port", "127.0.0.1:9464")
+		c.Report(c.Pos(at...), fmt.Sprintf("listen is %q", clip(listen)), "write an address and a port", fix)
 	}
 }
 

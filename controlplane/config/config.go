@@ -32,8 +32,24 @@ type Config struct {
 	// before it drains and ends.
 	OrphanTimeout Duration `yaml:"orphan_timeout" jsonschema:"default=30s"`
 
+	// Crash says what a data plane that dies does with the batch in hand: `rollback` keeps
+	// an undo log and goes on without losing anything, `cold` starts anew and windows that
+	// were open say that they are incomplete.
+	Crash string `yaml:"crash" jsonschema:"enum=rollback,enum=cold,default=rollback"`
+
+	// Recorder keeps each worker's latest frames, for `headrace capture --before-gap` and
+	// for the report of a frame that stopped a worker. Without it none are kept.
+	Recorder *Recorder `yaml:"recorder"`
+
 	// Metrics serves Prometheus metrics. Without it nothing listens.
 	Metrics *Metrics `yaml:"metrics"`
+
+	// API says who may ask and change the running headrace. Without it: root, its own
+	// user and the group headrace, through a unix socket, and nobody over a network.
+	API API `yaml:"api"`
+
+	// Log says what is logged.
+	Log Log `yaml:"log"`
 
 	// Group makes several boxes one system: queries with `scope: global` get one result
 	// out of what all of them see. `replay` leaves it out: it is one box that saw
@@ -427,6 +443,85 @@ type RDMAWrite struct {
 type Metrics struct {
 	// Listen is the address and port to listen on.
 	Listen string `yaml:"listen" jsonschema:"default=127.0.0.1:9464"`
+}
+
+// Recorder bounds the latest frames that each worker keeps: frames × snap bytes of
+// memory a worker.
+type Recorder struct {
+	// Frames is how many of the latest frames a worker keeps.
+	Frames int `yaml:"frames" jsonschema:"minimum=1,maximum=1048576,default=10000"`
+
+	// Snap is how many bytes of each frame are kept, from its beginning. 64 to 2048.
+	Snap Size `yaml:"snap" jsonschema:"default=2048"`
+}
+
+// Log says what is logged.
+type Log struct {
+	// Level is the least that is logged. `headrace log-level` changes it while headrace
+	// runs.
+	Level string `yaml:"level" jsonschema:"enum=debug,enum=info,enum=warn,enum=error,default=info"`
+}
+
+// API says who may ask and change the running headrace. Every command speaks to it
+// through a unix socket, NAME.sock, on which the kernel says who asks: root, the user
+// as whom headrace runs and the members of `group` may do everything.
+type API struct {
+	// Group is the Unix group whose members may change things. If the host has no such
+	// group, only root and headrace's own user may.
+	Group string `yaml:"group" jsonschema:"default=headrace"`
+
+	// Others is what everybody else on this host may do through the socket: `read`
+	// answers their questions, `nothing` refuses them.
+	Others string `yaml:"others" jsonschema:"enum=read,enum=nothing,default=read"`
+
+	// Remote lets clients ask over the network. Without it nothing listens there.
+	Remote *Remote `yaml:"remote"`
+}
+
+// Remote is the API over a network: TLS 1.3, and only for clients whose certificate
+// is known here. Everybody else gets no further than the handshake.
+type Remote struct {
+	// Listen is the address and port to listen on.
+	Listen string `yaml:"listen" jsonschema:"required"`
+
+	// Certificate is a PEM file with the server's certificate and what leads from it to
+	// a root. A relative path here, in `key` and in `ca` is looked for in systemd's
+	// credentials first. Without it: the key and certificate of `headrace group init`
+	// in /etc/headrace/group.
+	Certificate string `yaml:"certificate"`
+
+	// Key is the PEM file with the certificate's key; nobody but headrace's user may be
+	// able to read it. With `certificate`, and not without it.
+	Key string `yaml:"key"`
+
+	// CA is a PEM file with the roots of clients that are known by a name. Clients that
+	// are known by a pin need none.
+	CA string `yaml:"ca"`
+
+	// Clients are those that may ask, by a name of your choice that the audit log has.
+	Clients Clients `yaml:"clients" jsonschema:"required"`
+}
+
+// Clients are the clients of the remote API, in the file's order.
+type Clients []Client
+
+// A Client is somebody who may use the API over the network, told by `pin` or `san`.
+type Client struct {
+	// Name is the client's name in the audit log.
+	Name string `yaml:"-" name:"client"`
+
+	// Role is what the client may do: a `viewer` asks, an `operator` also pauses, drains,
+	// moves, captures and sets the log level, an `admin` also changes the config, the
+	// workers and the binary, and detaches.
+	Role string `yaml:"role" jsonschema:"required,enum=viewer,enum=operator,enum=admin"`
+
+	// Pin is "sha256:" and the base64 of the SHA-256 over the public key of the client's
+	// certificate, as `headrace group init` prints it. A list while keys are changed.
+	Pin Pins `yaml:"pin"`
+
+	// SAN is a subject alternative name of the client's certificate, which a root of `ca`
+	// must have signed: a DNS name, an e-mail address or a URI, exactly as it stands there.
+	SAN string `yaml:"san"`
 }
 
 // A Group is the boxes that are one system. All of them have the same `group` but for

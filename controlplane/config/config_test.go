@@ -44,7 +44,8 @@ func TestDefaultsAreThoseOfTheReference(t *testing.T) {
 	}
 	f, q := c.Feeds[0], c.Queries[0]
 	switch {
-	case c.OnStop != "flush", c.OrphanTimeout.D() != 30*time.Second, c.Metrics != nil, c.Workers != 0:
+	case c.OnStop != "flush", c.OrphanTimeout.D() != 30*time.Second, c.Metrics != nil, c.Workers != 0,
+		c.Crash != "rollback", c.Recorder != nil, c.Log.Level != "info", c.API != config.API{Group: "headrace", Others: "read"}:
 		t.Errorf("top level: %+v", c)
 	case f.Channels != 64, f.Hold.Packets != 64, f.Hold.Bytes != 128<<10, f.Hold.For.D() != 50*time.Millisecond, f.Orders != 1_000_000, f.Zone != "America/New_York", f.Match[0].Line != "A":
 		t.Errorf("feed: %+v", f)
@@ -99,6 +100,8 @@ func TestSelectKeepsTheOrderOfTheFile(t *testing.T) {
 	}
 }
 
+const remote = `{listen: "10.0.0.1:7443", certificate: a.crt, key: a.key, ca: ca.pem, clients: {ann: {role: admin, pin: "sha256:PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0="}, ci: {role: viewer, san: ci.example}}}`
+
 func TestAllFormsOfAValueAreRead(t *testing.T) {
 	for _, c := range []struct{ top, feed, query string }{
 		{"interfaces: [eth1, eth2.100]", "", window},
@@ -108,6 +111,8 @@ func TestAllFormsOfAValueAreRead(t *testing.T) {
 		{"on_stop: discard", "place: {tuple: [source, destination], symmetric: true}", window},
 		{"orphan_timeout: 1m30s", "place: {tuple: [source, destination, source_port, destination_port]}", window},
 		{"workers: 0x2", "place: channel", "window: {tumbling: 1d, offset: 1h30m}"},
+		{"recorder: {}\ncrash: cold\nlog: {level: debug}\napi: {others: nothing, group: '0'}", "", window},
+		{"recorder: {frames: 100, snap: 256B}\napi: {remote: " + remote + "}", "", window},
 		{"", "", "window: {tumbling: 0.5s}\n    watermark: {delay: 0}"},
 		{"", "", "window: {tumbling: 1m}\n    watermark: {delay: 1m, idle: 30s}\n    keys: 100_000\n    where: |\n      a > 1\n"},
 		{"", "hold: {packets: 1, bytes: 65536, for: 1us}", window},
@@ -127,6 +132,20 @@ func TestOneRuleAtATime(t *testing.T) {
 		{"workers: many", "", window, `workers is the text "many"; write a whole number from 1 to 64`},
 		{"metrics: 9464", "", window, "metrics is the number 9464; write a map with the fields listen"},
 		{"metrics: {listen: nowhere}", "", window, `listen is "nowhere"; write an address and a port; did you mean "127.0.0.1:9464"?`},
+		{"crash: warm", "", window, `crash is the text "warm"; write rollback or cold`},
+		{"recorder: {snap: 4KiB}", "", window, `snap is 4096 bytes; from 64 to 2048: a frame has no more; did you mean "2048"?`},
+		{"recorder: {frames: 0}", "", window, "frames is the number 0; write a whole number from 1 to 1048576"},
+		{"log: {level: trace}", "", window, `level is the text "trace"; write debug, info, warn or error`},
+		{"api: {group: 'a b'}", "", window, `"a b" cannot name a Unix group; a name as in /etc/group, or a number; did you mean "headrace"?`},
+		{"api: {remote: {listen: '10.0.0.1:7443'}}", "", window, `remote is missing its field "clients"; write clients: and below it each client's name`},
+		{"api: {remote: " + strings.Replace(remote, "10.0.0.1:7443", "here", 1) + "}", "", window, `listen is "here"; write an address and a port`},
+		{"api: {remote: " + strings.Replace(remote, "key: a.key,", "", 1) + "}", "", window, "certificate stands without key; name the file with the certificate's key too: key: api.key"},
+		{"api: {remote: " + strings.Replace(remote, "certificate: a.crt,", "", 1) + "}", "", window, "key stands without certificate; name the file with the certificate too: certificate: api.crt"},
+		{"api: {remote: " + strings.Replace(remote, "ca: ca.pem,", "", 1) + "}", "", window, "client ci is known by a name, and no root vouches for names; name the file with the roots, ca: clients.pem beside clients, or give the client a pin"},
+		{"api: {remote: " + strings.Replace(remote, ", san: ci.example", "", 1) + "}", "", window, "client ci has neither pin nor san; write pin: \"sha256:…\" as headrace group init prints it, or san: and a name in the client's certificate"},
+		{"api: {remote: " + strings.Replace(remote, "san: ci.example", `san: a.b, pin: "sha256:PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0="`, 1) + "}", "", window, "client ci has both pin and san; keep one: a pin says more than a name"},
+		{"api: {remote: " + strings.Replace(remote, "san: ci.example", `pin: "sha256:PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0="`, 1) + "}", "", window, "clients ann and ci have the same pin; a client has one role: keep one of them"},
+		{"api: {remote: " + strings.Replace(remote, "ann: {role: admin, pin: \"sha256:PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0=\"}", "ann: {role: admin, san: ci.example}", 1) + "}", "", window, "clients ann and ci have the same san; a client has one role: keep one of them"},
 		{"interfaces: eth1", "", window, `interfaces is the text "eth1"; write a list, such as [eth1], or a map from name to settings`},
 		{"interfaces: []", "", window, "interfaces is an empty list; name at least one interface, or leave interfaces out"},
 		{"tables: {}", "", window, "tables is reserved; tables come later; take tables out"},

@@ -436,6 +436,20 @@ func (s *Sink) decode(d *decoder, n ast.Node, p path) bool {
 	return true
 }
 
+func (x *Client) decode(d *decoder, n ast.Node, p path) bool {
+	if !d.object(n, p, reflect.ValueOf(x).Elem()) {
+		return false
+	}
+	const allowed = `write pin: "sha256:…" as headrace group init prints it, or san: and a name in the client's certificate`
+	switch {
+	case len(x.Pin) == 0 && x.SAN == "":
+		return d.report(p, fmt.Sprintf("client %s has neither pin nor san", clip(x.Name)), allowed, "")
+	case len(x.Pin) > 0 && x.SAN != "":
+		return d.report(p, fmt.Sprintf("client %s has both pin and san", clip(x.Name)), "keep one: a pin says more than a name", "")
+	}
+	return true
+}
+
 // DefaultInterface returns the interface called name with default settings.
 func DefaultInterface(name string) Interface {
 	x := Interface{Name: name}

@@ -32,7 +32,9 @@ func (f *field) hint() string {
 		"type": "write type: int64, decimal(N), float64 or text",
 		"me":   "write me: and the id of this box", "id": "write id: and a name for the box",
 		"peers": `write peers: and a list of {id: a, address: "10.0.0.1:7400", pin: "sha256:…"}, this box included`, "address": `write address: "10.0.0.1:7400"`,
-		"pin": "write pin: and what headrace group init prints of the box's key",
+		"pin":    "write pin: and what headrace group init prints of the box's key",
+		"listen": `write listen: "10.0.0.1:7443"`, "role": "write role: viewer, operator or admin",
+		"clients": "write clients: and below it each client's name",
 	}[f.name]
 	if h == "" {
 		h = "write it"

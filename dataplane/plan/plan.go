@@ -35,8 +35,28 @@ type Plan struct {
 	OrphanTimeout time.Duration
 	// Flush makes a stop fire open windows; otherwise it discards them.
 	Flush bool
+	// Crash is what becomes of the batch in hand when the data plane dies. Empty in a
+	// replay.
+	Crash Crash `json:",omitempty"`
+	// Recorder bounds the latest frames that each worker keeps.
+	Recorder Recorder `json:",omitzero"`
 	// Group is the group of boxes that this one belongs to; nil: none.
 	Group *Group `json:",omitempty"`
+}
+
+// Crash says what a data plane that dies does with the batch in hand.
+type Crash string
+
+// What may become of it.
+const (
+	Rollback Crash = "rollback" // an undo log takes it back, and it is run again
+	Cold     Crash = "cold"     // everything starts anew; open windows are incomplete
+)
+
+// A Recorder bounds the latest frames that a worker keeps. Zero: none are kept.
+type Recorder struct {
+	Frames int
+	Snap   int // bytes kept of each frame, at most
 }
 
 // A Group is boxes whose global queries make one result. How they reach each other
