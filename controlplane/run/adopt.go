@@ -78,8 +78,15 @@ func (r *control) take(g *generation) (status.Former, error) {
 		closeAll(fds[2:])
 		return status.Former{}, r.differs(err)
 	}
+	fds = fds[2:]
+	if body.Kept != nil {
+		if g.stock, fds, err = stockOf(body.Kept, fds); err != nil {
+			closeAll(fds)
+			return status.Former{}, r.differs(err)
+		}
+	}
 	var former status.Former
-	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds[2:]); err != nil {
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds); err != nil {
 		return former, r.differs(err)
 	}
 	if g.pid, err = g.conn.PeerPID(); err != nil {

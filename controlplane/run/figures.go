@@ -58,12 +58,13 @@ func (f *figures) close() {
 // show makes g the data plane whose figures are served.
 func (r *control) show(g *generation, former status.Former) {
 	if r.figures.source == nil {
-		r.figures.source = &status.Source{Plan: r.Plan}
+		r.figures.source = &status.Source{Plan: r.Plan, Continuity: r.shown.Load}
 		if r.peers != nil {
 			r.figures.source.Group = r.peers.show
 		}
 	}
 	r.figures.source.Replace(g.segment, g.pump, r.xdp(g), former)
+	r.showContinuity(g)
 }
 
 // xdp returns a reader of what happens to frames before a worker has them.

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -39,13 +41,16 @@ type generation struct {
 	pid      int
 	layout   xsk.Layout
 	zeroCopy []bool // by queue
+	stock    *stock // nil: nothing outlives the process
+	lives    lives
 	pump     *export.Pump
 	tap      *cluster.Tap // nil: no group
 
-	cancel context.CancelFunc
-	heard  chan *handover.Message // closed when the data plane is gone
-	pumped chan error             // one value, when every row is written or nothing more can be
-	ended  bool                   // it said that every worker has ended
+	context context.Context //nolint:containedctx // the pump's, for listeners that come later
+	cancel  context.CancelFunc
+	heard   chan *handover.Message // closed when the data plane is gone
+	pumped  chan error             // one value, when every row is written or nothing more can be
+	ended   bool                   // it said that every worker has ended
 }
 
 // start starts a data plane, whose workers go on from the watermarks in resume, and
@@ -75,31 +80,88 @@ func (r *control) startProcess(g *generation, resume [][]event.Nanos) (err error
 	}
 	g.segment.NextControl()
 	g.beat()
-	lock, err := r.folder.lock(handover.DataLock, lockPatience)
-	if err != nil {
-		return fmt.Errorf("a data plane of this name lives and answers to nobody: end it, or give another --name: %w", err)
+	if r.Plan.Crash == plan.Rollback {
+		if err := r.stockUp(g); err != nil {
+			return err
+		}
 	}
-	defer lock.Close() //nolint:errcheck // the data plane has it
-	if err := g.spawn(); err != nil {
-		return err
-	}
-	data, control := g.segment.FDs()
-	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: resume}
-	if err := g.conn.Send(handover.Start, &body, []int{data, control, int(lock.Fd())}); err != nil {
-		return g.explain(err)
-	}
-	if err := r.meshSockets(g); err != nil {
-		return g.explain(err)
-	}
-	if _, err := g.conn.Expect(handover.Ready, nil); err != nil {
-		return g.explain(err)
-	}
-	return g.conn.Limit(0)
+	_, err = r.launch(g, launch{resume: resume})
+	return err
 }
 
-// spawn starts this same binary as the data plane, in a session of its own: signals of
-// the terminal are not for it, and it outlives us.
-func (g *generation) spawn() error {
+// launch says what is particular about a data plane's start.
+type launch struct {
+	binary string // "": this one
+	resume [][]event.Nanos
+	fault  bool // the process before failed: what it had in hand is left out
+	try    bool
+}
+
+// launch starts a process for g and returns when its workers run.
+func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err error) {
+	fds := make([]int, 2, 3)
+	fds[0], fds[1] = g.segment.FDs()
+	if !l.try {
+		lock, err := r.folder.lock(handover.DataLock, lockPatience)
+		if err != nil {
+			return ready, fmt.Errorf("a data plane of this name lives and answers to nobody: end it, or give another --name: %w", err)
+		}
+		defer lock.Close() //nolint:errcheck // the data plane has it
+		fds = append(fds, int(lock.Fd()))
+	} else {
+		fds = append(fds, fds[0]) // it holds no lock, and there must be something in its place
+	}
+	if err := g.spawn(l.binary); err != nil {
+		return ready, err
+	}
+	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try}
+	if g.stock != nil {
+		body.Kept = &g.stock.body
+		fds = append(fds, g.stock.descriptors()...)
+	}
+	if err := g.conn.Send(handover.Start, &body, fds); err != nil {
+		return ready, g.explain(err)
+	}
+	if g.stock == nil {
+		if err := r.meshSockets(g); err != nil {
+			return ready, g.explain(err)
+		}
+	}
+	if _, err := g.conn.Expect(handover.Ready, &ready); err != nil {
+		return ready, g.explain(err)
+	}
+	return ready, g.conn.Limit(0)
+}
+
+// stockUp opens g's sockets and memory and puts the sockets where the programs find
+// them.
+func (r *control) stockUp(g *generation) (err error) {
+	if g.stock, err = openStock(g.layout); err != nil {
+		return err
+	}
+	sockets, err := g.layout.Assign(g.stock.owners, g.stock.members)
+	if err != nil {
+		return err
+	}
+	if err := r.network.setSockets(sockets); err != nil {
+		return err
+	}
+	r.granted(g, g.stock.body.ZeroCopy, g.stock.body.Fallback)
+	return nil
+}
+
+// granted notes how the sockets were bound.
+func (r *control) granted(g *generation, zeroCopy []bool, fallback []string) {
+	g.zeroCopy = zeroCopy
+	if !r.network.copies && !slices.Contains(zeroCopy, true) {
+		r.network.copies = true
+		r.Log.Info("frames are copied: the driver grants no zero-copy", "reason", fallback[0])
+	}
+}
+
+// spawn starts a binary, this same one if none is named, as the data plane, in a
+// session of its own: signals of the terminal are not for it, and it outlives us.
+func (g *generation) spawn(binary string) error {
 	conn, end, err := handover.Pair()
 	if err != nil {
 		return err
@@ -110,7 +172,7 @@ func (g *generation) spawn() error {
 		return err
 	}
 	const first = 3 // descriptor of the first of ExtraFiles
-	c := exec.Command("/proc/self/exe", dataCommand, strconv.Itoa(first))
+	c := exec.Command(cmp.Or(binary, "/proc/self/exe"), dataCommand, strconv.Itoa(first))
 	c.Args[0] = os.Args[0]
 	c.ExtraFiles = []*os.File{end}
 	c.Stderr = os.Stderr
@@ -148,11 +210,7 @@ func (r *control) meshSockets(g *generation) error {
 	if err := r.network.setSockets(sockets); err != nil {
 		return err
 	}
-	g.zeroCopy = body.ZeroCopy
-	if !r.network.copies && !slices.Contains(body.ZeroCopy, true) {
-		r.network.copies = true
-		r.Log.Info("frames are copied: the driver grants no zero-copy", "reason", body.Fallback[0])
-	}
+	r.granted(g, body.ZeroCopy, body.Fallback)
 	return g.conn.Send(handover.Members, nil, members)
 }
 
@@ -197,30 +255,34 @@ func (r *control) startPump(g *generation) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
-	g.pumped, g.heard = make(chan error, 1), make(chan *handover.Message)
+	g.context, g.pumped = ctx, make(chan error, 1)
 	go func() {
 		defer close(g.pumped)
 		g.pumped <- g.pump.Run(ctx)
 	}()
-	go g.listen(ctx)
+	g.listen()
 	return nil
 }
 
-// listen passes on what the data plane says.
-func (g *generation) listen(ctx context.Context) {
-	defer close(g.heard)
-	for {
-		m, err := g.conn.Receive()
-		if err != nil {
-			return
+// listen begins to pass on what the process says, until it is gone.
+func (g *generation) listen() {
+	heard, conn, ctx := make(chan *handover.Message), g.conn, g.context
+	g.heard = heard
+	go func() {
+		defer close(heard)
+		for {
+			m, err := conn.Receive()
+			if err != nil {
+				return
+			}
+			m.Close() // nothing that it says from now on comes with descriptors
+			select {
+			case heard <- m:
+			case <-ctx.Done():
+				return
+			}
 		}
-		m.Close() // nothing that it says from now on comes with descriptors
-		select {
-		case g.heard <- m:
-		case <-ctx.Done():
-			return
-		}
-	}
+	}()
 }
 
 // beat tells the data plane the time, and that we live.
@@ -291,7 +353,7 @@ func (g *generation) close() error {
 	if g.segment != nil {
 		errs = append(errs, g.segment.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, g.stock.close())...)
 }
 
 // watermarks returns how far each worker's queries had come.

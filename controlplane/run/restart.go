@@ -9,11 +9,13 @@ import (
 
 // A policy bounds how often a data plane is started again.
 type policy struct {
+	most  int
 	times []time.Time // of the restarts of the last minute
 }
 
 const (
-	restartsMax   = 5
+	restartsMax   = 5 // that lose state
+	faultsMax     = 2 // by its own fault, state kept
 	restartWindow = time.Minute
 	restartPause  = 100 * time.Millisecond // before the second; doubled from there
 )
@@ -24,7 +26,7 @@ func (p *policy) next(now time.Time) (time.Duration, bool) {
 		p.times = p.times[1:]
 	}
 	n := len(p.times)
-	if n == restartsMax {
+	if n == p.most {
 		return 0, false
 	}
 	p.times = append(p.times, now)
@@ -46,6 +48,9 @@ func (r *control) restart(ctx context.Context) error {
 	}
 	former := r.figures.source.Snapshot().Former()
 	resume := old.watermarks(r.Plan.Workers, len(r.Plan.Queries))
+	if err := old.stock.close(); err != nil { // the queues have to be free
+		return err
+	}
 	began := time.Now()
 	for {
 		pause, may := r.policy.next(time.Now())

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,14 +58,20 @@ type control struct {
 	values  []rows.Values
 	figures figures
 	g       *generation
-	policy  policy
+	policy  policy // restarts that lose state
+	faults  policy // data planes that failed by themselves
+	budget  budget
 	peers   *peers // nil: no group
+	asks    chan ask
+	over    chan struct{} // closed: nothing more can be asked
+	shown   atomic.Pointer[status.Continuity]
 
 	signals  chan os.Signal
 	asked    int  // signals so far
 	adopted  bool // the first data plane was there before us
 	stopping bool // packets go elsewhere, workers drain
 	failure  error
+	down     error // why the data plane is not started again
 }
 
 // Run starts or adopts the data plane of the plan's name and stays until it has
@@ -73,7 +80,10 @@ type control struct {
 //
 // The error wraps [status.ErrRunning] if another control process has the name.
 func Run(ctx context.Context, c Config) error {
-	r := &control{Config: c, signals: make(chan os.Signal, 4)}
+	r := &control{
+		Config: c, signals: make(chan os.Signal, 4), asks: make(chan ask), over: make(chan struct{}),
+		policy: policy{most: restartsMax}, faults: policy{most: faultsMax},
+	}
 	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
 	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
 		signal.Notify(r.signals, unix.SIGHUP)
@@ -103,6 +113,7 @@ func Run(ctx context.Context, c Config) error {
 			r.printLedger()
 		}
 	}
+	close(r.over)
 	err = errors.Join(err, r.end())
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
@@ -166,6 +177,9 @@ func (r *control) live(ctx context.Context) error {
 		if err != nil || !died {
 			return errors.Join(r.failure, err)
 		}
+		if r.down != nil {
+			return r.stayDown(ctx)
+		}
 		if err := r.restart(ctx); err != nil {
 			return errors.Join(r.failure, err)
 		}
@@ -198,11 +212,15 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.stop(s.String())
 		case m, ok := <-heard:
 			if !ok {
-				heard = nil
-				g.pump.Finish()
+				heard = r.gone(g)
 				break
 			}
 			r.hear(m)
+		case a := <-r.asks:
+			a.answer <- a.do()
+			if heard != nil {
+				heard = g.heard // there may be another process
+			}
 		case err := <-pumped:
 			pumped = nil
 			if err != nil {
@@ -214,6 +232,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.stop(err.Error())
 		case <-beat.C:
 			g.beat()
+			r.budget.look(g, r.Plan.Workers)
+			r.showContinuity(g)
+			r.endStalled(g)
 			if r.peers != nil {
 				r.peers.beat(time.Now())
 			}
@@ -230,11 +251,29 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		return false, fmt.Errorf("%w: it ended unasked", ErrDied)
 	}
 	text := strings.Join(g.failures(r.Plan.Workers), "; ")
-	r.Log.Error("the data plane died", "pid", g.pid, "state", state, "failure", text)
+	if g.stock == nil { // else it has been said
+		r.Log.Error("the data plane died", "pid", g.pid, "state", state, "failure", text)
+	}
 	if r.stopping {
 		return false, fmt.Errorf("%w while it drained: rows of open windows are lost %s", ErrDied, text)
 	}
 	return true, nil
+}
+
+// gone is called when g's process has gone, and returns where the next one is heard; nil
+// if there is none, and then the pump takes what is left.
+func (r *control) gone(g *generation) chan *handover.Message {
+	if !g.ended {
+		err := r.revive(g)
+		if err == nil {
+			return g.heard
+		}
+		if g.stock != nil {
+			r.Log.Error("the data plane cannot go on where it was", "error", err)
+		}
+	}
+	g.pump.Finish()
+	return nil
 }
 
 // hear acts on what the data plane says.

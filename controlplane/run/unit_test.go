@@ -16,7 +16,7 @@ import (
 )
 
 func TestRestartsComeSlowerAndEndForAWhile(t *testing.T) {
-	var p policy
+	p := policy{most: restartsMax}
 	now := time.Unix(1_000_000, 0)
 	var pauses []time.Duration
 	for {

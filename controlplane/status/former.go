@@ -12,11 +12,13 @@ const restartReason = "data_plane_restart"
 // process. The zero value says that there was none.
 type Former struct {
 	Restarts uint64
-	Workers  []segment.Counters // with nothing in flight
-	Sockets  []Sockets          // by interface
-	Rows     []uint64           // by query, made by this control process
-	Sinks    map[string]FormerSink
-	Lost     []FormerLost
+	// Takeovers are the processes that went on where the one before them was.
+	Takeovers uint64
+	Workers   []segment.Counters // with nothing in flight
+	Sockets   []Sockets          // by interface
+	Rows      []uint64           // by query, made by this control process
+	Sinks     map[string]FormerSink
+	Lost      []FormerLost
 }
 
 // FormerSink is what a sink had committed.
@@ -32,7 +34,7 @@ type FormerLost struct {
 // Former returns what snap shows as the account of a data plane that has died, added to
 // those before it. Its sockets must be closed and its outboxes empty.
 func (snap *Snapshot) Former() Former {
-	f := Former{Restarts: snap.Restarts + 1, Sinks: map[string]FormerSink{}}
+	f := Former{Restarts: snap.Restarts + 1, Takeovers: snap.former.Takeovers, Sinks: map[string]FormerSink{}}
 	for _, line := range NewLedger(snap) {
 		n := line.Difference + int64(line.InFlight)
 		for _, c := range line.Dropped {
@@ -110,4 +112,20 @@ func (s *Sockets) add(o *Sockets) {
 	s.RxInvalid += o.RxInvalid
 	s.TxInvalid += o.TxInvalid
 	s.InRing += o.InRing
+}
+
+// Takeover counts one more process that goes on where the one before it was, and returns
+// the account to hand over.
+func (s *Source) Takeover() Former {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Former.Takeovers++
+	return s.Former
+}
+
+// Takeovers returns how many there were.
+func (s *Source) Takeovers() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Former.Takeovers
 }

@@ -73,18 +73,20 @@ type queryView struct {
 
 // Metrics is a Prometheus collector over a source's snapshots.
 type Metrics struct {
-	source    *Source
-	build     *prometheus.Desc
-	faults    *prometheus.Desc
-	steered   *prometheus.Desc
-	latency   *prometheus.Desc
-	workers   []metric[workerView]
-	feeds     []metric[feedView]
-	queries   []metric[queryView]
-	sinks     []metric[sinkView]
-	xdp       []metric[InterfaceXDP]
-	group     *groupMetrics
-	buildTags []string
+	source  *Source
+	build   *prometheus.Desc
+	faults  *prometheus.Desc
+	steered *prometheus.Desc
+	latency *prometheus.Desc
+	workers []metric[workerView]
+	feeds   []metric[feedView]
+	queries []metric[queryView]
+	sinks   []metric[sinkView]
+	xdp     []metric[InterfaceXDP]
+	group   *groupMetrics
+
+	continuity []metric[Continuity]
+	buildTags  []string
 }
 
 // NewMetrics returns a collector over source.
@@ -98,7 +100,8 @@ func NewMetrics(source *Source) *Metrics {
 			"From the receipt of the packet that closed a row's window to the row's commit.", bySink, nil),
 		workers: describeAll(workerMetrics()), feeds: describeAll(feedMetrics()), queries: describeAll(queryMetrics()),
 		sinks: describeAll(sinkMetrics()), xdp: describeAll(xdpMetrics()), group: newGroupMetrics(),
-		buildTags: []string{"unknown", runtime.Version()},
+		continuity: describeAll(continuityMetrics()),
+		buildTags:  []string{"unknown", runtime.Version()},
 	}
 	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
 		m.buildTags[0] = b.Main.Version
@@ -125,6 +128,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	describe(ch, m.sinks)
 	describe(ch, m.xdp)
 	m.group.describe(ch)
+	describe(ch, m.continuity)
 }
 
 func describe[T any](ch chan<- *prometheus.Desc, list []metric[T]) {
@@ -165,6 +169,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if s.Group != nil {
 		m.group.collect(ch, s.Group)
 	}
+	m.collectContinuity(ch, s.Continuity)
 	if s.XDP == nil {
 		return
 	}

@@ -116,6 +116,9 @@ func (r *Report) notes(w io.Writer) error {
 	if n := r.Snapshot.Restarts; n > 0 {
 		notes = append(notes, fmt.Sprintf("the data plane died and was started again: %d times; its state was lost, and rows of windows open then are incomplete", n))
 	}
+	if note := r.Snapshot.Continuity.note(); note != "" {
+		notes = append(notes, note)
+	}
 	for _, x := range r.Snapshot.Workers {
 		if x.Failure != "" {
 			notes = append(notes, fmt.Sprintf("worker %d failed: %q", x.Worker, x.Failure))

@@ -88,6 +88,8 @@ type Snapshot struct {
 	Faults   []Count        `json:"outbox_faults"`
 	XDP      *XDPSnapshot   `json:"xdp,omitempty"`
 	Group    *Group         `json:"group,omitempty"`
+	// Continuity is nil where there is no process to replace, as in a replay.
+	Continuity *Continuity `json:"continuity,omitempty"`
 
 	workers []segment.Counters // consistent copies, by worker
 	expects []uint64           // rows that each sink will have in the end
@@ -161,6 +163,9 @@ type Source struct {
 	Group   func() *Group      // nil: the box is in no group
 	Former  Former             // what the data planes before this one counted
 
+	// Continuity says how processes were replaced; nil: it cannot be.
+	Continuity func() *Continuity
+
 	mu   sync.Mutex
 	last []*segment.Counters // the last consistent copy of each worker
 }
@@ -203,6 +208,9 @@ func (s *Source) Snapshot() *Snapshot {
 			x.Interfaces[i].add(&s.Former.Sockets[i])
 		}
 		snap.XDP = &x
+	}
+	if s.Continuity != nil {
+		snap.Continuity = s.Continuity()
 	}
 	if s.Group != nil {
 		snap.Group = s.Group()

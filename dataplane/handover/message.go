@@ -55,8 +55,9 @@ type StartBody struct {
 	// Try asks only whether this binary could go on with what is kept: the answer is
 	// Ready or Refused, and the process ends. The data plane before it may be running.
 	Try bool
-	// Skip is a frame that is not to be looked at again: it has brought a data plane down.
-	Skip *FrameBody
+	// Fault says that the data plane before this one failed by itself: a frame that a
+	// failed worker had in hand is not looked at again.
+	Fault bool
 }
 
 // KeptBody describes sockets and memory that outlive a data plane. Its descriptors are,
@@ -74,17 +75,22 @@ type KeptBody struct {
 // Descriptors returns how many descriptors go with k.
 func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 1 }
 
-// FrameBody names one frame: the ring of a worker's port and the position in it.
-type FrameBody struct {
+// PoisonBody is a frame that was left out, with what is known of it.
+type PoisonBody struct {
 	Worker   int
-	Ring     int
-	Position uint32
+	Feed     int
+	Stage    string
+	Failure  string // what the worker said
+	Received event.Nanos
+	Data     []byte
 }
 
 // ReadyBody says how the start went.
 type ReadyBody struct {
 	// Warm: state was kept. A batch that was under way has been taken back.
 	Warm bool
+	// Poison are frames that were left out.
+	Poison []PoisonBody
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.

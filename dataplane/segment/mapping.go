@@ -87,3 +87,16 @@ func mapFile(fd, size int, write bool) ([]byte, error) {
 	mem, err := unix.Mmap(fd, 0, size, prot, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	return mem, os.NewSyscallError("mmap", err)
 }
+
+// Words of [WorkerCounters] that are looked at by themselves.
+const (
+	framesWord    = unsafe.Offsetof(WorkerCounters{}.Frames) / 8
+	heartbeatWord = unsafe.Offsetof(WorkerCounters{}.HeartbeatNanos) / 8
+)
+
+// Frames returns how many frames the worker has taken, as last published.
+func (w *Worker) Frames() uint64 { return atomic.LoadUint64(&w.worker[framesWord]) }
+
+// Heartbeat returns CLOCK_MONOTONIC, in nanoseconds, when the worker published last; 0
+// before the first time.
+func (w *Worker) Heartbeat() uint64 { return atomic.LoadUint64(&w.worker[heartbeatWord]) }

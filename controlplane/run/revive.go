@@ -1,0 +1,189 @@
+package run
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errCold reports that a data plane's state cannot be gone on with.
+var errCold = errors.New("state cannot be kept")
+
+// fruitlessMax is how many data planes in a row may die without a frame received
+// between them before it is tried without their state.
+const fruitlessMax = 3
+
+// lives is what is known of the processes that a generation has had.
+type lives struct {
+	warm      uint64        // times that one took over from another
+	frames    uint64        // received when the last one began
+	fruitless int           // in a row
+	pause     time.Duration // of the last time
+	since     time.Time     // when the last one began
+}
+
+// revive starts a process over what g's dead one was made of, which goes on where that
+// was: nothing is lost but what finds no room in the rings meanwhile. The segment, and
+// so the pump, do not notice.
+func (r *control) revive(g *generation) error {
+	began := time.Now()
+	state, fault := g.deathOf()
+	if g.stock == nil {
+		return errCold
+	}
+	text := g.failures(r.Plan.Workers)
+	if fault {
+		r.Log.Error("the data plane failed", "pid", g.pid, "state", state, "failure", text)
+		if _, may := r.faults.next(time.Now()); !may {
+			r.down = fmt.Errorf("%w by its own fault %d times within %v, the last time: %s", ErrDied, faultsMax+1, restartWindow, cmp.Or(strings.Join(text, "; "), state))
+			return r.down
+		}
+	} else {
+		r.Log.Warn("the data plane was ended from outside", "pid", g.pid, "state", state)
+	}
+	frames := g.received(r.Plan.Workers)
+	if g.lives.fruitless++; frames > g.lives.frames {
+		g.lives.fruitless = 0
+	}
+	g.lives.frames = frames
+	if g.lives.fruitless >= fruitlessMax {
+		return fmt.Errorf("%w: %d data planes in a row ended before they received a frame", errCold, g.lives.fruitless+1)
+	}
+	return r.takeOver(g, launch{fault: fault}, began)
+}
+
+// takeOver starts a process in the place of g's last one, which has ended.
+func (r *control) takeOver(g *generation, l launch, began time.Time) error {
+	if err := g.conn.Close(); err != nil {
+		return err
+	}
+	ready, err := r.launch(g, l)
+	if err == nil && !ready.Warm {
+		err = errors.New("the data plane found no state")
+	}
+	if err != nil {
+		if g.pid > 0 {
+			g.kill()
+			_ = g.reap()
+		}
+		return fmt.Errorf("%w: %w", errCold, err)
+	}
+	g.listen()
+	g.lives.warm++
+	g.lives.since = time.Now()
+	g.lives.pause = g.lives.since.Sub(began)
+	if err := r.network.handOver(g.conn, r.figures.source.Takeover()); err != nil {
+		r.Log.Error("the data plane took nothing to keep", "error", err)
+	}
+	r.Log.Info("the data plane goes on where it was", "data_plane", g.pid, "restarts", g.lives.warm, "within", g.lives.pause)
+	return nil
+}
+
+// deathOf waits for the process and says how it ended, and whether by its own fault.
+func (g *generation) deathOf() (state string, fault bool) {
+	state = g.reap()
+	if g.process == nil {
+		return "ended", false // nobody but its parent knows
+	}
+	status, ok := g.process.ProcessState.Sys().(syscall.WaitStatus)
+	outside := ok && status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGTERM)
+	return state, !outside
+}
+
+// received is how many frames the workers have had.
+func (g *generation) received(workers int) (n uint64) {
+	for w := range workers {
+		n += g.segment.Worker(w).Frames()
+	}
+	return n
+}
+
+// binaryOf checks that path can be executed.
+func binaryOf(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
+		return fmt.Errorf("%s is no executable file", path)
+	}
+	return nil
+}
+
+// upgrade puts a process of another binary, or of this one, in the place of the running
+// one. State and windows go on. It is refused, and nothing is done, if that binary could
+// not go on with the state, or if the rings cannot hold what comes meanwhile.
+func (r *control) upgrade(binary string) error {
+	g := r.g
+	if g.stock == nil {
+		return errors.New("with `crash: cold` nothing outlives the data plane: stop and start instead")
+	}
+	if binary != "" {
+		if err := binaryOf(binary); err != nil {
+			return fmt.Errorf("upgrade: %w", err)
+		}
+	}
+	trial := &generation{segment: g.segment, layout: g.layout, stock: g.stock}
+	_, err := r.launch(trial, launch{binary: binary, try: true})
+	_ = trial.reap()
+	if err = errors.Join(err, trial.conn.Close()); err != nil {
+		return fmt.Errorf("this binary cannot go on with the state of the running one; stop and start instead, or start it cold: %w", err)
+	}
+	if err := r.affordable(); err != nil {
+		return err
+	}
+	began := time.Now()
+	g.kill()
+	for range g.heard { //nolint:revive // until it is gone
+	}
+	_ = g.reap()
+	return r.takeOver(g, launch{binary: binary}, began)
+}
+
+// stayDown leaves the packets to the network stack and everything else as it is, so that
+// people can see what happened, until the run is asked to end.
+func (r *control) stayDown(ctx context.Context) error {
+	r.Log.Error("the data plane is not started again; packets go to the network stack", "error", r.down)
+	err := r.network.detach()
+	r.stopping = true
+	for {
+		select {
+		case <-ctx.Done():
+			return errors.Join(r.down, err)
+		case <-r.signals:
+			return errors.Join(r.down, err)
+		case a := <-r.asks:
+			a.answer <- fmt.Errorf("the data plane is down: %w", r.down)
+		}
+	}
+}
+
+// stallAfter is how long a worker may give no sign of life before its process is ended,
+// to be started again where it was.
+const stallAfter = 10 * time.Second
+
+// endStalled ends a data plane of which a worker has stood still for too long.
+func (r *control) endStalled(g *generation) {
+	if g.stock == nil {
+		return // what is ended is lost
+	}
+	now, _ := clocks()
+	for w := range r.Plan.Workers {
+		beat := g.segment.Worker(w).Heartbeat()
+		if beat == 0 || g.segment.Worker(w).State().Final() {
+			continue
+		}
+		if stood := time.Duration(now) - time.Duration(beat); stood > stallAfter && time.Since(g.lives.since) > stallAfter {
+			r.Log.Error("a worker stands still: its process is ended and started again", "worker", w, "for", stood)
+			g.kill()
+			return
+		}
+	}
+}
