@@ -36,7 +36,7 @@ func Apply(o Options) (listener int, err error) {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return -1, fmt.Errorf("confine: %w", os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err))
 	}
-	denial := uint32(unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM))
+	denial := unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	flags := uintptr(unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH | unix.SECCOMP_FILTER_FLAG_LOG)
 	if !o.Silent {
 		denial = unix.SECCOMP_RET_USER_NOTIF
