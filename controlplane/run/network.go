@@ -220,20 +220,27 @@ func (n *network) close() error {
 	return errors.Join(append(errs, n.tables.Close())...)
 }
 
-// handOver gives the data plane everything to keep for the next control.
-func (n *network) handOver(c *handover.Conn, former status.Former) error {
+// describe returns what the next control needs to go on with n.
+func (n *network) describe(former status.Former) (text []byte, fds []int, err error) {
 	d := description{Joins: n.joins, Former: former}
-	about, fds, err := n.tables.Handover()
-	if err != nil {
-		return err
+	if d.BPF, fds, err = n.tables.Handover(); err != nil {
+		return nil, nil, err
 	}
-	d.BPF, d.BPFs = about, len(fds)
+	d.BPFs = len(fds)
 	for _, j := range n.joins {
 		fds = append(fds, j.fd)
 	}
-	text, err := json.Marshal(&d)
+	if text, err = json.Marshal(&d); err != nil {
+		return nil, nil, fmt.Errorf("describe what is handed over: %w", err)
+	}
+	return text, fds, nil
+}
+
+// handOver gives the data plane everything to keep for the next control.
+func (n *network) handOver(c *handover.Conn, former status.Former) error {
+	text, fds, err := n.describe(former)
 	if err != nil {
-		return fmt.Errorf("describe what is handed over: %w", err)
+		return err
 	}
 	return c.Send(handover.Keep, handover.KeepBody{Description: text}, fds)
 }

@@ -72,9 +72,7 @@ func (r *control) restart(ctx context.Context) error {
 		}
 		r.g = g
 		r.show(g, former)
-		if err := r.network.handOver(g.conn, former); err != nil {
-			r.Log.Error("the data plane took nothing to keep", "error", err)
-		}
+		r.handOver(g, former)
 		r.Log.Warn("started the data plane again: its state was lost", "data_plane", g.pid, "restarts", former.Restarts, "within", time.Since(began))
 		return old.close()
 	}

@@ -56,7 +56,11 @@ func (r *control) revive(g *generation) error {
 	if g.lives.fruitless >= fruitlessMax {
 		return fmt.Errorf("%w: %d data planes in a row ended before they received a frame", errCold, g.lives.fruitless+1)
 	}
-	return r.takeOver(g, launch{fault: fault}, began)
+	if err := r.takeOver(g, launch{fault: fault}, began); err != nil {
+		return err
+	}
+	r.handOver(g, r.figures.source.Takeover())
+	return nil
 }
 
 // takeOver starts a process in the place of g's last one, which has ended.
@@ -79,11 +83,19 @@ func (r *control) takeOver(g *generation, l launch, began time.Time) error {
 	g.lives.warm++
 	g.lives.since = time.Now()
 	g.lives.pause = g.lives.since.Sub(began)
-	if err := r.network.handOver(g.conn, r.figures.source.Takeover()); err != nil {
+	r.Log.Info("the data plane goes on where it was", "data_plane", g.pid, "takeovers", g.lives.warm, "within", g.lives.pause)
+	return nil
+}
+
+// handOver lets the data plane, and the service manager, keep everything for who comes
+// after us.
+func (r *control) handOver(g *generation, former status.Former) {
+	if err := r.network.handOver(g.conn, former); err != nil {
 		r.Log.Error("the data plane took nothing to keep", "error", err)
 	}
-	r.Log.Info("the data plane goes on where it was", "data_plane", g.pid, "restarts", g.lives.warm, "within", g.lives.pause)
-	return nil
+	if err := r.store.put(g, r.network, former); err != nil {
+		r.Log.Error("the service manager keeps nothing: if both processes end, state is lost", "error", err)
+	}
 }
 
 // deathOf waits for the process and says how it ended, and whether by its own fault.
@@ -144,7 +156,11 @@ func (r *control) upgrade(binary string) error {
 	for range g.heard { //nolint:revive // until it is gone
 	}
 	_ = g.reap()
-	return r.takeOver(g, launch{binary: binary}, began)
+	if err := r.takeOver(g, launch{binary: binary}, began); err != nil {
+		return err
+	}
+	r.handOver(g, r.figures.source.Takeover())
+	return nil
 }
 
 // stayDown leaves the packets to the network stack and everything else as it is, so that

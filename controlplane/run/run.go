@@ -35,6 +35,9 @@ type Config struct {
 	Metrics string
 	// Group is the config of the group that the plan names. Nil: none.
 	Group *config.Group
+	// Leave lets a first signal end only this process: the data plane goes on, and a
+	// control of the same name takes over.
+	Leave bool
 	Log   *slog.Logger
 	// Ledger gets the ledger at the end.
 	Ledger io.Writer
@@ -61,6 +64,7 @@ type control struct {
 	policy  policy // restarts that lose state
 	faults  policy // data planes that failed by themselves
 	budget  budget
+	store   *store
 	peers   *peers // nil: no group
 	asks    chan ask
 	over    chan struct{} // closed: nothing more can be asked
@@ -69,6 +73,7 @@ type control struct {
 	signals  chan os.Signal
 	asked    int  // signals so far
 	adopted  bool // the first data plane was there before us
+	left     bool // the data plane goes on without us
 	stopping bool // packets go elsewhere, workers drain
 	failure  error
 	down     error // why the data plane is not started again
@@ -103,13 +108,17 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer r.folder.close()
+	if r.store, err = openStore(); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	defer r.store.close()
 	if c.Group != nil {
 		if r.peers, err = joinGroup(c.Group, c.Plan, r.values, c.Log); err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
 	}
 	if err = r.begin(); err == nil {
-		if err = r.live(ctx); !errors.Is(err, ErrKilled) {
+		if err = r.live(ctx); !errors.Is(err, ErrKilled) && !r.left {
 			r.printLedger()
 		}
 	}
@@ -124,9 +133,19 @@ func Run(ctx context.Context, c Config) error {
 // begin gets a data plane, adopted or new, and lets packets come.
 func (r *control) begin() error {
 	g, former, err := r.adopt()
+	if err == nil && g == nil {
+		if g, former, err = r.resume(); errors.Is(err, errCold) {
+			r.Log.Error("what the service manager kept is dropped: windows that were open are lost", "error", err)
+			g, former, err = nil, status.Former{}, r.store.forget()
+		}
+		if g != nil {
+			former.Takeovers++
+		}
+	}
 	if err != nil {
 		return err
 	}
+	r.store.drop()
 	if g != nil {
 		r.Log.Info("took over the running data plane", "pid", g.pid, "name", r.Plan.Name)
 		// A stop that the control before us began is carried through.
@@ -164,9 +183,7 @@ func (r *control) open(former status.Former) error {
 		}
 	}
 	r.show(r.g, former)
-	if err := r.network.handOver(r.g.conn, former); err != nil {
-		return err
-	}
+	r.handOver(r.g, former)
 	return r.serve()
 }
 
@@ -204,10 +221,16 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		select {
 		case <-stop:
 			stop = nil
+			if r.leave(g) {
+				return false, nil
+			}
 			r.stop("asked to stop")
 		case s := <-r.signals:
 			if r.asked++; r.asked > 1 {
 				return false, errors.Join(ErrKilled, r.giveUp())
+			}
+			if r.leave(g) {
+				return false, nil
 			}
 			r.stop(s.String())
 		case m, ok := <-heard:
@@ -288,6 +311,16 @@ func (r *control) hear(m *handover.Message) {
 			r.stop(r.failure.Error())
 		}
 	}
+}
+
+// leave reports whether this process ends by itself alone, being asked to.
+func (r *control) leave(g *generation) bool {
+	if !r.Leave || g.stock == nil || r.stopping {
+		return false
+	}
+	r.Log.Info("leaving: the data plane goes on without a control", "for", r.Plan.OrphanTimeout)
+	r.left = true
+	return true
 }
 
 // stop lets packets go elsewhere and then asks the workers to finish. A second call

@@ -26,9 +26,9 @@ import (
 )
 
 const (
-	// regionBytes is the address space that each region may use. It costs nothing
+	// RegionBytes is the address space that each region may use. It costs nothing
 	// until it is touched.
-	regionBytes = 1 << 40
+	RegionBytes = 1 << 40
 	// workerNice is the workers' nice value.
 	workerNice = -10
 	// heapFuse is how far the Go heap may grow beyond what the start needs before the
@@ -42,7 +42,10 @@ type process struct {
 	start   handover.StartBody
 	plan    *plan.Plan
 	segment *segment.Segment
-	lock    int // descriptor that says that we live
+	lock    int   // descriptor that says that we live
+	parts   parts // what outlives us; nothing with `crash: cold`
+	common  *arena.Region // of all workers
+	ready   handover.ReadyBody
 
 	owners   []*xsk.Owner
 	zeroCopy []bool
@@ -78,8 +81,11 @@ func Main(fd int) error {
 		}
 		return nil
 	}
+	if p.start.Try {
+		return p.conn.Send(handover.Ready, p.ready, nil)
+	}
 	close(p.begin)
-	if err := p.conn.Send(handover.Ready, nil, nil); err != nil {
+	if err := p.conn.Send(handover.Ready, p.ready, nil); err != nil {
 		return err
 	}
 	return p.keep()
@@ -93,7 +99,11 @@ func (p *process) prepare() error {
 	// Explicit, so that the runtime does not change it, which would stop the world.
 	runtime.GOMAXPROCS(p.plan.Workers + 2)
 	p.clock = monotonic()
-	members, err := p.openSockets()
+	var err error
+	if p.common, err = p.sharedRegion(); err != nil {
+		return err
+	}
+	members, err := p.sockets()
 	if err != nil {
 		return err
 	}
@@ -117,22 +127,40 @@ func (p *process) receiveStart() error {
 	if err != nil {
 		return err
 	}
-	if len(m.FDs) != 3 || p.start.Plan == nil {
+	want := 3
+	if p.start.Kept != nil {
+		want += p.start.Kept.Descriptors()
+	}
+	if len(m.FDs) != want || p.start.Plan == nil || p.start.Kept != nil && p.start.Kept.Regions < p.start.Plan.Workers {
 		m.Close()
 		return fmt.Errorf("data plane: %w: a start with %d descriptors", handover.ErrPeer, len(m.FDs))
 	}
 	p.plan, p.lock = p.start.Plan, m.FDs[2]
+	if p.start.Kept != nil {
+		p.parts.take(p.start.Kept, m.FDs[3:])
+	}
 	p.segment, err = segment.Open(m.FDs[0], m.FDs[1], segment.Data, p.plan)
 	return err
+}
+
+// sockets opens the owners, or takes up those that are there, and returns the members'
+// descriptors.
+func (p *process) sockets() (members []int, err error) {
+	// For the UMEM. Without CAP_SYS_RESOURCE it stays as it is, and CAP_IPC_LOCK or the
+	// limit must do; the opening says so if neither does.
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
+	if k := p.start.Kept; k != nil {
+		p.zeroCopy = k.ZeroCopy
+		p.owners, err = xsk.AdoptOwners(p.start.Layout, p.parts.owners, p.parts.memories, p.common)
+		return p.parts.members, err
+	}
+	return p.openSockets()
 }
 
 // openSockets opens the owners, gives control their descriptors and receives those of
 // the members.
 func (p *process) openSockets() (members []int, err error) {
-	// For the UMEM. Without CAP_SYS_RESOURCE it stays as it is, and CAP_IPC_LOCK or the
-	// limit must do; the opening says so if neither does.
-	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	if p.owners, err = xsk.OpenOwners(p.start.Layout); err != nil {
 		return nil, err
 	}
@@ -171,7 +199,7 @@ func (p *process) buildWorkers(members []int) error {
 		p.ports = append(p.ports, port)
 	}
 	if n > 1 {
-		region, err := arena.New("headrace lanes", regionBytes)
+		region, err := arena.New("headrace lanes", RegionBytes)
 		if err != nil {
 			return err
 		}
@@ -219,7 +247,7 @@ func (p *process) work(w int, built chan<- error) {
 }
 
 func (p *process) newWorker(w int) (*dataplane.Worker, error) {
-	region, err := arena.New(fmt.Sprintf("headrace worker %d", w), regionBytes)
+	region, err := arena.New(fmt.Sprintf("headrace worker %d", w), RegionBytes)
 	if err != nil {
 		return nil, err
 	}

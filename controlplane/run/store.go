@@ -1,0 +1,193 @@
+package run
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/xsk"
+	"github.com/headrace/headrace/systemd/notify"
+)
+
+// A service manager keeps, for the time when neither process lives, everything that
+// each of the two keeps for the other: these are the names in its store.
+const (
+	storeAbout   = "headrace-about"   // a memory file with [stored], as JSON
+	storeSegment = "headrace-segment" // its two files
+	storeStock   = "headrace-stock"   // in the order of handover.KeptBody
+	storeNetwork = "headrace-network" // programs, maps, links, joins
+	aboutMax     = 16 << 20
+	storePatient = 5 * time.Second
+)
+
+var storeNames = []string{storeAbout, storeSegment, storeStock, storeNetwork}
+
+// stored says what the descriptors in the store are.
+type stored struct {
+	Version int
+	Layout  xsk.Layout
+	Kept    handover.KeptBody
+	Network json.RawMessage // a [description]
+}
+
+// A store is the service manager's store of descriptors. The zero value is none.
+type store struct {
+	socket *notify.Socket // nil: nobody manages us
+	found  map[string][]int
+}
+
+// openStore connects to the service manager, if there is one, and takes what it kept.
+func openStore() (*store, error) {
+	socket, err := notify.Open()
+	if err != nil {
+		return nil, err
+	}
+	s := &store{socket: socket, found: map[string][]int{}}
+	list, err := notify.Inherited()
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	for _, d := range list {
+		s.found[d.Name] = append(s.found[d.Name], d.FD)
+	}
+	return s, nil
+}
+
+// keeps reports whether what we give it survives us.
+func (s *store) keeps() bool { return s.socket != nil && s.socket.Room() != 0 }
+
+// put makes the manager keep g and n in the place of what it kept before. Until it has
+// all of it, a death of both processes loses the state, and only that.
+func (s *store) put(g *generation, n *network, former status.Former) error {
+	if !s.keeps() || g.stock == nil {
+		return nil
+	}
+	text, fds, err := n.describe(former)
+	if err != nil {
+		return err
+	}
+	about, err := memoryFile(&stored{handover.Version, g.layout, g.stock.body, text})
+	if err != nil {
+		return err
+	}
+	defer about.Close() //nolint:errcheck // the manager has it
+	data, control := g.segment.FDs()
+	var errs []error
+	for _, name := range storeNames {
+		errs = append(errs, s.socket.Forget(name))
+	}
+	errs = append(errs,
+		s.socket.Keep(storeSegment, data, control),
+		s.socket.Keep(storeStock, g.stock.descriptors()...),
+		s.socket.Keep(storeNetwork, fds...),
+		s.socket.Keep(storeAbout, int(about.Fd())), // last: without it nothing counts
+		s.socket.Barrier(storePatient),
+	)
+	return errors.Join(errs...)
+}
+
+// forget has the manager keep nothing.
+func (s *store) forget() error {
+	if s.socket == nil {
+		return nil
+	}
+	var errs []error
+	for _, name := range storeNames {
+		errs = append(errs, s.socket.Forget(name))
+	}
+	return errors.Join(errs...)
+}
+
+// drop closes what was found and not taken.
+func (s *store) drop() {
+	for _, fds := range s.found {
+		closeAll(fds)
+	}
+	s.found = nil
+}
+
+// close ends the conversation; what is kept stays kept.
+func (s *store) close() {
+	s.drop()
+	_ = s.socket.Close()
+}
+
+// memoryFile returns a file that holds v as JSON.
+func memoryFile(v any) (*os.File, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("describe what is kept: %w", err)
+	}
+	fd, err := unix.MemfdCreate(storeAbout, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), storeAbout)
+	if _, err := f.Write(text); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// resume makes a generation of what the service manager kept while neither process
+// lived, and starts a data plane that goes on with it. It returns nil if nothing was
+// kept. The error wraps [errCold] if what was kept cannot be gone on with.
+func (r *control) resume() (*generation, status.Former, error) {
+	found := r.store.found
+	if len(found[storeAbout]) == 0 || r.Plan.Crash != plan.Rollback {
+		return nil, status.Former{}, nil
+	}
+	defer r.store.drop()
+	g := &generation{}
+	former, err := r.takeStored(g, found)
+	if err == nil {
+		err = r.takeOver(g, launch{}, time.Now())
+	}
+	if err != nil {
+		return nil, former, errors.Join(fmt.Errorf("%w: %w", errCold, err), g.close(), r.dropNetwork())
+	}
+	return g, former, nil
+}
+
+// takeStored takes the parts out of found.
+func (r *control) takeStored(g *generation, found map[string][]int) (former status.Former, err error) {
+	var s stored
+	text := make([]byte, aboutMax)
+	n, err := unix.Pread(found[storeAbout][0], text, 0)
+	if err != nil {
+		return former, os.NewSyscallError("pread", err)
+	}
+	if err := json.Unmarshal(text[:n], &s); err != nil {
+		return former, fmt.Errorf("what is kept is described by nonsense: %w", err)
+	}
+	if s.Version != handover.Version || len(found[storeSegment]) != 2 || len(found[storeStock]) != s.Kept.Descriptors() {
+		return former, fmt.Errorf("version %d of what is kept, this binary wants %d: %w", s.Version, handover.Version, handover.ErrPeer)
+	}
+	take := func(name string) []int {
+		fds := found[name]
+		delete(found, name)
+		return fds
+	}
+	g.layout, g.zeroCopy = s.Layout, s.Kept.ZeroCopy
+	if g.stock, _, err = stockOf(&s.Kept, take(storeStock)); err != nil {
+		return former, err
+	}
+	files := take(storeSegment)
+	if g.segment, err = segment.Open(files[0], files[1], segment.Control, r.Plan); err != nil {
+		return former, err
+	}
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, s.Network, take(storeNetwork)); err != nil {
+		return former, err
+	}
+	g.segment.NextControl()
+	g.beat()
+	return former, r.startPump(g)
+}
