@@ -7,7 +7,7 @@ import "testing"
 // counted.
 func BenchmarkPort(b *testing.B) {
 	const batch = 64
-	f := newFakeQueue(1, batch, batch, batch, batch)
+	f := newFakeQueue(1, batch, batch, batch)
 	p := f.ports[0]
 	var frames [batch]Frame
 	for range batch {

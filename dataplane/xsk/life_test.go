@@ -146,7 +146,7 @@ func measure(tb testing.TB) usage {
 func TestOpeningAndClosingLeaksNothing(t *testing.T) {
 	p := netns.NewPair(t, netns.Options{})
 	l := Layout{
-		Interfaces: []Interface{{p.B.Interface, p.B.Index, 1}},
+		Interfaces: []Interface{{Name: p.B.Interface, Index: p.B.Index, Queues: 1}},
 		Workers:    2, Sizes: small(t, 2, 1024),
 		Bind: Bind{Copy: true}, // one attempt a queue, not two
 	}
@@ -164,7 +164,7 @@ func TestOpeningAndClosingLeaksNothing(t *testing.T) {
 	}
 	broken := func() {
 		bad := l
-		bad.Interfaces = []Interface{{p.B.Interface, p.B.Index, 2}} // the second queue is not there
+		bad.Interfaces = []Interface{{Name: p.B.Interface, Index: p.B.Index, Queues: 2}} // the second queue is not there
 		if _, err := OpenMesh(bad); !errors.Is(err, unix.EINVAL) {
 			t.Fatalf("queue 1 of 1: %v, want %v", err, unix.EINVAL)
 		}
@@ -192,7 +192,7 @@ func TestOpeningAndClosingLeaksNothing(t *testing.T) {
 
 func TestAnOwnerSaysWhatItWasGrantedAndWhyItCannotOpen(t *testing.T) {
 	p := netns.NewPair(t, netns.Options{})
-	c := OwnerConfig{Interface: p.B.Interface, Workers: 1, Sizes: small(t, 1, 64), BusyWait: 20 * time.Millisecond}
+	c := OwnerConfig{Interface: p.B.Interface, Sizes: small(t, 1, 64), BusyWait: 20 * time.Millisecond}
 	p.B.Do(t, func() {
 		o, err := OpenOwner(c) // by name, zero-copy if possible
 		if err != nil {
@@ -210,7 +210,7 @@ func TestAnOwnerSaysWhatItWasGrantedAndWhyItCannotOpen(t *testing.T) {
 		if _, err := mapRX(o.FD(), c.Sizes.RxRing*64); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("a ring mapped 64 times its size: %v", err)
 		}
-		port, err := NewPort(Layout{Interfaces: []Interface{{Queues: 1}}, Workers: 1}, 0, []*Owner{o}, nil)
+		port, err := NewPort(Layout{Interfaces: []Interface{{Queues: 1}}, Workers: 1}, 0, []*Owner{o}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ func TestAnOwnerSaysWhatItWasGrantedAndWhyItCannotOpen(t *testing.T) {
 			t.Error("copy and zero-copy both forced: no error")
 		}
 	})
-	if _, err := OpenOwner(OwnerConfig{Interface: "hr-none", Workers: 1, Sizes: c.Sizes}); err == nil || !strings.Contains(err.Error(), "hr-none") {
+	if _, err := OpenOwner(OwnerConfig{Interface: "hr-none", Sizes: c.Sizes}); err == nil || !strings.Contains(err.Error(), "hr-none") {
 		t.Errorf("an interface that is not there: %v", err)
 	}
 }
@@ -238,7 +238,7 @@ func TestAnOwnerSaysWhatItWasGrantedAndWhyItCannotOpen(t *testing.T) {
 func TestARingOfAnotherSizeIsRefused(t *testing.T) {
 	p := netns.NewPair(t, netns.Options{})
 	p.B.Do(t, func() {
-		o, err := OpenOwner(OwnerConfig{Interface: p.B.Interface, Workers: 1, Sizes: small(t, 1, 2048)})
+		o, err := OpenOwner(OwnerConfig{Interface: p.B.Interface, Sizes: small(t, 1, 2048)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -281,7 +281,7 @@ func dataPlane(layout string) error {
 	}
 	var ports []*Port
 	for w := range l.Workers {
-		p, err := NewPort(l, w, owners, members)
+		p, err := NewPort(l, w, owners, members, nil)
 		if err != nil {
 			return err
 		}
@@ -397,7 +397,7 @@ func TestAKilledDataPlaneLeavesTheInterfacePassingAndTheNextOneStarts(t *testing
 		t.Run(name, func(t *testing.T) {
 			p := netns.NewPair(t, netns.Options{Queues: 2})
 			l := Layout{
-				Interfaces: []Interface{{p.B.Interface, p.B.Index, 2}},
+				Interfaces: []Interface{{Name: p.B.Interface, Index: p.B.Index, Queues: 2}},
 				Workers:    2, Sizes: small(t, 2, 1024),
 			}
 			s := attach(t, p.B, l.Workers, driver)

@@ -80,7 +80,7 @@ func TestPacketsOfSeveralFramesAreCountedAndDropped(t *testing.T) {
 	a, b := netns.New(t), netns.New(t)
 	pair := netns.Join(t, a, b, netns.Options{MTU: 9000})
 	r := &rig{pairs: []*netns.Pair{pair}, layout: Layout{
-		Interfaces: []Interface{{pair.B.Interface, pair.B.Index, 1}},
+		Interfaces: []Interface{{Name: pair.B.Interface, Index: pair.B.Index, Queues: 1}},
 		Workers:    1, Sizes: small(t, 1, 1024), Bind: Bind{ScatterGather: true},
 	}}
 	r.open(t, b)
