@@ -22,6 +22,13 @@ func File(path string, o Options) (*config.Config, *plan.Plan, error) {
 	return c, p, err
 }
 
+// Text is [File] for a config that has been read from the place called source.
+func Text(text []byte, source string, o Options) (*config.Config, *plan.Plan, error) {
+	c := config.Read(source, text)
+	p, err := Compile(c, o)
+	return c, p, err
+}
+
 // Command returns `headrace check`. It prints what is wrong with a config to
 // standard error, one finding a line; the error is then one of usage.
 func Command(o Options) *cobra.Command {

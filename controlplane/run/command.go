@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,7 @@ type flags struct {
 	workers    int
 	out        string
 	name       string
+	leave      bool
 }
 
 // Command returns `headrace run`.
@@ -59,6 +61,7 @@ It needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON and CAP_IPC_LOCK.`,
 	c.Flags().IntVar(&f.workers, "workers", 0, "number of workers; 0: the config's, or what the host allows")
 	c.Flags().StringVar(&f.out, "out", "", "append all rows to this one JSON Lines `PATH` instead of the config's sinks; \"-\" is standard output")
 	c.Flags().StringVar(&f.name, "name", "headrace", "name of the run, for `headrace status` and for a start after a crash")
+	c.Flags().BoolVar(&f.leave, "leave", false, "a first signal ends only this process: the data plane goes on for orphan_timeout, and a start under the same name takes over (with `crash: rollback`)")
 	return c
 }
 
@@ -91,16 +94,30 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 		return usage.Wrap(path, err)
 	}
 	o.Workers, o.Interfaces, o.Name = f.workers, f.interfaces, f.name
-	c, p, err := compile.File(f.config, o)
+	text, err := os.ReadFile(f.config)
 	if err != nil {
-		var found config.Findings
-		if errors.As(err, &found) {
-			return usage.Wrap("", found)
-		}
 		return usage.Wrap("", err)
 	}
-	if len(p.Interfaces) == 0 {
+	setup, err := f.compile(text, f.config, o)
+	if err != nil {
+		return usage.Wrap("", err)
+	}
+	if len(setup.Plan.Interfaces) == 0 {
 		return usage.Errorf(path, "no interface: name one with --interface, or in the config: interfaces: [eth1]")
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	return Run(cmd.Context(), Config{
+		Setup: setup, Log: log, Ledger: cmd.ErrOrStderr(), Leave: f.leave,
+		Compile:   func(text []byte, source string) (Setup, error) { return f.compile(text, source, o) },
+		OpenSinks: func(s *Setup, seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(s.Config, seg, log) },
+	})
+}
+
+// compile makes a setup of a config's text and of what the command line adds.
+func (f *flags) compile(text []byte, source string, o compile.Options) (Setup, error) {
+	c, p, err := compile.Text(text, source, o)
+	if err != nil {
+		return Setup{}, err
 	}
 	if f.out != "" {
 		for i := range p.Queries {
@@ -111,15 +128,7 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 			}
 		}
 	}
-	metrics := ""
-	if c.Metrics != nil {
-		metrics = c.Metrics.Listen
-	}
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-	return Run(cmd.Context(), Config{
-		Plan: p, Metrics: metrics, Group: c.Group, Log: log, Ledger: cmd.ErrOrStderr(),
-		OpenSinks: func(seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(c, seg, log) },
-	})
+	return Setup{Config: c, Plan: p, Text: text, Source: source}, nil
 }
 
 // openSinks opens the one file of --out, or the config's sinks that some query uses.

@@ -30,10 +30,10 @@ func (r *control) serve() error {
 			r.Log.Warn("status is not answered any more", "error", err)
 		}
 	})
-	if r.Metrics == "" {
+	if r.Setup.Config.Metrics == nil {
 		return nil
 	}
-	l, err = status.ListenMetrics(r.Metrics)
+	l, err = status.ListenMetrics(r.Setup.Config.Metrics.Listen)
 	if err != nil {
 		r.Log.Warn("no metrics: give another address in metrics.listen", "error", err)
 		return nil

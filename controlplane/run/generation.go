@@ -238,7 +238,7 @@ func (g *generation) reap() string {
 
 // startPump opens the sinks and lets rows flow.
 func (r *control) startPump(g *generation) error {
-	sinks, err := r.OpenSinks(g.segment)
+	sinks, err := r.OpenSinks(&r.Setup, g.segment)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/controlplane/status"
 )
 
 // errCold reports that a data plane's state cannot be gone on with.

@@ -25,16 +25,27 @@ import (
 	"github.com/headrace/headrace/dataplane/segment"
 )
 
+// A Setup is a config and what was made of it.
+type Setup struct {
+	// Config is nil where only a plan is known.
+	Config *config.Config
+	// Plan is the work. It names at least one interface.
+	Plan *plan.Plan
+	// Text is the config as it was written, Source where.
+	Text   []byte
+	Source string
+}
+
 // Config says what to run.
 type Config struct {
-	// Plan is the work. It names at least one interface. Required.
-	Plan *plan.Plan
-	// OpenSinks opens the sinks for the data plane whose segment is given. Required.
-	OpenSinks func(*segment.Segment) ([]export.Sink, error)
-	// Metrics is the address of /metrics; empty for none.
-	Metrics string
-	// Group is the config of the group that the plan names. Nil: none.
-	Group *config.Group
+	// Setup is what to begin with. Required.
+	Setup
+	// Compile makes a setup of another config, with everything that the command line adds.
+	// Required.
+	Compile func(text []byte, source string) (Setup, error)
+	// OpenSinks opens the sinks of a setup for the data plane whose segment is given.
+	// Required.
+	OpenSinks func(*Setup, *segment.Segment) ([]export.Sink, error)
 	// Leave lets a first signal end only this process: the data plane goes on, and a
 	// control of the same name takes over.
 	Leave bool
@@ -112,8 +123,8 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("run: %w", err)
 	}
 	defer r.store.close()
-	if c.Group != nil {
-		if r.peers, err = joinGroup(c.Group, c.Plan, r.values, c.Log); err != nil {
+	if c.Plan.Group != nil {
+		if r.peers, err = joinGroup(c.Setup.Config.Group, c.Plan, r.values, c.Log); err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
 	}

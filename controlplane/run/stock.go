@@ -41,7 +41,7 @@ func openStock(l xsk.Layout) (*stock, error) {
 		if o.Fallback != nil {
 			why = o.Fallback.Error()
 		}
-		s.owners, s.memories = append(s.owners, o.FD), append(s.memories, o.Memory)
+		s.owners, s.memories = append(s.owners, o.FD), append(s.memories, o.File)
 		s.body.ZeroCopy, s.body.Fallback = append(s.body.ZeroCopy, o.ZeroCopy), append(s.body.Fallback, why)
 	}
 	if s.members, err = xsk.OpenMembers(l, s.owners); err != nil {

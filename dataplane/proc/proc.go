@@ -42,8 +42,8 @@ type process struct {
 	start   handover.StartBody
 	plan    *plan.Plan
 	segment *segment.Segment
-	lock    int   // descriptor that says that we live
-	parts   parts // what outlives us; nothing with `crash: cold`
+	lock    int           // descriptor that says that we live
+	parts   parts         // what outlives us; nothing with `crash: cold`
 	common  *arena.Region // of all workers
 	ready   handover.ReadyBody
 
@@ -103,7 +103,7 @@ func (p *process) prepare() error {
 	if p.common, err = p.sharedRegion(); err != nil {
 		return err
 	}
-	members, err := p.sockets()
+	members, err := p.takeSockets()
 	if err != nil {
 		return err
 	}
@@ -143,9 +143,9 @@ func (p *process) receiveStart() error {
 	return err
 }
 
-// sockets opens the owners, or takes up those that are there, and returns the members'
+// takeSockets opens the owners, or takes up those that are there, and returns the members'
 // descriptors.
-func (p *process) sockets() (members []int, err error) {
+func (p *process) takeSockets() (members []int, err error) {
 	// For the UMEM. Without CAP_SYS_RESOURCE it stays as it is, and CAP_IPC_LOCK or the
 	// limit must do; the opening says so if neither does.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
@@ -199,11 +199,8 @@ func (p *process) buildWorkers(members []int) error {
 		p.ports = append(p.ports, port)
 	}
 	if n > 1 {
-		region, err := arena.New("headrace lanes", RegionBytes)
-		if err != nil {
-			return err
-		}
-		if p.lanes, err = dataplane.NewLanes(p.plan, region); err != nil {
+		var err error
+		if p.lanes, err = dataplane.NewLanes(p.plan, p.common); err != nil {
 			return err
 		}
 		p.shared = window.NewShared(len(p.plan.Queries))
@@ -247,7 +244,7 @@ func (p *process) work(w int, built chan<- error) {
 }
 
 func (p *process) newWorker(w int) (*dataplane.Worker, error) {
-	region, err := arena.New(fmt.Sprintf("headrace worker %d", w), RegionBytes)
+	region, err := p.region(w)
 	if err != nil {
 		return nil, err
 	}
