@@ -78,13 +78,13 @@ func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {
 	if !ok {
 		return fmt.Errorf("unknown format %q", f.plan.Format)
 	}
-	if f.decoder, err = format.New(f.plan, r); err != nil {
+	if f.decoder, err = format.New(f.plan, r, w.undo); err != nil {
 		return err
 	}
 	channels := 1
 	if f.plan.Sequence != plan.Unsequenced {
 		channels = f.plan.Channels
-		if f.sequencer, err = sequence.New(f.plan, r); err != nil {
+		if f.sequencer, err = sequence.New(f.plan, r, w.undo); err != nil {
 			return err
 		}
 	}
@@ -94,7 +94,7 @@ func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {
 	for i := range f.channels {
 		f.channels[i].Max = event.MinNanos
 	}
-	f.plain = sequence.Release{Items: make([]sequence.Item, 1), Retired: -1}
+	f.plain = sequence.Release{Outcome: sequence.Outcome{Retired: -1}, Items: make([]sequence.Item, 1)}
 	f.batch = plan.NewBatch(f.plan.Columns)
 	f.batch.Feed = number
 	f.batch.Limit = max(1, min(w.plan.Batch, event.BatchMax))
@@ -153,7 +153,7 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	receive := event.Nanos(m.ReceiveNanos) + offset
 	f.position, f.rank = fr.Packet, 0
 	if f.sequencer == nil {
-		f.plain.Items[0].Span = sequence.Span{Body: payload, Receive: receive}
+		f.plain.Items[0].Span = sequence.Span{Receive: receive}
 		f.start(&f.plain)
 		return
 	}
@@ -271,11 +271,13 @@ func (f *feed) room() bool {
 func (f *feed) openSpan(s *sequence.Span) {
 	p := &f.packet
 	p.Reset()
-	p.Payload, p.Receive = s.Body, s.Receive
+	p.Receive = s.Receive
 	if f.sequencer == nil {
+		p.Payload = f.frame.Data[f.frame.Meta.PayloadOffset:][:f.frame.Meta.PayloadLength]
 		p.Frame, p.PayloadOffset = f.frame.Data, int(f.frame.Meta.PayloadOffset)
 		p.Cut = f.frame.Meta.Flags&steer.FlagTruncated != 0
 	} else {
+		p.Payload = f.sequencer.Body(s)
 		p.Skip, p.Count, p.Seq, p.Channel = s.Skip, s.Count, s.Seq, f.release.Channel
 		session := &f.release.Session
 		p.Chan = binary.BigEndian.Uint64(session[:8])

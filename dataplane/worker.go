@@ -52,6 +52,7 @@ type Worker struct {
 	segment  *segment.Worker
 	box      *outbox.Writer
 	windows  *window.State
+	undo     *arena.Undo // nil: a batch that is not committed is lost
 	feeds    []feed
 	counters *segment.Counters
 
