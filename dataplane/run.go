@@ -125,15 +125,19 @@ func (w *Worker) hit() bool {
 		}
 	}
 	for i := range w.feeds {
-		f := &w.feeds[i]
-		if f.sequencer != nil {
-			continue
+		if f := &w.feeds[i]; f.sequencer == nil {
+			f.hit()
 		}
-		c := &f.channels[0]
-		c.Gaps++
-		f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
 	}
 	return true
+}
+
+// hit marks the open windows of an unsequenced feed.
+func (f *feed) hit() {
+	c := f.change(0)
+	c.Gaps++
+	fault.Point()
+	f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
 }
 
 // An Input is a receiver that comes to an end: a capture.
