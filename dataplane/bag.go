@@ -39,14 +39,12 @@ type rest struct {
 	Events  uint64
 	Covered uint32
 	Source  uint32
-	// Position, and the packet's number, are of replay and 0.
-	Position uint64
 	Receive  event.Nanos // of the release of an unsequenced feed
 	Progress wire.Progress
 
 	Meta  steer.Meta
-	Ref   FrameRef
-	Bytes uint32 // of the frame
+	Packet uint64
+	Bytes  uint32 // of the frame
 }
 
 func (b *bag) init(r *arena.Region, batches []int) error {
@@ -117,7 +115,7 @@ func (w *Worker) packFrame(p *pocket) {
 	if len(fr.Data) > len(p.frame) {
 		panic(fmt.Sprintf("dataplane: a frame of %d bytes", len(fr.Data)))
 	}
-	p.rest.InFrame, p.rest.Meta, p.rest.Ref = 1, fr.Meta, FrameRef{fr.Ring, fr.Position}
+	p.rest.InFrame, p.rest.Meta, p.rest.Packet = 1, fr.Meta, fr.Packet
 	p.rest.Bytes = uint32(copy(p.frame, fr.Data)) // onto itself, if it came out of this pocket
 	fault.Point()
 }
@@ -125,7 +123,7 @@ func (w *Worker) packFrame(p *pocket) {
 // pack writes the feed's place in its release.
 func (f *feed) pack(r *rest) {
 	r.Feed, r.InSpan, r.Rank, r.Item = uint32(f.number)+1, b2u(f.inSpan), f.rank, uint64(f.item)
-	r.Latest, r.Events, r.Covered, r.Source, r.Position = f.latest, f.events, f.covered, f.source, f.position
+	r.Latest, r.Events, r.Covered, r.Source = f.latest, f.events, f.covered, f.source
 	r.Progress = f.packet.Progress
 	if f.sequencer == nil {
 		r.Receive = f.plain.Items[0].Span.Receive
@@ -159,8 +157,8 @@ func (w *Worker) unpack() error {
 	f := &w.feeds[r.Feed-1]
 	if r.InFrame != 0 {
 		fr := &w.frames[0]
-		fr.Meta, fr.Data, fr.Ring, fr.Position = r.Meta, p.frame[:r.Bytes], r.Ref.Ring, r.Ref.Position
-		w.at, w.count, w.packed, w.open = 0, 1, 1, true
+		fr.Meta, fr.Data, fr.Packet = r.Meta, p.frame[:r.Bytes], r.Packet
+		w.at, w.count, w.open = 0, 1, true
 	}
 	return f.unpack(r, w.open)
 }
@@ -179,7 +177,7 @@ func (f *feed) unpack(r *rest, inFrame bool) error {
 		return fmt.Errorf("feed %s: no release in hand, where one was: %w", f.plan.Name, arena.ErrLayout)
 	}
 	f.inSpan, f.rank, f.item = r.InSpan != 0, r.Rank, int(r.Item)
-	f.latest, f.events, f.covered, f.source, f.position = r.Latest, r.Events, r.Covered, r.Source, r.Position
+	f.latest, f.events, f.covered, f.source = r.Latest, r.Events, r.Covered, r.Source
 	if f.item > len(f.release.Items) || f.inSpan && f.item == len(f.release.Items) {
 		return fmt.Errorf("feed %s: item %d of a release of %d: %w", f.plan.Name, f.item, len(f.release.Items), arena.ErrLayout)
 	}

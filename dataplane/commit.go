@@ -20,10 +20,12 @@ const StateVersion = 1
 // A Positioned receiver can be taken up where a commit left it; [xsk.Port] is one.
 type Positioned interface {
 	xsk.Receiver
-	// Positions writes, for each ring, the position behind the first done frames of the
-	// last Receive, and returns the number of rings. done is the number of all of them
-	// if nothing that was received is to come again.
-	Positions(into []uint32, done int) int
+	// Positions writes, for each ring, the position up to which nothing is to come again,
+	// rest being the frames of the last Receive that are, and returns the number of rings.
+	Positions(into []uint32, rest []xsk.Frame) int
+	// Spent reports that something was received, though it was no frame, and waits for a
+	// Release.
+	Spent() bool
 }
 
 // memory is a worker's part of its region that belongs to no stage. With an undo log,
@@ -69,7 +71,7 @@ type here struct {
 	Bag         uint32 // 1, 2: the pocket of the bag that has what was not through; 0: nothing
 }
 
-func newMemory(p *plan.Plan, r *arena.Region, batches []int) (*memory, error) {
+func newMemory(p *plan.Plan, r *arena.Region, batches []int, keeps bool) (*memory, error) {
 	m := &memory{}
 	heads, err := arena.Slice[head](r, "positions", 1)
 	if err != nil {
@@ -80,6 +82,9 @@ func newMemory(p *plan.Plan, r *arena.Region, batches []int) (*memory, error) {
 		return nil, err
 	}
 	m.head, m.mark = &heads[0], &marks[0]
+	if !keeps {
+		return m, nil
+	}
 	for i := range m.copies {
 		if err := m.copies[i].init(p, r); err != nil {
 			return nil, err
@@ -140,31 +145,35 @@ func (w *Worker) note() {
 	s := w.memory.standing(w.number)
 	h := s.here
 	h.Bag = w.pack()
-	done := w.done()
+	again := w.untouched()
 	h.Worker = w.counters.Worker
-	// A frame that is in hand and not begun is received once more by who comes next.
-	h.Worker.Frames -= uint64(w.count - w.packed - done)
+	h.Worker.Frames -= uint64(len(again))
+	if w.committed != nil { // what the port counts then, the next one counts on from 0
+		c := w.committed(again)
+		h.Worker.Frames += bad(&c) - w.bad
+		h.Worker.UnknownFeed += bad(&c) - w.bad
+	}
 	fault.Point()
 	h.Outbox, h.Received, h.Lost, h.Again, h.Stopped, h.Watched = w.box.Position(), w.received, w.lost, w.again, w.stopped, w.watched
 	h.Ending, h.Closing = uint32(w.ending), 0
 	if w.closing != nil {
 		h.Closing = uint32(w.closing.number) + 1
 	}
-	h.Rings = uint32(w.receiver.(Positioned).Positions(s.rings, done))
+	h.Rings = uint32(w.receiver.(Positioned).Positions(s.rings, again))
 	if w.out != nil {
 		w.out.Written(s.sent)
 		w.inbox.Taken(s.places)
 	}
 }
 
-// done is how many frames of the last Receive need not come again: those that are
-// through, and the one in hand, whose bytes are in the bag.
-func (w *Worker) done() int {
-	done := w.at
+// untouched are the frames in hand that were not begun: who comes next receives them
+// once more. The bytes of the one that was begun are in the bag.
+func (w *Worker) untouched() []xsk.Frame {
+	at := w.at
 	if w.open {
-		done++
+		at++
 	}
-	return done - w.packed
+	return w.frames[at:w.count]
 }
 
 // showWatermarks makes the watermarks visible. It comes before the partials that they
@@ -191,15 +200,20 @@ func (w *Worker) show() int {
 		w.inbox.Release()
 		fault.Point()
 	}
-	if w.count > 0 && w.at == w.count {
+	if w.at == w.count && (w.count > 0 || w.spent()) {
 		w.receiver.Release()
-		w.at, w.count, w.packed = 0, 0, 0
+		w.at, w.count = 0, 0
 		fault.Point()
 	}
 	if w.undo == nil {
 		return 0
 	}
 	return w.windows.Sweep(closeMax)
+}
+
+func (w *Worker) spent() bool {
+	r, ok := w.receiver.(Positioned)
+	return ok && w.undo != nil && r.Spent()
 }
 
 // begin begins the next batch.

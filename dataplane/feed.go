@@ -175,7 +175,7 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 		c.Truncated++
 	}
 	receive := event.Nanos(m.ReceiveNanos) + offset
-	f.position, f.rank = fr.Packet, 0
+	f.position, f.rank = f.w.positionOf(fr), 0
 	fault.Point()
 	if f.sequencer == nil {
 		f.plain.Items[0].Span = sequence.Span{Receive: receive}

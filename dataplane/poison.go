@@ -5,7 +5,8 @@ import (
 	"github.com/headrace/headrace/dataplane/xsk"
 )
 
-// A FrameRef names a frame by its place in a ring of the worker's receiver.
+// A FrameRef names a frame by its place in a ring of the worker's receiver: see
+// [xsk.Frame.Place].
 type FrameRef struct {
 	Ring, Position uint32
 }
@@ -48,7 +49,7 @@ type Mark struct {
 // outlive the taking back of the batch, and is void in any other batch.
 type mark struct {
 	Batch uint64
-	Frame uint64 // ring << 32 | position
+	Frame uint64 // ring << 32 | position, as the receiver says it
 	What  uint64 // stage | framed << 8 | alone << 9 | feed << 32
 }
 
@@ -64,7 +65,7 @@ func (m *mark) stage(s Stage) { m.What = m.What&^0xff | uint64(s) }
 
 // frame notes that fr is decoded next, alone in its batch or behind others.
 func (m *mark) frame(fr *xsk.Frame, alone bool) {
-	m.Frame = uint64(fr.Ring)<<32 | uint64(fr.Position)
+	m.Frame = fr.Packet
 	what := uint64(StageDecode) | markFramed | uint64(fr.Meta.Feed)<<32
 	if alone {
 		what |= markAlone
@@ -96,7 +97,8 @@ func (w *Worker) InHand() (m Mark, frame []byte) {
 
 // poisoned reports whether fr is the frame to leave out.
 func (w *Worker) poisoned(fr *xsk.Frame) bool {
-	return w.skip != nil && w.skip.Ring == fr.Ring && w.skip.Position == fr.Position
+	ring, position := fr.Place()
+	return int(w.skip.Ring) == ring && w.skip.Position == position
 }
 
 // leaveOut drops a frame that was not begun, and reports whether there was room for

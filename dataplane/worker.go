@@ -87,7 +87,6 @@ type Worker struct {
 	begun   int    // frames that the batch has begun
 	carries uint32 // the pocket of the bag that the last commit names
 	changed bool   // something may be other than in that pocket
-	packed  int    // frames in hand that came out of the bag: 1 or none
 	slow    int    // frames to be taken one at a time: after a crash the next one says more
 	poison  Mark
 	skip    *FrameRef
@@ -102,7 +101,9 @@ type Worker struct {
 	closing *feed          // the feed whose last release is being decoded
 
 	// Live.
-	port    *xsk.Counters
+	port    *xsk.Counters // nil: not live
+	// committed is what port's are without what is to be received again.
+	committed func(again []xsk.Frame) xsk.Counters
 	parked  uint64 // what RefillParked was when the port was made
 	hold    uint64 // the hold that is asked for; 0: none
 	quota   int    // frames that are still to be taken in it
@@ -259,6 +260,15 @@ func (w *Worker) receive() int {
 	return w.count
 }
 
+// positionOf is the position of what a frame lets through. Live there is no order of all
+// frames, and lanes need not say where each begins.
+func (w *Worker) positionOf(fr *xsk.Frame) uint64 {
+	if w.plan.Replay {
+		return fr.Packet
+	}
+	return 0
+}
+
 // oldest is when the first of frames came, now if no stamp is of our clock.
 func oldest(frames []xsk.Frame, now uint64) uint64 {
 	for i := range frames {
@@ -318,7 +328,7 @@ func (w *Worker) frame(f *feed, fr *xsk.Frame) bool {
 		if poison {
 			return f.leaveOut(fr)
 		}
-		w.frontier = fr.Packet
+		w.frontier = w.positionOf(fr)
 		w.begun++
 		f.begin(fr, w.utcOffset)
 		w.open = true
