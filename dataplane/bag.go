@@ -29,20 +29,20 @@ type pocket struct {
 
 // rest is the release under way.
 type rest struct {
-	Batches [event.FeedsMax / 64]uint64 // feeds whose batch is in the pocket
-	Feed    uint32                      // number+1 of the release's feed; 0: there is none
-	InFrame uint32                      // 1: it came with the frame, 0: by time or at the end of input
-	InSpan  uint32
-	Rank    uint32
-	Item    uint64
-	Latest  event.Nanos
-	Events  uint64
-	Covered uint32
-	Source  uint32
+	Batches  [event.FeedsMax / 64]uint64 // feeds whose batch is in the pocket
+	Feed     uint32                      // number+1 of the release's feed; 0: there is none
+	InFrame  uint32                      // 1: it came with the frame, 0: by time or at the end of input
+	InSpan   uint32
+	Rank     uint32
+	Item     uint64
+	Latest   event.Nanos
+	Events   uint64
+	Covered  uint32
+	Source   uint32
 	Receive  event.Nanos // of the release of an unsequenced feed
 	Progress wire.Progress
 
-	Meta  steer.Meta
+	Meta   steer.Meta
 	Packet uint64
 	Bytes  uint32 // of the frame
 }

@@ -318,9 +318,11 @@ func (w *Worker) start(c Config) error {
 	if err := c.Region.Complete(StateVersion); err != nil {
 		return err
 	}
+	// Without a commit it is as if the region were new: what building puts there is there.
+	committed := w.memory.head.Commit > 0
 	if c.Attach != nil {
 		var rings []uint32
-		if c.Region.Warm() {
+		if committed {
 			s := w.memory.standing(w.memory.head.Commit)
 			if int(s.here.Rings) > len(s.rings) {
 				return fmt.Errorf("positions of %d rings: %w", s.here.Rings, arena.ErrLayout)
@@ -335,7 +337,7 @@ func (w *Worker) start(c Config) error {
 	if _, ok := w.receiver.(Positioned); w.undo != nil && !ok {
 		return fmt.Errorf("a receiver of type %T, which has no positions, and an undo log", w.receiver)
 	}
-	if c.Region.Warm() {
+	if committed {
 		if err := w.resume(); err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ type Live struct {
 	// Committed returns them without what the port gave and will give again, if it is to
 	// go on before those frames; nil: they are always whole.
 	Committed func(again []xsk.Frame) xsk.Counters
-	Mailbox  Mailbox
+	Mailbox   Mailbox
 	// Clock is CLOCK_MONOTONIC, read once a cycle.
 	Clock func() event.Nanos
 	// Idle is what to do without work.

@@ -101,17 +101,17 @@ type Worker struct {
 	closing *feed          // the feed whose last release is being decoded
 
 	// Live.
-	port    *xsk.Counters // nil: not live
+	port *xsk.Counters // nil: not live
 	// committed is what port's are without what is to be received again.
 	committed func(again []xsk.Frame) xsk.Counters
-	parked  uint64 // what RefillParked was when the port was made
-	hold    uint64 // the hold that is asked for; 0: none
-	quota   int    // frames that are still to be taken in it
-	stopped uint64 // the hold in which nothing is taken or decoded any more
-	lost    uint64 // frames lost before the rings, as far as windows were told
-	again   uint64 // frames received when they are to be told once more; 0: not
-	bad     uint64 // frames that the port could not give, as far as they were counted
-	discard bool   // the end drops what is open
+	parked    uint64 // what RefillParked was when the port was made
+	hold      uint64 // the hold that is asked for; 0: none
+	quota     int    // frames that are still to be taken in it
+	stopped   uint64 // the hold in which nothing is taken or decoded any more
+	lost      uint64 // frames lost before the rings, as far as windows were told
+	again     uint64 // frames received when they are to be told once more; 0: not
+	bad       uint64 // frames that the port could not give, as far as they were counted
+	discard   bool   // the end drops what is open
 
 	// Replay with several workers.
 	gate     *Gate
