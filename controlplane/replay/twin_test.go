@@ -696,7 +696,7 @@ func (c *scene) twin(t fataler, p *plan.Plan) ([]naive.Feed, []naive.Query, []na
 	for i := range p.Feeds {
 		var s *sequence.Sequencer
 		if p.Feeds[i].Sequence != plan.Unsequenced {
-			if s, err = sequence.New(&p.Feeds[i], region); err != nil {
+			if s, err = sequence.New(&p.Feeds[i], region, nil); err != nil {
 				t.Fatalf("%v", err)
 			}
 		}
@@ -720,7 +720,7 @@ func (c *scene) twin(t fataler, p *plan.Plan) ([]naive.Feed, []naive.Query, []na
 				n.Steps = append(n.Steps, naive.Step{Missing: it.Gap.Count})
 				continue
 			}
-			n.Steps = append(n.Steps, messages(c.feeds[feed].format, &r.Session, &it.Span))
+			n.Steps = append(n.Steps, messages(c.feeds[feed].format, &r.Session, &it.Span, sequencers[feed].Body(&it.Span)))
 		}
 		out = append(out, n)
 	}
@@ -798,9 +798,8 @@ func (c *scene) twinQuery(p *plan.Plan, i int) naive.Query {
 }
 
 // messages decodes a span in a plain way.
-func messages(format string, session *sequence.Session, s *sequence.Span) naive.Step {
+func messages(format string, session *sequence.Session, s *sequence.Span, body []byte) naive.Step {
 	var out naive.Step
-	body := s.Body
 	for i := 0; i < s.Skip+s.Count; i++ {
 		n := int(binary.LittleEndian.Uint16(body))
 		if format == "itch50" {

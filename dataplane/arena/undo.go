@@ -26,6 +26,7 @@ type Undo struct {
 	log   []uint64
 	n     int    // words of log in use
 	batch uint64 // the batch under way
+	round uint64 // see Round
 }
 
 // undoHead is the part of the log that the next process reads first.
@@ -52,7 +53,7 @@ func NewUndo(r *Region, words int) (*Undo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Undo{base: unsafe.Pointer(unsafe.SliceData(r.mem)), size: uintptr(len(r.mem)), head: &head[0], log: log}, nil
+	return &Undo{base: unsafe.Pointer(unsafe.SliceData(r.mem)), size: uintptr(len(r.mem)), head: &head[0], log: log, round: 1}, nil
 }
 
 // Begin starts the log of batch number batch, which is one more than the last that was
@@ -61,7 +62,18 @@ func NewUndo(r *Region, words int) (*Undo, error) {
 func (u *Undo) Begin(batch uint64) {
 	if u != nil {
 		u.n, u.batch = 0, batch
+		u.round++
 	}
+}
+
+// Round is a number that is another one after each [Undo.Begin], and never 0: who keeps
+// it beside a record, outside the region, knows that the record has been saved in this
+// batch. 0 if nothing is saved.
+func (u *Undo) Round() uint64 {
+	if u == nil {
+		return 0
+	}
+	return u.round
 }
 
 // first makes the log the present batch's, before its first record.
@@ -97,6 +109,7 @@ func (u *Undo) Rollback(committed uint64) (bool, error) {
 	// Once more from the start if we are killed before this: old values again.
 	atomic.StoreUint64(&u.head.Used, 0)
 	u.n = 0
+	u.round++
 	return true, nil
 }
 

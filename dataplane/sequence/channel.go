@@ -1,7 +1,9 @@
 package sequence
 
 import (
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // The states of a slot.
@@ -23,17 +25,24 @@ const (
 // A run is the half-open range of sequence numbers [lo, hi).
 type run struct{ lo, hi uint64 }
 
+// flow is what every packet in order changes. It is apart because it is saved more
+// often than the rest.
+type flow struct {
+	next     uint64      // all of [edge, next) is released or given up
+	high     uint64      // one more than the highest number known to have been sent
+	highSent event.Nanos // send time of the packet that made high known
+	clock    event.Nanos // greatest receive stamp
+	silent   bool        // no span of the epoch was released yet
+}
+
 // A channel is a slot. See the package comment for edge, next and high.
 type channel struct {
 	session Session
-	next    uint64 // all of [edge, next) is released or given up
-	high    uint64 // one more than the highest number known to have been sent
-	// highSent is the send time of the packet that made high known; bornSeq and
-	// bornSent are of the packet that proved the epoch; oldSent is the highSent of the
-	// epoch before. beatSent is the greatest send time of a heartbeat.
-	highSent, bornSent, oldSent, beatSent event.Nanos
-	bornSeq                               uint64
-	clock                                 event.Nanos // greatest receive stamp
+	flow
+	// bornSeq and bornSent are of the packet that proved the epoch; oldSent is the
+	// highSent of the epoch before. beatSent is the greatest send time of a heartbeat.
+	bornSent, oldSent, beatSent event.Nanos
+	bornSeq                     uint64
 
 	edge, floor uint64
 
@@ -42,9 +51,8 @@ type channel struct {
 	due, told           uint64
 	dueSince, toldSince event.Nanos
 
-	epoch  uint32
-	state  uint8
-	silent bool // no span of the epoch was released yet
+	epoch uint32
+	state uint8
 
 	// The hold: pieces [head, head+count) of the channel's room are in use, sorted;
 	// packets are a list in order of arrival, which is the order of their bodies.
@@ -110,6 +118,8 @@ func (s *Sequencer) replace(i int32, c *channel, h *Header) {
 		r.Drop = event.DropNoChannel
 		return
 	}
+	s.keepState()
+	s.keep(i, c)
 	r.Channel, r.Session, r.Epoch = int(i), c.session, c.epoch
 	r.Retired, r.More = int(i), true
 	r.Messages, r.Cut, r.Heartbeat = 0, 0, false // the second part's
@@ -119,7 +129,10 @@ func (s *Sequencer) replace(i int32, c *channel, h *Header) {
 // join makes slot i the packet's channel, at the packet's number.
 func (s *Sequencer) join(i int32, h *Header) {
 	c := &s.channels[i]
-	*c = channel{session: h.Session, state: live, edge: h.Seq, clock: event.MinNanos, oldSent: event.MinNanos, beatSent: event.MinNanos}
+	s.keep(i, c)
+	*c = channel{session: h.Session, state: live, edge: h.Seq, oldSent: event.MinNanos, beatSent: event.MinNanos}
+	fault.Point()
+	c.clock = event.MinNanos
 	s.begin(c, h, h.Seq)
 	s.rel.New = true
 }
@@ -142,7 +155,10 @@ func (s *Sequencer) begin(c *channel, h *Header, seq uint64) {
 // messages, then the hold's limits.
 func (s *Sequencer) accept(i int32, h *Header) {
 	c, r := &s.channels[i], &s.rel
+	s.keepState()
+	s.keep(i, c)
 	s.st.last = i
+	fault.Point()
 	c.clock = max(c.clock, s.receive)
 	s.slide(i, c)
 	s.judge(i, c, c.clock)
@@ -171,19 +187,26 @@ func (s *Sequencer) accept(i int32, h *Header) {
 func (s *Sequencer) settle(i int32, c *channel) {
 	if c.count > 0 || c.next < c.high {
 		at, _ := s.deadline(i, c)
-		s.st.soonest = min(s.st.soonest, at)
+		if at < s.st.soonest {
+			s.keepState()
+			s.st.soonest = at
+		}
 		return
 	}
 	if c.state != ending {
 		return
 	}
 	c.state = retired
+	fault.Point()
 	s.rel.Retired = int(i)
-	if s.st.lastEnded == 0 {
+	s.keepState()
+	if before := s.st.lastEnded - 1; before < 0 {
 		s.st.firstEnded = i + 1
 	} else {
-		s.channels[s.st.lastEnded-1].nextEnded = i + 1
+		s.keep(before, &s.channels[before])
+		s.channels[before].nextEnded = i + 1
 	}
+	fault.Point()
 	s.st.lastEnded = i + 1
 }
 
@@ -271,6 +294,7 @@ func (s *Sequencer) older(i int32, c *channel, w run) {
 		return
 	}
 	list := s.lower[int(i)*(lowerMax+1):][:lowerMax+1]
+	arena.SaveSlice(s.undo, list)
 	n, at := int(c.lowers), w.lo
 	merged, first, last := w, n, n // list[first:last] touch w
 	for k, v := range list[:n] {
@@ -294,7 +318,9 @@ func (s *Sequencer) older(i int32, c *channel, w run) {
 	s.early(c, h, run{at, w.hi})
 	n -= last - first
 	copy(list[first+1:n+1], list[last:]) // list[last:] has the n-first that stay behind
+	fault.Point()
 	list[first] = merged
+	fault.Point()
 	n++
 	if merged.hi == c.edge {
 		c.edge = merged.lo
@@ -314,7 +340,7 @@ func (s *Sequencer) early(c *channel, h *Header, w run) {
 		return
 	}
 	s.rel.Fresh += w.hi - w.lo
-	s.emit(c, h.Body, int(w.lo-h.Seq), int(w.hi-w.lo), w.lo, s.receive, false)
+	s.emit(c, Span{Skip: int(w.lo - h.Seq), Count: int(w.hi - w.lo), Seq: w.lo, Receive: s.receive})
 }
 
 // lapse remembers that w was given up.
@@ -322,11 +348,15 @@ func (s *Sequencer) lapse(i int32, c *channel, w run) {
 	list := s.lapsed[int(i)*lapsedMax:][:lapsedMax]
 	if c.lapses > 0 {
 		if v := &list[(c.lapses-1)%lapsedMax]; v.hi == w.lo {
+			arena.Save(s.undo, v)
 			v.hi = w.hi
 			return
 		}
 	}
-	list[c.lapses%lapsedMax] = w
+	v := &list[c.lapses%lapsedMax]
+	arena.Save(s.undo, v)
+	*v = w
+	fault.Point()
 	if c.lapses++; c.lapses == 2*lapsedMax {
 		c.lapses = lapsedMax
 	}
@@ -373,6 +403,7 @@ func (s *Sequencer) insert(i int32) {
 	for s.table[at] != 0 {
 		at = (at + 1) & mask
 	}
+	arena.Save(s.undo, &s.table[at])
 	s.table[at] = i + 1
 }
 
@@ -388,16 +419,20 @@ func (s *Sequencer) remove(i int32) {
 		k := s.key(&s.channels[s.table[to]-1].session)
 		// An entry may move to the hole if its own walk begins at or before it.
 		if home := event.HashKey(k[:]) & mask; (to-home)&mask >= (to-at)&mask {
+			arena.Save(s.undo, &s.table[at])
 			s.table[at] = s.table[to]
+			fault.Point()
 			at = to
 		}
 	}
+	arena.Save(s.undo, &s.table[at])
 	s.table[at] = 0
 }
 
 // take returns a slot for a new channel: an unused one, else that of the channel
 // that retired first; -1 if all are in use.
 func (s *Sequencer) take() int32 {
+	s.keepState()
 	if int(s.st.used) < len(s.channels) {
 		s.st.used++
 		return s.st.used - 1
@@ -407,8 +442,10 @@ func (s *Sequencer) take() int32 {
 		return -1
 	}
 	if s.st.firstEnded = s.channels[i].nextEnded; s.st.firstEnded == 0 {
+		fault.Point()
 		s.st.lastEnded = 0
 	}
+	fault.Point()
 	s.remove(i)
 	return i
 }

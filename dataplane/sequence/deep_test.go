@@ -52,7 +52,7 @@ func through(tb testing.TB, records []record) (*ledger, []passage, []Gap) {
 				gaps = append(gaps, it.Gap)
 				continue
 			}
-			body := it.Span.Body
+			body := s.Body(&it.Span)
 			for k := range it.Span.Skip + it.Span.Count {
 				n := 2 + int(binary.LittleEndian.Uint16(body))
 				if k >= it.Span.Skip {

@@ -2,6 +2,7 @@ package sequence
 
 import (
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // A piece is a run of messages that wait, of one packet.
@@ -29,13 +30,15 @@ func (s *Sequencer) pieceRoom() int { return 4 * (int(s.holdPackets) + 1) }
 // contiguous, and holds what is left.
 func (s *Sequencer) newer(i int32, c *channel, w run) {
 	if list := s.piecesOf(i); int(c.head) > len(list)/2 {
+		s.keepPieces(i, list, 0, c.count)
 		copy(list, list[c.head:c.head+c.count])
+		fault.Point()
 		c.head = 0
 	}
 	q := s.addPacket(i, c)
 	fresh := s.addPieces(i, c, w, q)
 	s.rel.Duplicate += w.hi - w.lo - fresh
-	p := s.packetOf(i, q)
+	p := s.change(i, q)
 	if p.refs == 0 {
 		s.dropPacket(i, c, q)
 		return
@@ -54,8 +57,12 @@ func (s *Sequencer) newer(i int32, c *channel, w run) {
 	s.rel.Held += fresh
 	p.frame = false
 	p.at = c.bodiesUsed
-	copy(s.bodiesOf(i)[p.at:], s.h.Body)
+	bodies := s.bodiesOf(i)
+	s.keepBodies(i, bodies, p.at+p.size)
+	copy(bodies[p.at:], s.h.Body)
+	fault.Point()
 	c.bodiesUsed += p.size
+	fault.Point()
 	s.st.packets++
 }
 
@@ -115,14 +122,15 @@ func (s *Sequencer) advance(i int32, c *channel) {
 		v := list[c.head]
 		c.head++
 		c.count--
+		fault.Point()
 		c.next = v.hi
 		s.st.messages -= v.hi - v.lo
-		p := s.packetOf(i, v.packet)
-		body := s.h.Body
-		if !p.frame {
-			body = s.bodiesOf(i)[p.at:][:p.size]
-		}
-		s.emit(c, body, int(v.lo-p.seq), int(v.hi-v.lo), v.lo, p.receive, !p.frame)
+		fault.Point()
+		p := s.change(i, v.packet)
+		s.emit(c, Span{
+			At: p.at, Size: p.size, Held: !p.frame,
+			Skip: int(v.lo - p.seq), Count: int(v.hi - v.lo), Seq: v.lo, Receive: p.receive,
+		})
 		if p.refs--; p.refs == 0 {
 			s.dropPacket(i, c, v.packet)
 		}
@@ -136,7 +144,7 @@ func (s *Sequencer) advance(i int32, c *channel) {
 // addPieces enters what is new of w as pieces of packet q and returns how many
 // messages that is.
 func (s *Sequencer) addPieces(i int32, c *channel, w run, q int32) uint64 {
-	p := s.packetOf(i, q)
+	p := s.change(i, q)
 	list := s.piecesOf(i)
 	// The first piece that ends beyond w.lo: mostly there is none.
 	k, end := c.head, c.head+c.count
@@ -163,7 +171,9 @@ func (s *Sequencer) addPieces(i int32, c *channel, w run, q int32) uint64 {
 			}
 			to = min(to, v.lo)
 		}
+		s.keepPieces(i, list, k, end+1)
 		copy(list[k+1:end+1], list[k:end])
+		fault.Point()
 		list[k] = piece{at, to, q}
 		end++
 		p.refs++
@@ -188,12 +198,15 @@ func (s *Sequencer) slide(i int32, c *channel) {
 	bodies := s.bodiesOf(i)
 	var used uint32
 	for q := c.oldest; q != 0; {
-		p := s.packetOf(i, q-1)
+		p := s.change(i, q-1)
+		s.keepBodies(i, bodies, used+p.size)
 		copy(bodies[used:], bodies[p.at:p.at+p.size])
+		fault.Point()
 		p.at = used
 		used += p.size
 		q = p.after
 	}
+	fault.Point()
 	c.bodiesUsed = used
 }
 
@@ -206,13 +219,15 @@ func (s *Sequencer) addPacket(i int32, c *channel) int32 {
 		q = c.fresh
 		c.fresh++
 	}
-	p := s.packetOf(i, q)
+	fault.Point()
+	p := s.change(i, q)
 	*p = packet{
 		seq: s.h.Seq, receive: s.receive, since: c.clock, size: uint32(len(s.h.Body)),
 		before: c.newest, frame: true,
 	}
+	fault.Point()
 	if c.newest != 0 {
-		s.packetOf(i, c.newest-1).after = q + 1
+		s.change(i, c.newest-1).after = q + 1
 	} else {
 		c.oldest = q + 1
 	}
@@ -224,14 +239,15 @@ func (s *Sequencer) addPacket(i int32, c *channel) int32 {
 
 // dropPacket takes packet q, of which nothing waits any more, out of the hold.
 func (s *Sequencer) dropPacket(i int32, c *channel, q int32) {
-	p := s.packetOf(i, q)
+	p := s.change(i, q)
 	if p.before != 0 {
-		s.packetOf(i, p.before-1).after = p.after
+		s.change(i, p.before-1).after = p.after
 	} else {
 		c.oldest = p.after
 	}
+	fault.Point()
 	if p.after != 0 {
-		s.packetOf(i, p.after-1).before = p.before
+		s.change(i, p.after-1).before = p.before
 	} else {
 		c.newest = p.before
 	}
@@ -241,6 +257,7 @@ func (s *Sequencer) dropPacket(i int32, c *channel, q int32) {
 		s.st.packets--
 		s.rel.Unheld++
 	}
+	fault.Point()
 	p.after = c.free
 	c.free = q + 1
 }

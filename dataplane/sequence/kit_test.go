@@ -29,7 +29,7 @@ func newSequencer(t interface {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	s, err := New(f, r)
+	s, err := New(f, r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,10 @@ package sequence
 import "github.com/headrace/headrace/dataplane/event"
 
 // A Span is messages of one packet that may be decoded now: numbers
-// [Skip, Skip+Count) of those in Body, the first having sequence number Seq.
+// [Skip, Skip+Count) of those in its body, which [Sequencer.Body] returns, the first
+// having sequence number Seq.
 type Span struct {
-	Body     []byte // in the frame or in the hold; valid until the next Push, Rest, Expire or Finish
+	At, Size uint32 // where the body lies in the channel's hold, if Held; else it is the packet's
 	Skip     int
 	Count    int
 	Seq      uint64
@@ -30,6 +31,12 @@ type Item struct {
 
 // A Release is what one packet lets through. It is valid until the next call of
 // Push, Rest, Expire or Finish.
+type Release struct {
+	Outcome
+	Items []Item
+}
+
+// An Outcome is what a release says besides its items.
 //
 // Every packet's messages are accounted for once, when it arrives: Messages is
 // Fresh + Duplicate + Held + Ancient, or, where Drop is set, all of them are
@@ -37,7 +44,7 @@ type Item struct {
 // number of releases
 //
 //	messages received = Σ counts of spans + duplicate + ancient + dropped + [Sequencer.HeldMessages]
-type Release struct {
+type Outcome struct {
 	Channel int // slot, or -1 where the packet has none (Drop says why)
 	Session Session
 	Epoch   uint32 // the channel's epoch after this packet; the first is 1
@@ -46,11 +53,10 @@ type Release struct {
 	Began   bool   // an epoch begins with this packet, a new channel's first one too
 	// More says that this packet has a second part, which Rest returns: this one ends
 	// the old session of an IEX-TP channel, that one begins the new session.
-	More  bool
-	Items []Item
+	More bool
 	// Retired is the slot of a channel that ended with this packet (MoldUDP64 end
 	// of session after its last message; a new session on an IEX-TP channel), or -1.
-	// It is Channel or -1, and takes effect after Items.
+	// It is Channel or -1, and takes effect after the items.
 	Retired int
 	Drop    event.Drop // the packet as a whole was dropped, for this reason
 	// Account of the packet's messages: Messages are whole in it, Cut were promised
@@ -59,7 +65,7 @@ type Release struct {
 	// after their gap had been given up.
 	Messages, Cut                   uint64
 	Fresh, Duplicate, Held, Ancient uint64
-	Missing                         uint64 // Σ counts of the gaps in Items
+	Missing                         uint64 // Σ counts of the gaps among the items
 	Unheld                          int    // packets that left the hold
 	Heartbeat                       bool   // a heartbeat or an end of session
 }
@@ -67,7 +73,7 @@ type Release struct {
 // Fate says what became of the packet itself: dropped for a reason, all of it seen
 // before ([event.DropDuplicate]) or too old ([event.DropAncient]), or of use
 // ([event.Kept]): let through, held, a heartbeat, or cut before its first message ended.
-func (r *Release) Fate() event.Drop {
+func (r *Outcome) Fate() event.Drop {
 	switch {
 	case r.Drop != event.Kept:
 		return r.Drop

@@ -94,7 +94,7 @@ func TestNewRefusesWhatItCannotKeep(t *testing.T) {
 		}
 		f := feed(plan.IEXTP)
 		change(f)
-		if _, err := New(f, r); !errors.Is(err, ErrConfig) || !strings.HasPrefix(err.Error(), "sequence: feed test: ") {
+		if _, err := New(f, r, nil); !errors.Is(err, ErrConfig) || !strings.HasPrefix(err.Error(), "sequence: feed test: ") {
 			t.Errorf("%s: New = %v, want ErrConfig", name, err)
 		}
 		_ = r.Close()
@@ -104,7 +104,7 @@ func TestNewRefusesWhatItCannotKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if _, err := New(feed(plan.IEXTP), r); !errors.Is(err, arena.ErrFull) {
+	if _, err := New(feed(plan.IEXTP), r, nil); !errors.Is(err, arena.ErrFull) {
 		t.Errorf("a region too small: New = %v, want ErrFull", err)
 	}
 }
@@ -305,17 +305,17 @@ func TestASecondPartMustBeTaken(t *testing.T) {
 
 func TestFate(t *testing.T) {
 	for name, c := range map[string]struct {
-		r    Release
+		r    Outcome
 		want event.Drop
 	}{
-		"a heartbeat is of use":                   {Release{Heartbeat: true}, event.Kept},
-		"one new message is of use":               {Release{Messages: 3, Fresh: 1, Duplicate: 2}, event.Kept},
-		"a held packet is of use":                 {Release{Messages: 1, Held: 1}, event.Kept},
-		"all seen before":                         {Release{Messages: 2, Duplicate: 2}, event.DropDuplicate},
-		"seen before or too old":                  {Release{Messages: 2, Duplicate: 1, Ancient: 1}, event.DropDuplicate},
-		"too old":                                 {Release{Messages: 2, Ancient: 2}, event.DropAncient},
-		"dropped":                                 {Release{Messages: 2, Drop: event.DropChannelLimit}, event.DropChannelLimit},
-		"cut before the end of its first message": {Release{Cut: 2}, event.Kept},
+		"a heartbeat is of use":                   {Outcome{Heartbeat: true}, event.Kept},
+		"one new message is of use":               {Outcome{Messages: 3, Fresh: 1, Duplicate: 2}, event.Kept},
+		"a held packet is of use":                 {Outcome{Messages: 1, Held: 1}, event.Kept},
+		"all seen before":                         {Outcome{Messages: 2, Duplicate: 2}, event.DropDuplicate},
+		"seen before or too old":                  {Outcome{Messages: 2, Duplicate: 1, Ancient: 1}, event.DropDuplicate},
+		"too old":                                 {Outcome{Messages: 2, Ancient: 2}, event.DropAncient},
+		"dropped":                                 {Outcome{Messages: 2, Drop: event.DropChannelLimit}, event.DropChannelLimit},
+		"cut before the end of its first message": {Outcome{Cut: 2}, event.Kept},
 	} {
 		if got := c.r.Fate(); got != c.want {
 			t.Errorf("%s: Fate() = %v, want %v", name, got, c.want)
@@ -434,7 +434,7 @@ func TestWhatTheSenderSentComesOutOnce(t *testing.T) {
 					continue
 				}
 				for k := range sp.Count {
-					m, at := message(plan.IEXTP, sp.Body, sp.Skip+k), [2]uint64{uint64(sp.Epoch), sp.Seq + uint64(k)}
+					m, at := message(plan.IEXTP, s.Body(&sp), sp.Skip+k), [2]uint64{uint64(sp.Epoch), sp.Seq + uint64(k)}
 					if want := fmt.Sprintf("%d.%d", at[0], at[1]); m != want || seen[m] || !arrived[m] {
 						t.Fatalf("seed %d: message %s came out as %s, before: %v", seed, m, want, seen[m])
 					}

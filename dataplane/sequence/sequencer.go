@@ -7,6 +7,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/plan"
 )
 
@@ -39,10 +40,16 @@ type Sequencer struct {
 	lower    []run
 	lapsed   []run
 	bodies   []byte
+	hand     *hand  // see carry.go
+	kept     []Item // of the release there
+
+	undo  *arena.Undo // nil: nothing is saved
+	saved saved
 
 	// The packet in hand, and its release. Nothing here outlives the next call.
 	h       Header
 	receive event.Nanos
+	cut     bool // the capture holds only the packet's beginning
 	rel     Release
 	items   []Item
 }
@@ -55,16 +62,18 @@ type state struct {
 	packets               int64 // held now
 	messages              uint64
 	soonest               event.Nanos // no deadline is before it
+	carried               bool        // the release in hand is kept in the arena
 }
 
 // New takes the memory for f's channels from r: f.Channels of them, each with a
 // hold of f.HoldPackets packets and f.HoldBytes bytes of message blocks. With no
 // hold, or none of HoldFor, a packet beyond a hole is let through at once and the
-// hole is a gap.
+// hole is a gap. What a batch changes there is saved in undo before; nil saves
+// nothing. In a warm region New goes on with what is there.
 //
 // It returns an error wrapping [ErrConfig] if f is not sequenced or a limit is out
 // of range, and [arena.ErrFull] if r has no room.
-func New(f *plan.Feed, r *arena.Region) (*Sequencer, error) {
+func New(f *plan.Feed, r *arena.Region, undo *arena.Undo) (*Sequencer, error) {
 	if err := check(f); err != nil {
 		return nil, fmt.Errorf("sequence: feed %s: %w", f.Name, err)
 	}
@@ -72,6 +81,7 @@ func New(f *plan.Feed, r *arena.Region) (*Sequencer, error) {
 		protocol: f.Sequence, restarts: f.Sequence == plan.IEXTP, ids: [3]bool{true, true, true},
 		holdPackets: int32(f.HoldPackets), holdBytes: uint32(f.HoldBytes), holdFor: f.HoldFor,
 		bodyBytes: uint32(f.HoldBytes) + payloadMax + 1,
+		undo:      undo,
 	}
 	switch f.Format {
 	case "iex-deep":
@@ -79,15 +89,17 @@ func New(f *plan.Feed, r *arena.Region) (*Sequencer, error) {
 	case "iex-tops":
 		s.ids = [3]bool{0: true, 1: true}
 	}
-	if err := s.reserve(f, r); err != nil {
-		return nil, fmt.Errorf("sequence: feed %s: %w", f.Name, err)
-	}
-	s.st.soonest = event.MaxNanos
 	// Spans: the pieces of HoldPackets+1 packets, the runs that one packet can have
 	// among the lower list's, and the packet that begins an epoch. At most one gap
 	// before each span and one behind the last, in each of two epochs.
 	spans := 2*(f.HoldPackets+1) + lowerMax + 2
 	s.items = make([]Item, 0, 2*spans+2)
+	if err := s.reserve(f, r); err != nil {
+		return nil, fmt.Errorf("sequence: feed %s: %w", f.Name, err)
+	}
+	if !r.Warm() {
+		s.st.soonest = event.MaxNanos
+	}
 	return s, nil
 }
 
@@ -127,7 +139,7 @@ func (s *Sequencer) reserve(f *plan.Feed, r *arena.Region) error {
 		return err
 	}
 	s.st = &st[0]
-	return nil
+	return s.reserveUndo(r, label)
 }
 
 // Push takes the next packet's payload, received on line at receive. truncated
@@ -140,7 +152,7 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 	if drop == event.Kept && s.restarts && !s.ids[h.Protocol-protocolTOPS15] {
 		drop = event.DropVersion
 	}
-	s.receive = receive
+	s.receive, s.cut = receive, truncated
 	s.clear(line)
 	if drop != event.Kept {
 		s.rel.Drop = drop
@@ -161,16 +173,20 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 // inOrder lets the whole packet through.
 func (s *Sequencer) inOrder(c *channel, h *Header) {
 	r := &s.rel
+	s.keepFlow(s.st.last, c)
 	r.Channel, r.Session, r.Epoch, r.Fresh = int(s.st.last), c.session, c.epoch, uint64(h.Whole)
 	r.Items = s.items[:1]
 	it := &r.Items[0]
 	it.Gap.Count = 0
 	sp := &it.Span
-	sp.Body, sp.Skip, sp.Count, sp.Seq = h.Body, 0, h.Whole, h.Seq
+	sp.Skip, sp.Count, sp.Seq = 0, h.Whole, h.Seq
 	sp.Epoch, sp.NewEpoch, sp.Receive, sp.Held = c.epoch, c.silent, s.receive, false
 	c.silent = false
+	fault.Point()
 	c.next += uint64(h.Whole)
+	fault.Point()
 	c.high = c.next
+	fault.Point()
 	c.highSent = max(c.highSent, h.Sent)
 	c.clock = max(c.clock, s.receive)
 }
@@ -212,7 +228,10 @@ func (s *Sequencer) Expire(now event.Nanos) *Release {
 		s.settle(int32(i), c)
 		return &s.rel
 	}
-	s.st.soonest = soonest
+	if soonest != s.st.soonest {
+		s.keepState()
+		s.st.soonest = soonest
+	}
 	return nil
 }
 
@@ -270,6 +289,10 @@ func (s *Sequencer) clear(line uint8) {
 	r.Session, r.Epoch = Session{}, 0
 	r.New, r.Began, r.More, r.Heartbeat, r.Drop = false, false, false, false, event.Kept
 	r.Items = s.items[:0]
+	if s.st.carried {
+		s.keepState()
+		s.st.carried = false
+	}
 	r.Messages, r.Cut, r.Fresh, r.Duplicate, r.Held, r.Ancient, r.Missing, r.Unheld = 0, 0, 0, 0, 0, 0, 0, 0
 }
 
@@ -278,18 +301,19 @@ func (s *Sequencer) open(i int32) {
 	s.mustRest()
 	s.clear(0)
 	c := &s.channels[i]
+	s.keepState()
+	s.keep(i, c)
 	s.rel.Channel, s.rel.Session, s.rel.Epoch = int(i), c.session, c.epoch
 }
 
-// emit lets count messages of a packet through, from number skip of body on, the
-// first of them numbered seq.
-func (s *Sequencer) emit(c *channel, body []byte, skip, count int, seq uint64, receive event.Nanos, held bool) {
+// emit lets sp through, whose epoch it fills in.
+func (s *Sequencer) emit(c *channel, sp Span) {
+	sp.Epoch, sp.NewEpoch = c.epoch, c.silent
 	it := s.item()
 	it.Gap.Count = 0
-	sp := &it.Span
-	sp.Body, sp.Skip, sp.Count, sp.Seq = body, skip, count, seq
-	sp.Epoch, sp.NewEpoch, sp.Receive, sp.Held = c.epoch, c.silent, receive, held
+	it.Span = sp
 	c.silent = false
+	fault.Point()
 }
 
 // item returns the next item of the release, with its former contents.
@@ -307,6 +331,7 @@ func (s *Sequencer) miss(i int32, c *channel, to uint64) {
 	r, from := &s.rel, c.next
 	r.Missing += to - from
 	c.next = to
+	fault.Point()
 	s.lapse(i, c, run{from, to})
 	if n := len(r.Items); n > 0 {
 		g := &r.Items[n-1].Gap
@@ -317,5 +342,4 @@ func (s *Sequencer) miss(i int32, c *channel, to uint64) {
 	}
 	it := s.item()
 	it.Gap = Gap{Seq: from, Count: to - from, Epoch: c.epoch}
-	it.Span.Body = nil
 }

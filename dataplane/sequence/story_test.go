@@ -59,10 +59,10 @@ func TestStories(t *testing.T) {
 				at, _ := time.ParseDuration(d.CmdArgs[0].Key)
 				for r := s.Expire(event.Nanos(at)); r != nil; r = s.Expire(event.Nanos(at)) {
 					l.add(t, r)
-					describe(&b, f.Sequence, r)
+					describe(&b, s, f.Sequence, r)
 				}
 			case "finish":
-				l.finish(t, s, func(r *Release) { describe(&b, f.Sequence, r) })
+				l.finish(t, s, func(r *Release) { describe(&b, s, f.Sequence, r) })
 			default:
 				t.Fatalf("unknown command %s", d.Cmd)
 			}
@@ -117,10 +117,10 @@ func tell(t *testing.T, b *strings.Builder, s *Sequencer, l *ledger, p plan.Sequ
 	}
 	payload = payload[:len(payload)-3*values["cut"]]
 	fmt.Fprintln(b, line)
-	l.push(t, s, payload, words[0][0]-'A', event.Nanos(at), values["cut"] > 0, func(r *Release) { describe(b, p, r) })
+	l.push(t, s, payload, words[0][0]-'A', event.Nanos(at), values["cut"] > 0, func(r *Release) { describe(b, s, p, r) })
 }
 
-func describe(b *strings.Builder, p plan.Sequence, r *Release) {
+func describe(b *strings.Builder, s *Sequencer, p plan.Sequence, r *Release) {
 	say := func(format string, a ...any) { fmt.Fprintf(b, "    "+format+"\n", a...) }
 	if r.Drop != event.Kept {
 		say("dropped: %v", r.Drop)
@@ -137,7 +137,7 @@ func describe(b *strings.Builder, p plan.Sequence, r *Release) {
 		sp := it.Span
 		var ms []string
 		for k := range sp.Count {
-			ms = append(ms, message(p, sp.Body, sp.Skip+k))
+			ms = append(ms, message(p, s.Body(&sp), sp.Skip+k))
 		}
 		line := fmt.Sprintf("%d.%d: %s", sp.Epoch, sp.Seq, strings.Join(ms, " "))
 		if sp.NewEpoch {

@@ -375,7 +375,7 @@ func (w *twin) finish() (twinRelease, bool) {
 }
 
 // flatten writes a release as the twin does.
-func flatten(p plan.Sequence, r *Release) twinRelease {
+func flatten(s *Sequencer, p plan.Sequence, r *Release) twinRelease {
 	var b strings.Builder
 	for _, it := range r.Items {
 		for k := range it.Gap.Count {
@@ -387,7 +387,7 @@ func flatten(p plan.Sequence, r *Release) twinRelease {
 		sp := it.Span
 		for k := range sp.Count {
 			fmt.Fprintf(&b, "%d.%d %s at %d held %v new %v\n",
-				sp.Epoch, sp.Seq+uint64(k), message(p, sp.Body, sp.Skip+k), sp.Receive, sp.Held, sp.NewEpoch && k == 0)
+				sp.Epoch, sp.Seq+uint64(k), message(p, s.Body(&sp), sp.Skip+k), sp.Receive, sp.Held, sp.NewEpoch && k == 0)
 		}
 	}
 	return twinRelease{
@@ -489,7 +489,7 @@ func checkAgainstTwin(t *rapid.T, protocol plan.Sequence, s *Sequencer, w *twin)
 	now := int64(100)
 	compare := func(what any, r *Release, want twinRelease) {
 		l.add(t, r)
-		if got := flatten(protocol, r); got != want {
+		if got := flatten(s, protocol, r); got != want {
 			t.Fatalf("%+v\n got %+v\nwant %+v", what, got, want)
 		}
 	}

@@ -20,6 +20,7 @@ type Format struct {
 	OwnTime bool
 	// Place is the placement where the config gives none.
 	Place plan.Placement
-	// New returns a decoder for f. State of channels is taken from r.
-	New func(f *plan.Feed, r *arena.Region) (Decoder, error)
+	// New returns a decoder for f. State of channels is taken from r, which may be warm,
+	// and is saved in undo, which may be nil, before it is changed.
+	New func(f *plan.Feed, r *arena.Region, undo *arena.Undo) (Decoder, error)
 }

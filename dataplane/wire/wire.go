@@ -31,6 +31,13 @@ type Packet struct {
 	// Chan and Order are copied to the batch's columns of the same name.
 	Chan, Order uint64
 
+	Progress
+}
+
+// A Progress is how far a packet is decoded, and its account so far. It is all that
+// changes in a Packet while it is decoded, and plain data: with it, another decoder of
+// the same feed, over the same memory, goes on in the middle of the packet.
+type Progress struct {
 	// Next is where to go on: the decoder's own measure, 0 at first. Decode returns
 	// More if the batch was full before the packet's end; the worker empties the
 	// batch and calls Decode again with the same Packet.
@@ -69,6 +76,14 @@ type Decoder interface {
 	Decode(p *Packet, b *event.Batch) (more bool)
 	// Forget voids the state of channel slot c: a new channel or epoch begins in it.
 	Forget(c int)
+}
+
+// A Saver is a decoder with state that outlives a batch.
+type Saver interface {
+	// SaveMax returns how many words of the undo log one call of Decode, of a packet of
+	// so many bytes, needs at most; ForgetMax how many one of Forget.
+	SaveMax(payload int) int
+	ForgetMax() int
 }
 
 // A Field is a built-in column of a format.

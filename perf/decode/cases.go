@@ -119,7 +119,7 @@ func (d *definition) open(data string) (*run, error) {
 		return nil, fmt.Errorf("decode: %s: %w", d.name, err)
 	}
 	format, _ := formats.Lookup(feed.Format)
-	if r.decoder, err = format.New(feed, r.region); err != nil {
+	if r.decoder, err = format.New(feed, r.region, nil); err != nil {
 		return nil, fmt.Errorf("decode: %s: %w", d.name, err)
 	}
 	r.batch = plan.NewBatch(feed.Columns)

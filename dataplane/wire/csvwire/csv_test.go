@@ -28,11 +28,11 @@ func column(index int, t event.Type, scale uint8) plan.Column {
 }
 
 func decode(t interface{ Fatal(...any) }, f *plan.Feed, payload string, limit int) ([]wiretest.Row, *wire.Packet) {
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &wire.Packet{Payload: []byte(payload), Max: event.MinNanos, Receive: 77, Chan: 1, Order: 2, Seq: 3}
+	p := &wire.Packet{Payload: []byte(payload), Progress: wire.Progress{Max: event.MinNanos}, Receive: 77, Chan: 1, Order: 2, Seq: 3}
 	rows, err := wiretest.Decode(d, f, p, wiretest.Batch(f), limit)
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func TestNewRefuses(t *testing.T) {
 		"an index too great":   feed(plan.UnitS, 0, column(IndexMax+1, event.Text, 0)),
 		"a bool":               feed(plan.UnitS, 0, column(0, event.Bool, 0)),
 	} {
-		if _, err := Format().New(f, nil); err == nil {
+		if _, err := Format().New(f, nil, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -214,7 +214,7 @@ func TestNewRefuses(t *testing.T) {
 func TestDecodeDoesNotAllocate(t *testing.T) {
 	f := feed(plan.UnitRFC3339, 0, column(1, event.Text, 0), column(2, event.Decimal, 2), column(3, event.Float64, 0))
 	payload := []byte(strings.Repeat("2023-09-18T14:23:10Z,\"a \"\"b\"\"\",1.25,0.30000000000000004\r\n2023-09-18T14:23:11Z,x,2,1e999\n\"\n", 3))
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte, delimiter uint8) {
 		fd := feed(plan.UnitS, 0, column(1, event.Text, 0), column(2, event.Decimal, 2), column(3, event.Float64, 0))
 		fd.Delimiter = delimiter
-		if _, err := Format().New(fd, nil); err != nil {
+		if _, err := Format().New(fd, nil, nil); err != nil {
 			return
 		}
 		decode(t, fd, string(payload), 2)
@@ -262,7 +262,7 @@ func BenchmarkDecode(b *testing.B) {
 	payload := []byte(strings.ReplaceAll(string(text), ",", "Z,"))
 	f := feed(plan.UnitRFC3339, 0, column(1, event.Decimal, 9))
 	b.Run("format=csv", func(b *testing.B) {
-		d, err := Format().New(f, nil)
+		d, err := Format().New(f, nil, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -58,7 +58,7 @@ type decoder struct {
 	buf       [value.NumberMax]byte // a field with its quotes single again
 }
 
-func newDecoder(f *plan.Feed, _ *arena.Region) (wire.Decoder, error) {
+func newDecoder(f *plan.Feed, _ *arena.Region, _ *arena.Undo) (wire.Decoder, error) {
 	d := &decoder{columns: f.Columns, unit: f.Time.Unit, identity: f.Identity, delimiter: f.Delimiter}
 	switch d.delimiter {
 	case 0:

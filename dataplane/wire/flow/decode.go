@@ -64,7 +64,7 @@ type decoder struct {
 	buf      [64]byte
 }
 
-func newDecoder(f *plan.Feed, _ *arena.Region) (wire.Decoder, error) {
+func newDecoder(f *plan.Feed, _ *arena.Region, _ *arena.Undo) (wire.Decoder, error) {
 	d := &decoder{identity: f.Identity}
 	for _, c := range f.Columns {
 		if c.Field < 0 || c.Field >= len(fields) {

@@ -22,11 +22,11 @@ func decode(t interface{ Fatal(...any) }, frame []byte) (map[string]any, *wire.P
 	for i, x := range fields {
 		f.Columns = append(f.Columns, plan.Column{Name: x.Name, Type: x.Type, Field: i})
 	}
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &wire.Packet{Frame: frame, Max: event.MinNanos, Receive: 77, Chan: 1, Order: 2, Seq: 3}
+	p := &wire.Packet{Frame: frame, Progress: wire.Progress{Max: event.MinNanos}, Receive: 77, Chan: 1, Order: 2, Seq: 3}
 	rows, err := wiretest.Decode(d, f, p, wiretest.Batch(f), 1)
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +208,7 @@ func TestNewRefusesColumnsThatTheFormatHasNot(t *testing.T) {
 		"a field number below 0":         {Field: -1, Type: event.Int64},
 		"another type":                   {Field: fieldSource, Type: event.Int64},
 	} {
-		if _, err := Format().New(&plan.Feed{Columns: []plan.Column{c}}, nil); err == nil {
+		if _, err := Format().New(&plan.Feed{Columns: []plan.Column{c}}, nil, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -224,7 +224,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 	for i, x := range fields {
 		f.Columns = append(f.Columns, plan.Column{Name: x.Name, Type: x.Type, Field: i})
 	}
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func BenchmarkDecode(b *testing.B) {
 		for _, i := range []int{fieldSource, fieldDestination, fieldBytes} {
 			f.Columns = append(f.Columns, plan.Column{Name: fields[i].Name, Type: fields[i].Type, Field: i})
 		}
-		d, err := Format().New(f, nil)
+		d, err := Format().New(f, nil, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -72,7 +72,7 @@ func TestEveryCaptureGoesThroughEveryFormat(t *testing.T) {
 		} else {
 			feed.Columns = []plan.Column{{Name: "a", Type: event.Text, Path: []string{"a"}, Width: 8}}
 		}
-		d, err := f.New(feed, wiretest.Region(t, 4<<20))
+		d, err := f.New(feed, wiretest.Region(t, 4<<20), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestEveryCaptureGoesThroughEveryFormat(t *testing.T) {
 		for _, file := range files {
 			for _, c := range wiretest.Capture(t, file) {
 				payload := wiretest.UDP(c.Frame)
-				p := &wire.Packet{Payload: payload, Frame: c.Frame, Max: event.MinNanos, Receive: c.Stamp}
+				p := &wire.Packet{Payload: payload, Frame: c.Frame, Progress: wire.Progress{Max: event.MinNanos}, Receive: c.Stamp}
 				switch header := map[plan.Sequence]int{plan.IEXTP: 40, plan.MoldUDP64: 20}[f.Sequence]; {
 				case header > len(payload):
 					continue // sequence drops it as short

@@ -38,8 +38,8 @@ type op struct {
 const headerSize = 10
 
 // maker returns the New of the format that has the given types and fields.
-func maker(types string, fields []field) func(*plan.Feed, *arena.Region) (wire.Decoder, error) {
-	return func(f *plan.Feed, _ *arena.Region) (wire.Decoder, error) {
+func maker(types string, fields []field) func(*plan.Feed, *arena.Region, *arena.Undo) (wire.Decoder, error) {
+	return func(f *plan.Feed, _ *arena.Region, _ *arena.Undo) (wire.Decoder, error) {
 		for _, c := range f.Columns {
 			if c.Field < 0 || c.Field >= len(fields) {
 				return nil, fmt.Errorf("iex: feed %s: column %s: the format has no field number %d", f.Name, c.Name, c.Field)

@@ -85,7 +85,7 @@ func block(dst, m []byte) []byte {
 
 func newDecoder(tb testing.TB, f wire.Format, feed *plan.Feed) wire.Decoder {
 	tb.Helper()
-	d, err := f.New(feed, nil)
+	d, err := f.New(feed, nil, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestEveryMessageDecodesToWhatWasEncoded(t *testing.T) {
 			columns := rapid.SliceOfNDistinct(rapid.SampledFrom(all), 0, 16, rapid.ID).Draw(r, "columns")
 			feed := &plan.Feed{Name: "f", Identity: rapid.Bool().Draw(r, "identity"), Columns: wiretest.Columns(t, &c.format, append(columns, all[0])[:max(1, len(columns))]...)}
 			feed.Kinds = rapid.Uint64().Draw(r, "kinds")
-			p := &wire.Packet{Max: event.MinNanos, Chan: 7, Order: 8, Seq: 1000}
+			p := &wire.Packet{Progress: wire.Progress{Max: event.MinNanos}, Chan: 7, Order: 8, Seq: 1000}
 			count := rapid.IntRange(0, 12).Draw(r, "messages")
 			p.Skip = rapid.IntRange(0, count).Draw(r, "skip")
 			p.Count = rapid.IntRange(0, count-p.Skip).Draw(r, "count")
@@ -171,7 +171,7 @@ func TestMessagesAreRefusedByReason(t *testing.T) {
 		{"a block longer than the payload", block(nil, trade)[:39], event.Kept, false},
 		{"half a length", []byte{1}, event.Kept, false},
 	} {
-		p := &wire.Packet{Payload: c.payload, Count: 9, Max: event.MinNanos}
+		p := &wire.Packet{Payload: c.payload, Count: 9, Progress: wire.Progress{Max: event.MinNanos}}
 		rows, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 8)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
@@ -199,7 +199,7 @@ func TestNewRefusesColumnsThatTheFormatHasNot(t *testing.T) {
 	} {
 		c := good
 		change(&c)
-		if _, err := format.New(&plan.Feed{Columns: []plan.Column{c}}, nil); err == nil {
+		if _, err := format.New(&plan.Feed{Columns: []plan.Column{c}}, nil, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -248,7 +248,7 @@ func TestDeep10DecodesToTheKnownCounts(t *testing.T) {
 	counts, volume, symbols := map[string]int{}, int64(0), map[any]bool{}
 	packets := deep10(t)
 	for _, x := range packets {
-		p := &wire.Packet{Payload: x.blocks, Count: x.count, Max: event.MinNanos}
+		p := &wire.Packet{Payload: x.blocks, Count: x.count, Progress: wire.Progress{Max: event.MinNanos}}
 		rows, err := wiretest.Decode(d, feed, p, b, 7)
 		if err != nil {
 			t.Fatal(err)
@@ -307,7 +307,7 @@ func TestVenueCapturesDecode(t *testing.T) {
 			var got []string
 			for _, c := range wiretest.Capture(t, file) {
 				payload := wiretest.UDP(c.Frame)
-				p := &wire.Packet{Payload: payload[40:], Count: int(binary.LittleEndian.Uint16(payload[14:])), Max: event.MinNanos}
+				p := &wire.Packet{Payload: payload[40:], Count: int(binary.LittleEndian.Uint16(payload[14:])), Progress: wire.Progress{Max: event.MinNanos}}
 				rows, err := wiretest.Decode(d, feed, p, b, 3)
 				if err != nil {
 					t.Errorf("%s: %v", file, err)
@@ -351,7 +351,7 @@ func TestEveryTruncationBalances(t *testing.T) {
 		d, b := newDecoder(t, format, feed), wiretest.Batch(feed)
 		for n := range len(blocks) + 1 {
 			for skip := range 3 {
-				p := &wire.Packet{Payload: blocks[:n:n], Skip: skip, Count: count - skip, Max: event.MinNanos}
+				p := &wire.Packet{Payload: blocks[:n:n], Skip: skip, Count: count - skip, Progress: wire.Progress{Max: event.MinNanos}}
 				if _, err := wiretest.Decode(d, feed, p, b, 2); err != nil {
 					t.Fatalf("%d bytes: %v", n, err)
 				}
@@ -402,7 +402,7 @@ func FuzzDecode(f *testing.F) {
 			format = tops
 		}
 		feed := &plan.Feed{Kinds: mask, Columns: columns[isTops], Identity: true}
-		p := &wire.Packet{Payload: payload, Skip: int(skip), Count: int(count), Max: event.MinNanos}
+		p := &wire.Packet{Payload: payload, Skip: int(skip), Count: int(count), Progress: wire.Progress{Max: event.MinNanos}}
 		if _, err := wiretest.Decode(newDecoder(t, format, feed), feed, p, batches[isTops], 3); err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 
 	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // errOrders reports a feed that keeps orders but has no room for any.
@@ -26,6 +27,10 @@ type book struct {
 	channels []channelOrders
 	live     []uint64 // one: orders of all channels
 	limit    uint64
+
+	undo   *arena.Undo // nil: nothing is saved
+	counts uint64      // round of undo in which live was saved
+	kept   []uint64    // by channel: in which its entry was
 }
 
 // An order is one slot. Count and reach belong to the slot as a home, the rest to
@@ -57,14 +62,20 @@ const (
 	sellSide
 )
 
+// together is how many slots are saved as one run, with those in between.
+const together = 3
+
 // slotsPerOrder keeps the table at most half full.
 const slotsPerOrder = 2
 
-func newBook(r *arena.Region, label string, channels, limit int) (*book, error) {
+func newBook(r *arena.Region, undo *arena.Undo, label string, channels, limit int) (*book, error) {
 	if limit < 1 {
 		return nil, errOrders
 	}
-	k := &book{homes: uint64(slotsPerOrder * limit), limit: uint64(limit)}
+	k := &book{homes: uint64(slotsPerOrder * limit), limit: uint64(limit), undo: undo}
+	if undo != nil {
+		k.kept = make([]uint64, channels)
+	}
 	var err error
 	if k.slots, err = arena.Slice[order](r, label+": orders", slotsPerOrder*limit+reachMax); err != nil {
 		return nil, fmt.Errorf("orders: %w", err)
@@ -113,6 +124,7 @@ func (k *book) put(channel int, ref uint64, side, price, shares uint32) bool {
 	tag := generation<<2 | side
 	h := k.home(channel, ref)
 	if o := k.findAt(h, generation, channel, ref); o != nil {
+		arena.Save(k.undo, o)
 		o.tag, o.price, o.shares = tag, price, shares
 		return true
 	}
@@ -128,10 +140,20 @@ func (k *book) put(channel int, ref uint64, side, price, shares uint32) bool {
 			}
 			k.free(o) // of a generation that was forgotten
 		}
+		if i < together {
+			arena.SaveSlice(k.undo, near[:i+1])
+		} else {
+			arena.Save(k.undo, &near[0])
+			arena.Save(k.undo, o)
+		}
 		o.ref, o.tag, o.channel, o.price, o.shares = ref, tag, uint16(channel), price, shares
+		fault.Point()
 		near[0].count++
 		near[0].reach = max(near[0].reach, uint8(i+1))
+		fault.Point()
+		k.keep(channel)
 		k.live[0]++
+		fault.Point()
 		k.channels[channel].live++
 		return true
 	}
@@ -140,15 +162,38 @@ func (k *book) put(channel int, ref uint64, side, price, shares uint32) bool {
 
 // remove takes out an order that find returned.
 func (k *book) remove(o *order) {
+	k.keep(int(o.channel))
 	k.live[0]--
+	fault.Point()
 	k.channels[o.channel].live--
 	k.free(o)
+}
+
+// keep saves the counts, mostly once a batch.
+func (k *book) keep(channel int) {
+	if k.undo == nil {
+		return
+	}
+	round := k.undo.Round()
+	if k.counts != round {
+		k.counts = round
+		k.undo.Words(k.live)
+	}
+	if k.kept[channel] != round {
+		k.kept[channel] = round
+		arena.Save(k.undo, &k.channels[channel])
+	}
 }
 
 // free empties a slot and tells the home of the order that was in it.
 func (k *book) free(o *order) {
 	h := &k.slots[k.home(int(o.channel), o.ref)]
+	arena.Save(k.undo, o)
+	if h != o {
+		arena.Save(k.undo, h)
+	}
 	o.tag = 0
+	fault.Point()
 	h.count--
 	if h.count == 0 {
 		h.reach = 0
@@ -161,13 +206,16 @@ func (k *book) reduce(o *order, shares uint32) {
 		k.remove(o)
 		return
 	}
+	arena.Save(k.undo, o)
 	o.shares -= shares
 }
 
 // forget voids the channel's orders.
 func (k *book) forget(channel int) {
+	k.keep(channel)
 	c := &k.channels[channel]
 	k.live[0] -= uint64(c.live)
+	fault.Point()
 	c.live = 0
 	c.generation++
 	if c.generation == 1<<30-1 { // one more would not fit into tag

@@ -31,7 +31,7 @@ func TestBookEqualsAMap(t *testing.T) {
 			r.Fatal(err)
 		}
 		defer region.Close()
-		k, err := newBook(region, "f", 3, limit)
+		k, err := newBook(region, nil, "f", 3, limit)
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestBookEqualsAMap(t *testing.T) {
 // near home, and homes' counts stay true.
 func TestBookTurnsOver(t *testing.T) {
 	const limit = 20_000
-	k, err := newBook(wiretest.Region(t, 8<<20), "f", 2, limit)
+	k, err := newBook(wiretest.Region(t, 8<<20), nil, "f", 2, limit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,10 +131,10 @@ func TestBookTurnsOver(t *testing.T) {
 }
 
 func TestNewBookNeedsRoom(t *testing.T) {
-	if _, err := newBook(wiretest.Region(t, 1<<20), "f", 1, 0); !errors.Is(err, errOrders) {
+	if _, err := newBook(wiretest.Region(t, 1<<20), nil, "f", 1, 0); !errors.Is(err, errOrders) {
 		t.Errorf("no orders: %v, want %v", err, errOrders)
 	}
-	if _, err := newBook(wiretest.Region(t, 4096), "f", 1, 1000); !errors.Is(err, arena.ErrFull) {
+	if _, err := newBook(wiretest.Region(t, 4096), nil, "f", 1, 1000); !errors.Is(err, arena.ErrFull) {
 		t.Errorf("a small region: %v, want %v", err, arena.ErrFull)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire"
 	"github.com/headrace/headrace/dataplane/wire/value"
@@ -36,6 +37,7 @@ type decoder struct {
 	days    []midnight // by channel; nil: fixed
 	fixed   event.Nanos
 	zone    *time.Location
+	undo    *arena.Undo // nil: nothing is saved
 }
 
 // midnight is the instant that a channel's time stamps count from.
@@ -72,19 +74,19 @@ type context struct {
 // refersToOrders are the kinds whose messages name an order by its reference alone.
 const refersToOrders = 1<<kindTrade | 1<<kindExecution | 1<<kindOrderCancel | 1<<kindOrderDelete | 1<<kindOrderReplace
 
-func newDecoder(f *plan.Feed, r *arena.Region) (wire.Decoder, error) {
-	d, err := build(f, r)
+func newDecoder(f *plan.Feed, r *arena.Region, undo *arena.Undo) (wire.Decoder, error) {
+	d, err := build(f, r, undo)
 	if err != nil {
 		return nil, fmt.Errorf("itch: feed %s: %w", f.Name, err)
 	}
 	return d, nil
 }
 
-func build(f *plan.Feed, r *arena.Region) (*decoder, error) {
+func build(f *plan.Feed, r *arena.Region, undo *arena.Undo) (*decoder, error) {
 	if f.Channels < 1 || f.Channels > plan.SourceStride {
 		return nil, fmt.Errorf("channels is %d, want 1 to %d", f.Channels, plan.SourceStride)
 	}
-	d := &decoder{identity: f.Identity}
+	d := &decoder{identity: f.Identity, undo: undo}
 	if err := d.setTypes(f); err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func build(f *plan.Feed, r *arena.Region) (*decoder, error) {
 	}
 	var err error
 	if f.Kinds&refersToOrders != 0 {
-		if d.book, err = newBook(r, f.Name, f.Channels, f.Orders); err != nil {
+		if d.book, err = newBook(r, undo, f.Name, f.Channels, f.Orders); err != nil {
 			return nil, err
 		}
 	}
@@ -194,8 +196,10 @@ func (d *decoder) midnight(p *wire.Packet) event.Nanos {
 	}
 	m := &d.days[p.Channel]
 	if m.known == 0 {
+		arena.Save(d.undo, m)
 		year, month, day := time.Unix(0, int64(p.Receive)).In(d.zone).Date()
 		m.at = event.Nanos(time.Date(year, month, day, 0, 0, 0, 0, d.zone).UnixNano())
+		fault.Point()
 		m.known = 1
 	}
 	return m.at
@@ -207,13 +211,30 @@ func (d *decoder) Forget(c int) {
 		d.book.forget(c)
 	}
 	if d.symbols != nil {
-		clear(d.symbols[c*locates : c*locates+int(d.highest[c])+1])
-		d.highest[c] = 0
+		if known := d.symbols[c*locates:][:d.highest[c]+1]; d.highest[c] > 0 {
+			d.undo.Words(known)
+			clear(known)
+			fault.Point()
+			arena.Save(d.undo, &d.highest[c])
+			d.highest[c] = 0
+		}
 	}
 	if d.days != nil {
+		arena.Save(d.undo, &d.days[c])
 		d.days[c] = midnight{}
 	}
 }
+
+// SaveMax implements [wire.Saver]. A message may change an order's slot, its home, the
+// home of an order that had been forgotten, and with a replacement as much again; and
+// teach a symbol.
+func (d *decoder) SaveMax(payload int) int {
+	const least, slot = 2 + 19, 4 // bytes of a message that changes something; words of a slot
+	return (payload/least+1)*(5*slot+4) + 8
+}
+
+// ForgetMax implements [wire.Saver].
+func (d *decoder) ForgetMax() int { return locates + 16 }
 
 // Decode decodes messages [p.Skip, p.Skip+p.Count). Where they stop is kept in
 // p.Next (bytes) and p.Done (messages).
@@ -328,8 +349,13 @@ func (d *decoder) symbol(k *kind, channel int, m []byte) uint64 {
 	}
 	symbol := binary.LittleEndian.Uint64(m[k.stock:])
 	if k.learn && locate != 0 && *known != symbol {
+		arena.Save(d.undo, known)
 		*known = symbol
-		d.highest[channel] = max(d.highest[channel], uint32(locate))
+		fault.Point()
+		if d.highest[channel] < uint32(locate) {
+			arena.Save(d.undo, &d.highest[channel])
+			d.highest[channel] = uint32(locate)
+		}
 	}
 	return symbol
 }

@@ -192,7 +192,7 @@ func TestDecodeEqualsTheTwin(t *testing.T) {
 			feed.Kinds = 1<<kindExecution | 1<<rapid.IntRange(0, 20).Draw(r, "kind")
 		}
 		region := wiretest.Region(t, 4<<20)
-		d, err := format.New(feed, region)
+		d, err := format.New(feed, region, nil)
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func TestDecodeEqualsTheTwin(t *testing.T) {
 		b := wiretest.Batch(feed)
 		midnight := event.Nanos(time.Date(2010, 12, 24, 5, 0, 0, 0, time.UTC).UnixNano())
 		for range rapid.IntRange(1, 4).Draw(r, "packets") {
-			p := &wire.Packet{Max: event.MinNanos, Chan: 7, Order: 8, Seq: 1000, Channel: rapid.IntRange(0, 1).Draw(r, "channel")}
+			p := &wire.Packet{Progress: wire.Progress{Max: event.MinNanos}, Chan: 7, Order: 8, Seq: 1000, Channel: rapid.IntRange(0, 1).Draw(r, "channel")}
 			if rapid.IntRange(0, 9).Draw(r, "forget") == 0 {
 				d.Forget(p.Channel)
 				maps.DeleteFunc(w.orders, func(k bookKey, _ bookOrder) bool { return k.channel == p.Channel })
@@ -259,7 +259,7 @@ func TestDecodeEqualsTheTwin(t *testing.T) {
 func TestMessagesAreRefusedByReason(t *testing.T) {
 	format := Format()
 	feed := &plan.Feed{Channels: 1, Orders: 8, Kinds: ^uint64(0), Day: "2010-12-24", Columns: wiretest.Columns(t, &format)}
-	d, err := format.New(feed, wiretest.Region(t, 4<<20))
+	d, err := format.New(feed, wiretest.Region(t, 4<<20), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func TestMessagesAreRefusedByReason(t *testing.T) {
 		{"an execution with its price of an unknown order", hidden, event.Kept, false},
 		{"a message longer than its type", append([]byte{'S'}, make([]byte, 20)...), event.Kept, false},
 	} {
-		p := &wire.Packet{Payload: block(nil, c.message), Count: 9, Max: event.MinNanos}
+		p := &wire.Packet{Payload: block(nil, c.message), Count: 9, Progress: wire.Progress{Max: event.MinNanos}}
 		if _, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 8); err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -310,7 +310,7 @@ func TestTheDayIsThatOfTheFirstReceiveStamp(t *testing.T) {
 		{"Asia/Kolkata", "2019-07-01T20:00:00Z", "2019-07-01T18:30:00Z"},
 	} {
 		feed := &plan.Feed{Channels: 2, Zone: c.zone, Kinds: 1 << kindSystemEvent}
-		d, err := format.New(feed, wiretest.Region(t, 1<<20))
+		d, err := format.New(feed, wiretest.Region(t, 1<<20), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,7 +319,7 @@ func TestTheDayIsThatOfTheFirstReceiveStamp(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, days := range []int{0, 1} { // the first stamp counts, until Forget
-			p := &wire.Packet{Payload: block(nil, event0), Count: 1, Max: event.MinNanos, Channel: 1}
+			p := &wire.Packet{Payload: block(nil, event0), Count: 1, Progress: wire.Progress{Max: event.MinNanos}, Channel: 1}
 			p.Receive = event.Nanos(receive.AddDate(0, 0, days).UnixNano())
 			if _, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 8); err != nil {
 				t.Fatal(err)
@@ -329,7 +329,7 @@ func TestTheDayIsThatOfTheFirstReceiveStamp(t *testing.T) {
 			}
 		}
 		d.Forget(1)
-		p := &wire.Packet{Payload: block(nil, event0), Count: 1, Max: event.MinNanos, Channel: 1}
+		p := &wire.Packet{Payload: block(nil, event0), Count: 1, Progress: wire.Progress{Max: event.MinNanos}, Channel: 1}
 		p.Receive = event.Nanos(receive.AddDate(1, 0, 0).UnixNano())
 		if _, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 8); err != nil || p.Max.Add(-300*24*time.Hour) < event.Nanos(receive.UnixNano()) {
 			t.Errorf("a new session did not take the day of its own first stamp (%v, %d)", err, p.Max)
@@ -356,7 +356,7 @@ func TestNewRefuses(t *testing.T) {
 		feed := good
 		feed.Columns = append([]plan.Column(nil), good.Columns...)
 		c.change(&feed)
-		if _, err := format.New(&feed, wiretest.Region(t, 1<<20)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := format.New(&feed, wiretest.Region(t, 1<<20), nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one about %q", name, err, c.want)
 		}
 	}
@@ -392,7 +392,7 @@ func file(tb testing.TB) [][]byte {
 func TestTheSampleFileDecodesToTheKnownCounts(t *testing.T) {
 	format := Format()
 	feed := &plan.Feed{Channels: 1, Orders: 10000, Kinds: ^uint64(0), Day: "2010-12-24", Columns: wiretest.Columns(t, &format, "message", "symbol", "price", "size", "match")}
-	d, err := format.New(feed, wiretest.Region(t, 4<<20))
+	d, err := format.New(feed, wiretest.Region(t, 4<<20), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,7 +412,7 @@ func TestTheSampleFileDecodesToTheKnownCounts(t *testing.T) {
 		case 'P':
 			wantNotional += int64(binary.BigEndian.Uint32(m[32:])) * int64(binary.BigEndian.Uint32(m[20:]))
 		}
-		p := &wire.Packet{Payload: block(nil, m), Count: 1, Max: event.MinNanos}
+		p := &wire.Packet{Payload: block(nil, m), Count: 1, Progress: wire.Progress{Max: event.MinNanos}}
 		rows, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 1)
 		if err != nil {
 			t.Fatal(err)
@@ -454,14 +454,14 @@ func TestVenueCapturesDecode(t *testing.T) {
 			t.Fatalf("%s: no captures (%v)", folder, err)
 		}
 		for _, file := range files {
-			d, err := format.New(feed, wiretest.Region(t, 4<<20))
+			d, err := format.New(feed, wiretest.Region(t, 4<<20), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			messages, events := uint64(0), uint64(0)
 			for _, c := range wiretest.Capture(t, file) {
 				payload := wiretest.UDP(c.Frame)
-				p := &wire.Packet{Payload: payload[20:], Count: int(binary.BigEndian.Uint16(payload[18:])), Max: event.MinNanos, Receive: c.Stamp}
+				p := &wire.Packet{Payload: payload[20:], Count: int(binary.BigEndian.Uint16(payload[18:])), Progress: wire.Progress{Max: event.MinNanos}, Receive: c.Stamp}
 				if _, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 3); err != nil {
 					t.Errorf("%s: %v", file, err)
 				}
@@ -500,13 +500,13 @@ func TestEveryTruncationBalances(t *testing.T) {
 	blocks, count := sample()
 	format := Format()
 	feed := &plan.Feed{Channels: 1, Orders: 4, Day: "2019-01-30", Kinds: ^uint64(0), Columns: wiretest.Columns(t, &format), Identity: true}
-	d, err := format.New(feed, wiretest.Region(t, 4<<20))
+	d, err := format.New(feed, wiretest.Region(t, 4<<20), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	whole := uint64(0)
 	for n := range len(blocks) + 1 {
-		p := &wire.Packet{Payload: blocks[:n:n], Count: count, Max: event.MinNanos}
+		p := &wire.Packet{Payload: blocks[:n:n], Count: count, Progress: wire.Progress{Max: event.MinNanos}}
 		if _, err := wiretest.Decode(d, feed, p, wiretest.Batch(feed), 2); err != nil {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
@@ -524,7 +524,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 	blocks, count := sample()
 	format := Format()
 	feed := &plan.Feed{Channels: 1, Orders: 4, Kinds: ^uint64(0), Columns: wiretest.Columns(t, &format), Identity: true}
-	d, err := format.New(feed, wiretest.Region(t, 4<<20))
+	d, err := format.New(feed, wiretest.Region(t, 4<<20), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -556,12 +556,12 @@ func FuzzDecode(f *testing.F) {
 	b := wiretest.Batch(&plan.Feed{Columns: columns})
 	f.Fuzz(func(t *testing.T, payload []byte, skip, count uint8, mask uint64, orders uint8) {
 		feed := &plan.Feed{Channels: 2, Orders: int(orders) + 1, Kinds: mask, Columns: columns, Identity: true, Zone: "UTC"}
-		d, err := format.New(feed, wiretest.Region(t, 4<<20))
+		d, err := format.New(feed, wiretest.Region(t, 4<<20), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for channel := range 2 {
-			p := &wire.Packet{Payload: payload, Skip: int(skip), Count: int(count), Max: event.MinNanos, Channel: channel}
+			p := &wire.Packet{Payload: payload, Skip: int(skip), Count: int(count), Progress: wire.Progress{Max: event.MinNanos}, Channel: channel}
 			if _, err := wiretest.Decode(d, feed, p, b, 3); err != nil {
 				t.Fatal(err)
 			}
@@ -595,7 +595,7 @@ func BenchmarkDecode(b *testing.B) {
 	} {
 		b.Run("format=itch50/"+c.name, func(b *testing.B) {
 			feed := &plan.Feed{Channels: 1, Orders: 10000, Kinds: c.kinds, Columns: wiretest.Columns(b, &format, "symbol", "price", "size"), Identity: true}
-			d, err := format.New(feed, wiretest.Region(b, 4<<20))
+			d, err := format.New(feed, wiretest.Region(b, 4<<20), nil)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -35,7 +35,7 @@ type decoder struct {
 	buf      [value.NumberMax]byte // a number's or instant's text without its escapes
 }
 
-func newDecoder(f *plan.Feed, _ *arena.Region) (wire.Decoder, error) {
+func newDecoder(f *plan.Feed, _ *arena.Region, _ *arena.Undo) (wire.Decoder, error) {
 	d := &decoder{columns: f.Columns, unit: f.Time.Unit, identity: f.Identity}
 	d.scan.slots = make([]slot, len(f.Columns)+1)
 	for i := range f.Columns {

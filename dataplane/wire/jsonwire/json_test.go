@@ -30,11 +30,11 @@ func column(name string, t event.Type, scale uint8) plan.Column {
 }
 
 func decode(t interface{ Fatal(...any) }, f *plan.Feed, payload string, limit int) ([]wiretest.Row, *wire.Packet) {
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &wire.Packet{Payload: []byte(payload), Max: event.MinNanos, Receive: 77, Chan: 1, Order: 2, Seq: 3}
+	p := &wire.Packet{Payload: []byte(payload), Progress: wire.Progress{Max: event.MinNanos}, Receive: 77, Chan: 1, Order: 2, Seq: 3}
 	rows, err := wiretest.Decode(d, f, p, wiretest.Batch(f), limit)
 	if err != nil {
 		t.Fatal(err)
@@ -382,7 +382,7 @@ func TestNewRefuses(t *testing.T) {
 		"a scale of 19":     feed(plan.UnitS, column("a", event.Decimal, 19)),
 		"an int with scale": feed(plan.UnitS, column("a", event.Int64, 1)),
 	} {
-		if _, err := Format().New(f, nil); err == nil {
+		if _, err := Format().New(f, nil, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -392,7 +392,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 	f := feed(plan.UnitRFC3339, column("a", event.Text, 0), column("b.c", event.Decimal, 2), column("d", event.Float64, 0))
 	payload := []byte(strings.Repeat(`{"t":"2023-09-18T14:23:10Z","a":"\u00e4\ud83d\ude00\n","b":{"c":-1.25},"d":0.30000000000000004,"\u0065":[1,{"x":"y"}]}`+"\n"+
 		`{"t":"2023-09-18T14:23:10Z","a":"plain","d":1e999}`+"\n"+`{"broken`+"\n", 3) + strings.Repeat(`{"a":`, 100))
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,7 +443,7 @@ func BenchmarkDecode(b *testing.B) {
 	f := feed(plan.UnitRFC3339, column("event_type", event.Text, 0), column("driver_id", event.Int64, 0))
 	f.Time.Column.Path = []string{"timestamp"}
 	b.Run("format=json", func(b *testing.B) {
-		d, err := Format().New(f, nil)
+		d, err := Format().New(f, nil, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -44,7 +44,7 @@ type decoder struct {
 	identity bool
 }
 
-func newDecoder(f *plan.Feed, _ *arena.Region) (wire.Decoder, error) {
+func newDecoder(f *plan.Feed, _ *arena.Region, _ *arena.Undo) (wire.Decoder, error) {
 	d := &decoder{unit: f.Time.Unit, little: f.LittleEndian, stride: f.Stride, identity: f.Identity}
 	for i := range f.Columns {
 		c := &f.Columns[i]

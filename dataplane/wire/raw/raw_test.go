@@ -25,11 +25,11 @@ func column(t event.Type, offset, width int) plan.Column {
 }
 
 func decode(t interface{ Fatal(...any) }, f *plan.Feed, payload []byte, limit int) ([]wiretest.Row, *wire.Packet) {
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &wire.Packet{Payload: payload, Max: event.MinNanos, Receive: 77, Chan: 1, Order: 2, Seq: 3}
+	p := &wire.Packet{Payload: payload, Progress: wire.Progress{Max: event.MinNanos}, Receive: 77, Chan: 1, Order: 2, Seq: 3}
 	rows, err := wiretest.Decode(d, f, p, wiretest.Batch(f), limit)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func TestNewRefuses(t *testing.T) {
 		"an offset below 0":                feed(plan.UnitReceive, 0, 0, column(event.Int64, -1, 8)),
 		"an offset beyond a packet":        feed(plan.UnitReceive, 0, 0, column(event.Int64, 1<<17, 8)),
 	} {
-		if _, err := Format().New(f, nil); err == nil {
+		if _, err := Format().New(f, nil, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -201,7 +201,7 @@ func bars() (*plan.Feed, []byte) {
 func TestDecodeDoesNotAllocate(t *testing.T) {
 	f, payload := bars()
 	payload = append(payload, 1, 2, 3)
-	d, err := Format().New(f, nil)
+	d, err := Format().New(f, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func FuzzDecode(f *testing.F) {
 		for _, kind := range []event.Type{event.Int64, event.Decimal, event.Float64, event.Text} {
 			fd := feed(plan.UnitUS, int(timeAt), int(timeWidth), column(kind, int(offset), int(width)))
 			fd.Stride, fd.LittleEndian = int(stride), little
-			if _, err := Format().New(fd, nil); err != nil {
+			if _, err := Format().New(fd, nil, nil); err != nil {
 				continue
 			}
 			decode(t, fd, payload, 2)
@@ -242,7 +242,7 @@ func FuzzDecode(f *testing.F) {
 func BenchmarkDecode(b *testing.B) {
 	f, payload := bars()
 	b.Run("format=raw", func(b *testing.B) {
-		d, err := Format().New(f, nil)
+		d, err := Format().New(f, nil, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
