@@ -87,13 +87,16 @@ func (w *Worker) Poison() (Mark, bool) { return w.poison, w.poison.Stage != Stag
 
 // InHand returns what the worker is doing, and the frame that it has begun last if it
 // is still there: for who has caught it in a panic.
-func (w *Worker) InHand() (m Mark, frame []byte) {
+func (w *Worker) InHand() (m Mark, frame *xsk.Frame) {
 	m = w.memory.mark.read()
 	if m.Framed && w.at < w.count {
-		frame = w.frames[w.at].Data
+		frame = &w.frames[w.at]
 	}
 	return m, frame
 }
+
+// Sure reports whether the marked frame alone can have been the worker's end.
+func (m *Mark) Sure() bool { return m.Framed && (m.Alone || m.Stage == StageDecode) }
 
 // poisoned reports whether fr is the frame to leave out.
 func (w *Worker) poisoned(fr *xsk.Frame) bool {

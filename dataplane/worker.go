@@ -49,6 +49,9 @@ type Config struct {
 	// Skip names the frame that is to be left out and counted as poison: the one that
 	// the worker before this one ended in; nil: none is.
 	Skip *FrameRef
+	// SkipMarked leaves out what the worker before this one has marked as in hand, if
+	// that is sure to be one frame: it failed.
+	SkipMarked bool
 	// Resume are the queries' watermarks on this worker in the data plane before this
 	// one, nil if there was none: windows behind them are closed and those that may
 	// have been open are incomplete.

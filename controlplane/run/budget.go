@@ -69,9 +69,8 @@ func (r *control) showContinuity(g *generation) {
 		r.shown.Store(nil)
 		return
 	}
-	c := &status.Continuity{
-		Takeovers: r.figures.source.Takeovers(), Pause: g.lives.pause, Budget: r.budget.holds(), Rate: r.budget.rate,
-	}
+	c := &status.Continuity{Pause: g.lives.pause, Budget: r.budget.holds(), Rate: r.budget.rate}
+	c.Takeovers, c.Poison = r.figures.source.Takeovers()
 	if r.down != nil {
 		c.State = "the data plane is down: " + r.down.Error()
 	}

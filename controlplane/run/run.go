@@ -315,6 +315,11 @@ func (r *control) hear(m *handover.Message) {
 	switch m.Kind {
 	case handover.Ended:
 		r.g.ended = true
+	case handover.Poison:
+		var b handover.PoisonBody
+		if m.Decode(&b) == nil {
+			r.poisoned(&b)
+		}
 	case handover.Lost:
 		var b handover.LostBody
 		if m.Decode(&b) == nil && r.failure == nil {

@@ -14,6 +14,7 @@ type Former struct {
 	Restarts uint64
 	// Takeovers are the processes that went on where the one before them was.
 	Takeovers uint64
+	Poison    uint64 // frames that were left out
 	Workers   []segment.Counters // with nothing in flight
 	Sockets   []Sockets          // by interface
 	Rows      []uint64           // by query, made by this control process
@@ -34,7 +35,7 @@ type FormerLost struct {
 // Former returns what snap shows as the account of a data plane that has died, added to
 // those before it. Its sockets must be closed and its outboxes empty.
 func (snap *Snapshot) Former() Former {
-	f := Former{Restarts: snap.Restarts + 1, Takeovers: snap.former.Takeovers, Sinks: map[string]FormerSink{}}
+	f := Former{Restarts: snap.Restarts + 1, Takeovers: snap.former.Takeovers, Poison: snap.former.Poison, Sinks: map[string]FormerSink{}}
 	for _, line := range NewLedger(snap) {
 		n := line.Difference + int64(line.InFlight)
 		for _, c := range line.Dropped {
@@ -123,9 +124,17 @@ func (s *Source) Takeover() Former {
 	return s.Former
 }
 
-// Takeovers returns how many there were.
-func (s *Source) Takeovers() uint64 {
+// CountPoison counts one more frame that is left out.
+func (s *Source) CountPoison() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.Former.Takeovers
+	s.Former.Poison++
+}
+
+// Takeovers returns how many processes went on where the one before them was, and how
+// many frames were left out.
+func (s *Source) Takeovers() (processes, poison uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Former.Takeovers, s.Former.Poison
 }

@@ -27,9 +27,10 @@ const (
 	Refused
 	Running
 	Adopt
+	Poison
 )
 
-var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt"}
+var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison"}
 
 // String names the kind.
 func (k Kind) String() string {
@@ -75,22 +76,24 @@ type KeptBody struct {
 // Descriptors returns how many descriptors go with k.
 func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 1 }
 
-// PoisonBody is a frame that was left out, with what is known of it.
+// PoisonBody is what a worker had in hand when it failed.
 type PoisonBody struct {
-	Worker   int
-	Feed     int
-	Stage    string
-	Failure  string // what the worker said
+	Worker  int
+	Feed    int
+	Stage   string
+	Failure string // what went wrong
+	// Frame is the frame that it had begun last, from its Ethernet header on; empty if it
+	// had none. Received is when that came, CLOCK_MONOTONIC.
+	Frame    []byte
 	Received event.Nanos
-	Data     []byte
+	// Left says that the next data plane leaves that frame out.
+	Left bool
 }
 
 // ReadyBody says how the start went.
 type ReadyBody struct {
 	// Warm: state was kept. A batch that was under way has been taken back.
 	Warm bool
-	// Poison are frames that were left out.
-	Poison []PoisonBody
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.

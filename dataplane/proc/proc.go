@@ -50,6 +50,7 @@ type process struct {
 	owners   []*xsk.Owner
 	zeroCopy []bool
 	ports    []*xsk.Port
+	workers  []*dataplane.Worker
 	lanes    [][]*exchange.Lane
 	shared   *window.Shared
 	owner    [event.GroupCount]uint16
@@ -185,52 +186,66 @@ func (p *process) openSockets() (members []int, err error) {
 	return m.FDs, nil
 }
 
-// buildWorkers makes ports and workers, each of these on its own thread, which then
-// waits for begin.
+// buildWorkers makes workers, each on its own thread, which then waits for begin.
 func (p *process) buildWorkers(members []int) error {
 	n := p.plan.Workers
 	p.owner = steer.OwnerTable(n)
 	p.lost = make([]atomic.Uint64, n)
-	for w := range n {
-		port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, nil)
-		if err != nil {
-			return err
-		}
-		p.ports = append(p.ports, port)
-	}
+	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
 	if n > 1 {
 		var err error
 		if p.lanes, err = dataplane.NewLanes(p.plan, p.common); err != nil {
 			return err
 		}
-		p.shared = window.NewShared(len(p.plan.Queries))
+		if p.shared, err = window.NewShared(p.common, n, len(p.plan.Queries)); err != nil {
+			return err
+		}
+	}
+	if err := p.common.Complete(dataplane.StateVersion); err != nil {
+		return fmt.Errorf("data plane: what the workers share: %w", err)
 	}
 	built := make(chan error, n)
 	p.running.Store(int32(n))
 	for w := range n {
-		go p.work(w, built)
+		go p.work(w, members, built)
 	}
 	var errs []error
 	for range n {
 		errs = append(errs, <-built)
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return p.recount()
+}
+
+// recount makes the allowance of keys that the workers share what their panes say: a
+// worker may have died between the drawing of a key and its use.
+func (p *process) recount() error {
+	if p.shared == nil || !p.common.Warm() {
+		return nil
+	}
+	dataplane.Recount(p.shared, p.workers)
+	return nil
 }
 
 // work is a worker's thread.
-func (p *process) work(w int, built chan<- error) {
+func (p *process) work(w int, members []int, built chan<- error) {
 	runtime.LockOSThread()
 	defer func() {
 		// Control reads this after we are gone; the stack goes to standard error.
 		if r := recover(); r != nil {
-			p.segment.Worker(w).Fail(fmt.Sprint(r))
+			p.fail(w, r)
 			panic(r)
 		}
 	}()
+	// A fault of memory is a panic too: it is told, and undone by the next process.
+	debug.SetPanicOnFault(true)
 	// Before other threads of the machine, where cores are shared. It is a wish: without
 	// CAP_SYS_NICE it is not granted.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
-	worker, err := p.newWorker(w)
+	worker, err := p.newWorker(w, members)
+	p.workers[w] = worker
 	built <- err
 	if err != nil {
 		return
@@ -238,19 +253,25 @@ func (p *process) work(w int, built chan<- error) {
 	<-p.begin
 	worker.Live(dataplane.Live{
 		Port: p.ports[w], Counters: &p.ports[w].Counters, Mailbox: p.segment, Clock: p.clock,
-		Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
+		Committed: p.ports[w].Committed, Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
 	})
 	p.running.Add(-1)
 }
 
-func (p *process) newWorker(w int) (*dataplane.Worker, error) {
+func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	region, err := p.region(w)
 	if err != nil {
 		return nil, err
 	}
 	c := dataplane.Config{
-		Plan: p.plan, Worker: w, Receiver: p.ports[w], Segment: p.segment.Worker(w), Region: region,
-		Lanes: p.lanes, Owner: &p.owner, Shared: p.shared,
+		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
+		Lanes: p.lanes, Owner: &p.owner, Shared: p.shared, Rollback: p.start.Kept != nil,
+		SkipMarked: p.start.Fault && p.segment.Worker(w).State() == segment.Failed,
+		Attach: func(rings []uint32) (xsk.Receiver, error) {
+			port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, rings)
+			p.ports[w] = port
+			return port, err
+		},
 	}
 	if w < len(p.start.Resume) {
 		if c.Resume = p.start.Resume[w]; len(c.Resume) != len(p.plan.Queries) {
