@@ -42,6 +42,8 @@ type Live struct {
 	Mailbox   Mailbox
 	// Clock is CLOCK_MONOTONIC, read once a cycle.
 	Clock func() event.Nanos
+	// Pin, if set, keeps the runtime away from a worker that spins.
+	Pin *Pin
 	// Idle is what to do without work.
 	Idle xsk.Idle
 	// Stop asks for a drain, as the mailbox does: the process has a reason of its own.
@@ -62,7 +64,10 @@ func (w *Worker) Live(l Live) {
 		w.segment.SetState(segment.Draining) // the worker before this one was at it
 	}
 	held := false
+	l.Pin.pin()
+	defer l.Pin.unpin()
 	for told := event.Nanos(0); ; {
+		l.Pin.look()
 		command := l.Mailbox.Command()
 		if command == segment.Kill {
 			w.segment.Fail("killed by command")

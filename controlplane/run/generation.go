@@ -176,6 +176,9 @@ func (g *generation) spawn(binary string) error {
 	c.Args[0] = os.Args[0]
 	c.ExtraFiles = []*os.File{end}
 	c.Stderr = os.Stderr
+	// Nobody is to be interrupted by a signal of the Go runtime: workers that spin must
+	// not, and the others reach a function's begin often enough.
+	c.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("start the data plane: %w", err)

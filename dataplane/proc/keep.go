@@ -90,6 +90,7 @@ func (p *process) keep() error {
 			}
 		}
 		p.look()
+		p.pins.look(time.Duration(p.clock()))
 		if done, err := p.finished(); done || err != nil {
 			return err
 		}

@@ -62,6 +62,7 @@ type process struct {
 	lost    []atomic.Uint64
 
 	signals chan os.Signal
+	pins    pins
 	keeper
 }
 
@@ -115,11 +116,7 @@ func (p *process) prepare() error {
 	if err := dropPrivileges(); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
-	runtime.GC()
-	debug.SetGCPercent(-1)
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	debug.SetMemoryLimit(int64(m.Sys) + heapFuse)
+	p.pins.arm(p.plan.Workers, !p.adaptive(), heapFuse)
 	return nil
 }
 
