@@ -14,7 +14,7 @@ type Former struct {
 	Restarts uint64
 	// Takeovers are the processes that went on where the one before them was.
 	Takeovers uint64
-	Poison    uint64 // frames that were left out
+	Poison    uint64             // frames that were left out
 	Workers   []segment.Counters // with nothing in flight
 	Sockets   []Sockets          // by interface
 	Rows      []uint64           // by query, made by this control process

@@ -134,6 +134,21 @@ func (r *Region) Complete(version uint64) error {
 	return nil
 }
 
+// Same returns an error wrapping [ErrLayout] unless the region behind a descriptor has
+// been built with the same structures and version as r, which is complete. It reads
+// there and keeps nothing.
+func (r *Region) Same(fd int) error {
+	other, err := Open(fd)
+	if err != nil {
+		return err
+	}
+	a, b := *r.header(), *other.header()
+	if a != b {
+		err = fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", b.Version, b.Layout, a.Version, a.Layout, ErrLayout)
+	}
+	return errors.Join(err, unix.Munmap(other.mem))
+}
+
 // Close unmaps the region. Nothing made from it may be used afterwards.
 func (r *Region) Close() error {
 	err := unix.Munmap(r.mem)

@@ -16,15 +16,13 @@ const adoptWithin = 5 * time.Second
 // errAbandoned reports a control that died before the start was complete.
 var errAbandoned = errors.New("data plane: the control process ended before the start was complete")
 
-// orphaned is called when control has died: from now on, and only now, there is a
-// socket to be found by.
-func (p *process) orphaned() (err error) {
+// orphaned is called when control has died: from now on, and only now, whoever knocks at
+// the door is let in.
+func (p *process) orphaned() error {
 	if !p.hasKept {
 		return errAbandoned // nothing to hand over, and nothing attached
 	}
-	if p.listener, err = handover.Listen(p.start.Dir); err != nil {
-		return err
-	}
+	p.listener = p.door
 	timeout := p.plan.OrphanTimeout
 	p.deadline = p.clock().Add(timeout)
 	return nil
@@ -52,14 +50,8 @@ func (p *process) orphan() (bool, error) {
 	return p.running.Load() == 0 || now >= p.over, nil
 }
 
-// deafen ends the listening.
-func (p *process) deafen() {
-	if p.listener >= 0 {
-		handover.Unlisten(p.start.Dir)
-		_ = unix.Close(p.listener)
-		p.listener = -1
-	}
-}
+// deafen ends the listening. The door stays: the next orphan may be us.
+func (p *process) deafen() { p.listener = -1 }
 
 // accept gives a new control everything, if it wants it.
 func (p *process) accept() error {
@@ -85,9 +77,11 @@ func (p *process) offer(c *handover.Conn) error {
 	}
 	data, control := p.segment.FDs()
 	body := handover.RunningBody{
-		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy, Description: p.about,
+		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy,
+		Kept: p.start.Kept, Description: p.about,
 	}
-	if err := c.Send(handover.Running, &body, append([]int{data, control}, p.kept...)); err != nil {
+	fds := append([]int{data, control}, p.parts.all...)
+	if err := c.Send(handover.Running, &body, append(fds, p.kept...)); err != nil {
 		return err
 	}
 	if _, err := c.Expect(handover.Adopt, nil); err != nil {

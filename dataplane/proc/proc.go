@@ -101,6 +101,9 @@ func (p *process) prepare() error {
 	// Explicit, so that the runtime does not change it, which would stop the world.
 	runtime.GOMAXPROCS(p.plan.Workers + 2)
 	p.clock = monotonic()
+	if p.start.Try {
+		return p.try()
+	}
 	var err error
 	if p.common, err = p.sharedRegion(); err != nil {
 		return err
@@ -113,6 +116,11 @@ func (p *process) prepare() error {
 		return err
 	}
 	p.init(p)
+	p.ready.Warm = p.common.Warm()
+	// Now: later nothing can be opened any more.
+	if p.door, err = handover.Listen(p.start.Dir); err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
 	if err := dropPrivileges(); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
@@ -213,16 +221,9 @@ func (p *process) buildWorkers(members []int) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return p.recount()
-}
-
-// recount makes the allowance of keys that the workers share what their panes say: a
-// worker may have died between the drawing of a key and its use.
-func (p *process) recount() error {
-	if p.shared == nil || !p.common.Warm() {
-		return nil
+	if p.shared != nil && p.common.Warm() {
+		dataplane.Recount(p.shared, p.workers)
 	}
-	dataplane.Recount(p.shared, p.workers)
 	return nil
 }
 
