@@ -111,7 +111,7 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	} else {
 		fds = append(fds, fds[0]) // it holds no lock, and there must be something in its place
 	}
-	if err := g.spawn(l.binary); err != nil {
+	if err := r.spawn(g, l.binary); err != nil {
 		return ready, err
 	}
 	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try}
@@ -159,19 +159,21 @@ func (r *control) granted(g *generation, zeroCopy []bool, fallback []string) {
 	}
 }
 
-// spawn starts a binary, this same one if none is named, as the data plane, in a
-// session of its own: signals of the terminal are not for it, and it outlives us.
-func (g *generation) spawn(binary string) error {
+// A spawned is a data-plane process that waits for its start.
+type spawned struct {
+	conn    *handover.Conn
+	process *exec.Cmd
+}
+
+// spawn starts a binary, this same one if none is named, as a data plane, in a session
+// of its own: signals of the terminal are not for it, and it outlives us.
+func spawn(binary string) (*spawned, error) {
 	conn, end, err := handover.Pair()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer end.Close() //nolint:errcheck // the child has it
-	g.conn = conn
-	if err := conn.Limit(startWithin); err != nil {
-		return err
-	}
-	const first = 3 // descriptor of the first of ExtraFiles
+	const first = 3   // descriptor of the first of ExtraFiles
 	c := exec.Command(cmp.Or(binary, "/proc/self/exe"), dataCommand, strconv.Itoa(first))
 	c.Args[0] = os.Args[0]
 	c.ExtraFiles = []*os.File{end}
@@ -181,10 +183,48 @@ func (g *generation) spawn(binary string) error {
 	c.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
-		return fmt.Errorf("start the data plane: %w", err)
+		return nil, errors.Join(fmt.Errorf("start the data plane: %w", err), conn.Close())
 	}
-	g.process, g.pid = c, c.Process.Pid
-	return nil
+	return &spawned{conn, c}, nil
+}
+
+// discard ends a process that was not needed.
+func (s *spawned) discard() {
+	if s == nil {
+		return
+	}
+	_ = s.conn.Close()
+	_ = s.process.Process.Kill()
+	_ = s.process.Wait()
+}
+
+// spawn gives g a process: of a binary that is named, else the spare one, if there is
+// one that lives.
+func (r *control) spawn(g *generation, binary string) (err error) {
+	s := r.spare
+	if binary != "" || s == nil || s.process.Process.Signal(syscall.Signal(0)) != nil {
+		if s, err = spawn(binary); err != nil {
+			return err
+		}
+	} else {
+		r.spare = nil
+	}
+	g.conn, g.process, g.pid = s.conn, s.process, s.process.Process.Pid
+	return g.conn.Limit(startWithin)
+}
+
+// prepareSpare has a process ready for when the data plane dies: it takes the rings less
+// time to fill than a busy machine to start a program.
+func (r *control) prepareSpare(g *generation) {
+	if r.spare != nil || g.stock == nil {
+		return
+	}
+	s, err := spawn("")
+	if err != nil {
+		r.Log.Warn("no spare process for the data plane", "error", err)
+		return
+	}
+	r.spare = s
 }
 
 // meshSockets takes the owners' sockets from the data plane, opens the members, puts

@@ -181,7 +181,7 @@ func (a *appliance) dataPID() int {
 		for _, key := range []string{"data_plane=", "pid="} {
 			if _, rest, ok := strings.Cut(line, key); ok {
 				var n int
-				if _, err := fmt.Sscanf(rest, "%d", &n); err == nil && strings.Contains(line, "name=") || strings.Contains(line, "restarts=") {
+				if _, err := fmt.Sscanf(rest, "%d", &n); err == nil && strings.Contains(line, "name=") || strings.Contains(line, "restarts=") || strings.Contains(line, "takeovers=") {
 					pid = n
 				}
 			}

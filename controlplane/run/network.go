@@ -44,7 +44,7 @@ type description struct {
 
 // layout looks at the interfaces and says which sockets there will be.
 func layout(p *plan.Plan) (xsk.Layout, error) {
-	l := xsk.Layout{Workers: p.Workers}
+	l := xsk.Layout{Workers: p.Workers, Raw: p.Crash == plan.Rollback}
 	for i := range p.Interfaces {
 		x := &p.Interfaces[i]
 		nic, err := interfaceNamed(x.Name)

@@ -20,7 +20,7 @@ var errCold = errors.New("state cannot be kept")
 
 // fruitlessMax is how many data planes in a row may die without a frame received
 // between them before it is tried without their state.
-const fruitlessMax = 3
+const fruitlessMax = 20
 
 // lives is what is known of the processes that a generation has had.
 type lives struct {

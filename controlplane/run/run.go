@@ -76,6 +76,7 @@ type control struct {
 	faults  policy // data planes that failed by themselves
 	budget  budget
 	store   *store
+	spare   *spawned // a data plane in waiting
 	peers   *peers // nil: no group
 	asks    chan ask
 	over    chan struct{} // closed: nothing more can be asked
@@ -269,6 +270,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.budget.look(g, r.Plan.Workers)
 			r.showContinuity(g)
 			r.endStalled(g)
+			r.prepareSpare(g)
 			if r.peers != nil {
 				r.peers.beat(time.Now())
 			}
@@ -385,6 +387,7 @@ func (r *control) printLedger() {
 // end lets go of everything.
 func (r *control) end() error {
 	r.figures.close()
+	r.spare.discard()
 	var errs []error
 	if r.g != nil {
 		errs = append(errs, r.g.close())

@@ -216,12 +216,12 @@ func TestRootADataPlaneThatWasTakenOverStays(t *testing.T) {
 	}
 }
 
-func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
+func TestRootAColdDataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
 	p := netns.NewPair(t, netns.Options{})
 	want := replayed(t, p.B, deepConfig, capture)
-	a := newAppliance(t, p.B, deepConfig, "rx_ring: 8192, fill_ring: 8192", "--workers", "2")
+	a := newAppliance(t, p.B, deepConfig+"crash: cold\n", "rx_ring: 8192, fill_ring: 8192", "--workers", "2")
 	a.start()
 	sent := make(chan send.Summary, 1)
 	go func() { sent <- sendCapture(t, p.A, "--pps", "30000", capture) }()
@@ -277,10 +277,10 @@ func TestRootADataPlaneThatDiesIsBackWithinASecond(t *testing.T) {
 	t.Logf("%d rows, %d of them incomplete", len(got), incomplete)
 }
 
-func TestRootADataPlaneThatKeepsDyingIsGivenUp(t *testing.T) {
+func TestRootAColdDataPlaneThatKeepsDyingIsGivenUp(t *testing.T) {
 	netns.Need(t)
 	p := netns.NewPair(t, netns.Options{})
-	a := newAppliance(t, p.B, deepConfig, "rx_ring: 64", "--workers", "1")
+	a := newAppliance(t, p.B, deepConfig+"crash: cold\n", "rx_ring: 64", "--workers", "1")
 	a.start()
 	for i := range restartsMax + 1 {
 		if i > 0 {

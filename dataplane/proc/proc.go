@@ -43,6 +43,7 @@ type process struct {
 	plan    *plan.Plan
 	segment *segment.Segment
 	lock    int           // descriptor that says that we live
+	door    int           // a socket to be found by, for the time without a control
 	parts   parts         // what outlives us; nothing with `crash: cold`
 	common  *arena.Region // of all workers
 	ready   handover.ReadyBody
