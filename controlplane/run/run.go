@@ -77,7 +77,7 @@ type control struct {
 	budget  budget
 	store   *store
 	spare   *spawned // a data plane in waiting
-	peers   *peers // nil: no group
+	peers   *peers   // nil: no group
 	asks    chan ask
 	over    chan struct{} // closed: nothing more can be asked
 	shown   atomic.Pointer[status.Continuity]
