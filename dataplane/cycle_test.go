@@ -218,7 +218,7 @@ func newWorkers(t *testing.T, p *plan.Plan, receivers ...xsk.Receiver) ([]*Worke
 		}
 	}
 	owner := steer.OwnerTable(p.Workers)
-	shared, err := window.NewShared(region(), p.Workers, len(p.Queries))
+	shared, err := window.NewShared(region(), len(p.Queries))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func NewWorker(c Config) (*Worker, error) {
 	}
 	var err error
 	if w.windows, err = window.New(window.Config{
-		Plan: p, Limit: limit, Shared: c.Shared, Worker: c.Worker, Wait: p.Replay, Counters: w.counters.Queries,
+		Plan: p, Limit: limit, Shared: c.Shared, Wait: p.Replay, Counters: w.counters.Queries,
 		Resume: c.Resume,
 	}, c.Region); err != nil {
 		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)

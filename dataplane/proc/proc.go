@@ -182,7 +182,7 @@ func (p *process) buildWorkers(members []int) error {
 		if err != nil {
 			return err
 		}
-		if p.shared, err = window.NewShared(allowance, n, len(p.plan.Queries)); err != nil {
+		if p.shared, err = window.NewShared(allowance, len(p.plan.Queries)); err != nil {
 			return err
 		}
 	}
