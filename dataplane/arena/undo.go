@@ -30,13 +30,13 @@ type Undo struct {
 	n     int    // words of log in use
 	told  int    // those of them that are published
 	batch uint64 // the batch under way
-	turn  uint64 // counts calls of Begin
+	round uint64 // see Round
 	// Entries of many words that were put in this batch, by a hash of their place: hot
 	// keys are saved once, not with each event.
 	recent [recentMax]recent
 }
 
-type recent struct{ record, turn uint64 }
+type recent struct{ record, round uint64 }
 
 const recentMax = 1024
 
@@ -65,7 +65,7 @@ func NewUndo(r *Region, words int) (*Undo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Undo{base: unsafe.Pointer(unsafe.SliceData(r.mem)), size: uintptr(len(r.mem)), head: &head[0], log: log}, nil
+	return &Undo{base: unsafe.Pointer(unsafe.SliceData(r.mem)), size: uintptr(len(r.mem)), head: &head[0], log: log, round: 1}, nil
 }
 
 // Begin starts the log of batch number batch, which is one more than the last that was
@@ -74,8 +74,18 @@ func NewUndo(r *Region, words int) (*Undo, error) {
 func (u *Undo) Begin(batch uint64) {
 	if u != nil {
 		u.n, u.told, u.batch = 0, 0, batch
-		u.turn++
+		u.round++
 	}
+}
+
+// Round is a number that is another one after each [Undo.Begin], and never 0: who keeps
+// it beside a record, outside the region, knows that the record has been saved in this
+// batch. 0 if nothing is saved.
+func (u *Undo) Round() uint64 {
+	if u == nil {
+		return 0
+	}
+	return u.round
 }
 
 // first makes the log the present batch's, before its first record.
@@ -117,6 +127,7 @@ func (u *Undo) Rollback(committed uint64) (bool, error) {
 	// Once more from the start if we are killed before this: old values again.
 	atomic.StoreUint64(&u.head.Used, 0)
 	u.n, u.told = 0, 0
+	u.round++
 	return true, nil
 }
 
@@ -252,7 +263,7 @@ func putSmall(log, mem []uint64, at []uint32, words int, first uint64) (n int) {
 		record := first + uint64(a)<<undoCountBits
 		src := mem[a:][:words] // keeps its check
 		dst := log[n:][:len(src)+1]
-		for i, w := range src {
+		for i, w := range src { //nolint:staticcheck // S1001: for so few words a call is dearer than a loop
 			dst[i] = w
 		}
 		dst[len(src)] = record
@@ -268,10 +279,10 @@ func (u *Undo) putLarge(log, mem []uint64, at []uint32, words int, first uint64)
 	for _, a := range at {
 		record := first + uint64(a)<<undoCountBits
 		r := &u.recent[record>>undoCountBits*0x9e3779b97f4a7c15>>54]
-		if r.record == record && r.turn == u.turn {
+		if r.record == record && r.round == u.round {
 			continue
 		}
-		*r = recent{record, u.turn}
+		*r = recent{record, u.round}
 		src := mem[a:][:words] // keeps its check
 		dst := log[n:][:words+1]
 		copy(dst, src)
@@ -310,14 +321,4 @@ func (u *Undo) put(p unsafe.Pointer, bytes uintptr) {
 	copy(log, old)
 	log[n] = uint64(at/8)<<undoCountBits | uint64(n)
 	u.n += n + 1
-}
-
-// Round is a number that is another one after each [Undo.Begin], and never 0: who keeps
-// it beside a record, outside the region, knows that the record has been saved in this
-// batch. 0 if nothing is saved.
-func (u *Undo) Round() uint64 {
-	if u == nil {
-		return 0
-	}
-	return u.turn + 1
 }

@@ -206,9 +206,13 @@ func (p *process) buildWorkers(members []int) error {
 		if p.shared, err = window.NewShared(p.common, n, len(p.plan.Queries)); err != nil {
 			return err
 		}
-	}
-	if err := p.common.Complete(dataplane.StateVersion); err != nil {
-		return fmt.Errorf("data plane: what the workers share: %w", err)
+		allowance, err := arena.New("headrace allowance", regionBytes)
+		if err != nil {
+			return err
+		}
+		if p.shared, err = window.NewShared(allowance, len(p.plan.Queries)); err != nil {
+			return err
+		}
 	}
 	built := make(chan error, n)
 	p.running.Store(int32(n))

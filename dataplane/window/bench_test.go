@@ -39,24 +39,24 @@ const (
 	benchStep  = 1000               // nanoseconds from an event to the next
 )
 
-func column(n int) plan.Program {
-	return plan.Program{Ops: []plan.Op{{Code: plan.OpColumn, Column: n, Type: event.Int64}}, Type: event.Int64}
-}
+// value is the second column.
+var value = plan.Program{Ops: []plan.Op{{Code: plan.OpColumn, Column: 1, Type: event.Int64}}, Type: event.Int64}
 
 // benchSets are what queries compute.
 var benchSets = map[string][]plan.Aggregate{
-	"sums": {{Name: "count", Kind: plan.Count}, {Name: "sum", Kind: plan.Sum, Args: []plan.Program{column(1)}}},
+	"sums": {{Name: "count", Kind: plan.Count}, {Name: "sum", Kind: plan.Sum, Args: []plan.Program{value}}},
 	"bars": {
-		{Name: "open", Kind: plan.First, Args: []plan.Program{column(1)}},
-		{Name: "high", Kind: plan.Max, Args: []plan.Program{column(1)}},
-		{Name: "low", Kind: plan.Min, Args: []plan.Program{column(1)}},
-		{Name: "close", Kind: plan.Last, Args: []plan.Program{column(1)}},
-		{Name: "count", Kind: plan.Count}, {Name: "volume", Kind: plan.Sum, Args: []plan.Program{column(1)}},
+		{Name: "open", Kind: plan.First, Args: []plan.Program{value}},
+		{Name: "high", Kind: plan.Max, Args: []plan.Program{value}},
+		{Name: "low", Kind: plan.Min, Args: []plan.Program{value}},
+		{Name: "close", Kind: plan.Last, Args: []plan.Program{value}},
+		{Name: "count", Kind: plan.Count},
+		{Name: "volume", Kind: plan.Sum, Args: []plan.Program{value}},
 	},
 }
 
-func newBench(b testing.TB, set string, keys uint64, undo bool) *bench {
-	b.Helper()
+func newBench(tb testing.TB, set string, keys uint64, undo bool) *bench {
+	tb.Helper()
 	perWindow := max(4*keys, 1<<18)
 	p := &plan.Plan{
 		Version: plan.Version, Workers: 1, WorkersMax: 1, Batch: event.BatchMax,
@@ -69,17 +69,17 @@ func newBench(b testing.TB, set string, keys uint64, undo bool) *bench {
 	}
 	region, err := arena.New("bench", 1<<40)
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(func() { _ = region.Close() })
+	tb.Cleanup(func() { _ = region.Close() })
 	x := &bench{keys: keys, counters: make([]segment.QueryCounters, 1)}
 	if undo {
 		if x.undo, err = arena.NewUndo(region, 1<<22); err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if x.state, err = New(Config{Plan: p, Undo: x.undo, Counters: x.counters}, region); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	for i := range x.keyed {
 		x.keyed[i] = event.NewKeyed(event.NewBatch([]event.Column{{Type: event.Int64}, {Type: event.Int64}}), 8, 1)

@@ -33,7 +33,7 @@ func (s *State) Close(out *outbox.Writer, n int) int {
 			if !out.Put(&outbox.Partial{Kind: outbox.KindWatermark, Query: uint16(q.number), End: q.windowStart(l.Index)}) {
 				return put
 			}
-			arena.Save(q.undo, l)
+			q.save()
 			l.Told = l.Index
 			put++
 			fault.Point()
@@ -75,7 +75,7 @@ func (s *State) closePane(out *outbox.Writer, q *query, slot, n int) (put int, d
 	}
 	q.counters.WindowsClosed++
 	l := &q.mark[0]
-	arena.Save(q.undo, l)
+	q.save()
 	l.First = (l.First + 1) % uint32(len(q.queue))
 	fault.Point()
 	l.Closing--
@@ -92,9 +92,7 @@ func (s *State) Puts(q int) bool { return s.queries[q].mark[0].Closing > 0 }
 // cleared when that has been committed, and not before it is free.
 func (s *State) spend(q *query, slot int) {
 	p := &q.panes[slot]
-	if s.config.Limit == SharedLimit {
-		s.config.Shared.putOut(s.config.Worker, q.number, p.Index, p.Count)
-	}
+	q.putOut(p.Index, p.Count)
 	p.State = paneSpent
 	fault.Point()
 	p.Group, p.Slot = 0, 0

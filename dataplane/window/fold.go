@@ -373,7 +373,7 @@ func (s *State) tooFar(f *feed, q *query, t event.Nanos, i int64, src uint32) bo
 func (s *State) markOpen(q *query, also int64) {
 	last := q.mark[0].Index + int64(q.plan.Panes)
 	if l := &q.mark[0]; l.Hit < max(last, also) {
-		arena.Save(q.undo, l)
+		q.save()
 		l.Hit = max(last, also)
 	}
 	if s.config.Limit == SharedLimit {

@@ -19,23 +19,16 @@ const sharedPanes = 256
 // It is no part of any worker's batch: over a warm region [Shared.Recount] makes the
 // numbers right, and marks of what was lost stay.
 type Shared struct {
-	queries int
-	// over are the keys of windows that a worker has put out and others may still have
-	// open, as in cells, worker by worker.
-	over  []uint64
 	cells []uint64 // query*sharedPanes + window%sharedPanes: window (low 31 bits) << 33 | mark << 32 | keys; atomic
 }
 
-// NewShared takes the shared allowance of so many workers and queries from r.
-func NewShared(r *arena.Region, workers, queries int) (s *Shared, err error) {
-	s = &Shared{queries: queries}
-	if s.cells, err = arena.Slice[uint64](r, "allowance of keys", queries*sharedPanes); err != nil {
+// NewShared takes the shared allowance of n queries from r.
+func NewShared(r *arena.Region, n int) (*Shared, error) {
+	cells, err := arena.Slice[uint64](r, "allowance of keys", n*sharedPanes)
+	if err != nil {
 		return nil, fmt.Errorf("window: %w", err)
 	}
-	if s.over, err = arena.Slice[uint64](r, "keys put out", workers*queries*sharedPanes); err != nil {
-		return nil, fmt.Errorf("window: %w", err)
-	}
-	return s, nil
+	return &Shared{cells}, nil
 }
 
 const (
@@ -88,11 +81,16 @@ func (s *Shared) marked(query int, window int64) bool {
 	return old&^(cellMark|cellKeys) == tag && old&cellMark != 0
 }
 
-// putOut notes how many keys a worker had in a window that is over for it. Said again
-// it changes nothing.
-func (s *Shared) putOut(worker, query int, window int64, keys uint64) {
-	_, tag := s.cell(query, window)
-	s.over[(worker*s.queries+query)*sharedPanes+int(uint64(window)%sharedPanes)] = tag | keys
+// putOut notes how many keys q had in a window that is over for it. Others may still
+// have it open, and draw on the same allowance.
+func (q *query) putOut(window int64, keys uint64) {
+	if q.over == nil {
+		return
+	}
+	o := &q.over[uint64(window)%sharedPanes]
+	arena.Save(q.undo, o)
+	*o = uint64(window)<<33 | keys
+	fault.Point()
 }
 
 // Recount counts the keys of every window anew, in the panes of all workers: after a
@@ -112,26 +110,12 @@ func (s *Shared) Recount(states []*State) {
 				}
 			}
 			for i := range sharedPanes {
-				window := s.cells[n*sharedPanes+i] >> 33
-				over := s.over[(state.config.Worker*s.queries+n)*sharedPanes+i]
-				if over>>33 == window && q.over(window) {
-					s.cells[n*sharedPanes+i] += over & cellKeys
+				if c := &s.cells[n*sharedPanes+i]; q.over != nil && q.over[i]>>33 == *c>>33 {
+					*c += q.over[i] & cellKeys
 				}
 			}
 		}
 	}
-}
-
-// over reports whether the window whose number ends in those 31 bits is behind q's
-// watermark and has no pane: what a batch that was taken back put out is not.
-func (q *query) over(window uint64) bool {
-	const bits = 31
-	for i := range q.panes {
-		if p := &q.panes[i]; uint64(p.Index)<<(64-bits)>>(64-bits) == window && p.holds(p.Index) {
-			return false
-		}
-	}
-	return int64(window-uint64(q.mark[0].Index))<<(64-bits) < 0
 }
 
 // add adds keys to a window, unless its cell is another open window's.

@@ -98,9 +98,11 @@ type query struct {
 
 	mem       []uint64 // panes one after the other
 	panes     []pane   // window i is in pane i modulo their number, unless that was taken
+	saved     uint64   // the round in which mark was saved
 	displaced int      // panes that are elsewhere
 	spent     int      // panes in state paneSpent
 	queue     []uint32 // panes that are closing, oldest first: a ring
+	over      []uint64 // SharedLimit: the keys of the last windows put out, as Shared has them
 	used      []uint64 // for each pane and group: usedWords words of occupied slots
 	usedWords int
 	groups    []uint32 // for each pane and group: entries
@@ -163,6 +165,7 @@ type feed struct {
 	// quiet: a release whose source's greatest time stays below changes nothing but
 	// that source's time.
 	quiet event.Nanos
+	saved uint64 // the round in which gaps were saved
 	// passed: windows have begun to close since gaps were last forgotten.
 	passed bool
 
@@ -199,6 +202,12 @@ func New(c Config, r *arena.Region) (*State, error) {
 	for i := range p.Queries {
 		if err := s.queries[i].init(p, i, &c.Counters[i], r); err != nil {
 			return nil, fmt.Errorf("window: query %s: %w", p.Queries[i].Name, err)
+		}
+		if c.Limit == SharedLimit {
+			var err error
+			if s.queries[i].over, err = arena.Slice[uint64](r, "query "+p.Queries[i].Name+": keys put out", sharedPanes); err != nil {
+				return nil, fmt.Errorf("window: query %s: %w", p.Queries[i].Name, err)
+			}
 		}
 		s.queries[i].undo = c.Undo
 		if c.Resume != nil && !r.Warm() {
@@ -255,6 +264,24 @@ func (q *query) derive() {
 			q.groups[slot*event.GroupCount+group] = uint32(entries)
 			p.Count += uint64(entries)
 		}
+	}
+}
+
+// save saves what is known of all of q's windows, once a batch.
+func (q *query) save() {
+	if r := q.undo.Round(); q.saved != r {
+		arena.Save(q.undo, &q.mark[0])
+		q.saved = r
+	}
+}
+
+// saveGaps saves f's gaps, once a batch: there are few, and few batches have any.
+func (f *feed) saveGaps() {
+	if r := f.undo.Round(); f.saved != r {
+		arena.PutSlice(f.undo, f.gaps)
+		arena.Put(f.undo, &f.counts[0])
+		f.undo.Publish()
+		f.saved = r
 	}
 }
 

@@ -96,7 +96,7 @@ func (s *State) joined(f *feed, t event.Nanos) {
 	for _, n := range f.queries {
 		q := &s.queries[n]
 		if l := &q.mark[0]; l.Resuming != 0 && l.Hit < q.index(t) {
-			arena.Save(q.undo, l)
+			q.save()
 			l.Hit = q.index(t)
 			fault.Point()
 		}
@@ -114,11 +114,11 @@ func (f *feed) retire(n uint32) {
 	active := f.active[:f.counts[0].Active]
 	for i, a := range active {
 		if a == n {
-			arena.PutSlice(f.undo, active[i:])
+			arena.Put(f.undo, &active[i])
 			arena.Put(f.undo, &f.counts[0])
 			arena.Put(f.undo, &f.sources[n])
 			f.undo.Publish()
-			copy(active[i:], active[i+1:])
+			active[i] = active[len(active)-1] // their order says nothing
 			fault.Point()
 			f.counts[0].Active--
 			fault.Point()
@@ -152,7 +152,7 @@ func (s *State) advance(f *feed) bool {
 		q := &s.queries[n]
 		if least := f.least(noSource, q.plan.Idle); least != event.MaxNanos {
 			if t := least.Add(-q.plan.Delay); t > q.mark[0].Time {
-				arena.Save(q.undo, &q.mark[0])
+				q.save()
 				q.mark[0].Time = t
 				fault.Point()
 				if i := q.index(t); i > q.mark[0].Index {
@@ -214,8 +214,8 @@ func (s *State) beginClose(f *feed, q *query, slot int, firing outbox.Firing) {
 func (s *State) enqueue(q *query, slot int, firing outbox.Firing, missing uint64, flags uint32) {
 	p, l := &q.panes[slot], &q.mark[0]
 	at := &q.queue[(l.First+l.Closing)%uint32(len(q.queue))]
+	q.save()
 	arena.Put(q.undo, p)
-	arena.Put(q.undo, l)
 	arena.Put(q.undo, at)
 	q.undo.Publish()
 	p.State, p.Firing, p.Group, p.Slot = paneClosing, uint32(firing), 0, 0
@@ -260,9 +260,7 @@ func (f *feed) missing(start, end event.Nanos, q *query) (count uint64, hit bool
 func (f *feed) openGap(g gap) {
 	n := f.counts[0].Gaps
 	g.Least = g.From
-	arena.Put(f.undo, &f.counts[0])
-	arena.Put(f.undo, &f.gaps[n])
-	f.undo.Publish()
+	f.saveGaps()
 	f.gaps[n] = g
 	fault.Point()
 	if n++; n > gapsMax {
@@ -276,7 +274,7 @@ func (f *feed) openGap(g gap) {
 func (f *feed) closeGaps(n, upto uint32, to event.Nanos) {
 	for i := range f.gaps[:f.counts[0].Gaps] {
 		if g := &f.gaps[i]; g.Source == n && g.Open != 0 && g.Number <= upto {
-			arena.Save(f.undo, g)
+			f.saveGaps()
 			g.Open, g.To = 0, max(g.Least, to)
 			fault.Point()
 		}
@@ -339,11 +337,7 @@ func (s *State) forgetGaps(f *feed) {
 			needed = needed || q.windowStart(q.mark[0].Index) <= g.To
 		}
 		if !needed {
-			if n == uint32(i) { // the first: from here on they move
-				arena.PutSlice(f.undo, gaps[i:])
-				arena.Put(f.undo, &f.counts[0])
-				f.undo.Publish()
-			}
+			f.saveGaps()
 			continue
 		}
 		if n != uint32(i) {
