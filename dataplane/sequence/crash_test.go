@@ -87,7 +87,7 @@ type life struct {
 }
 
 // slack makes the memory for bodies small, so that they must be moved.
-const slack = 80
+const slack = 40
 
 // open builds everything over the region.
 func (l *life) open(region *arena.Region) {
@@ -303,8 +303,8 @@ func TestBatchesThatAreTakenBackAreRunAgain(t *testing.T) {
 				rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 				for more := true; more; {
 					dead := attempt(func() {
-						arm(int64(rng.IntN(60)))
-						more = got.batch(1+rng.IntN(10), rng.IntN(5) == 0)
+						arm(int64(rng.IntN(60) * (1 + rng.IntN(2)*rng.IntN(16))))
+						more = got.batch(1+rng.IntN(10)*(1+rng.IntN(2)*rng.IntN(12)), rng.IntN(5) == 0)
 					})
 					for again := dead || rng.IntN(4) == 0; again; more = true {
 						again = attempt(func() {
@@ -335,4 +335,27 @@ func TestBatchesThatAreTakenBackAreRunAgain(t *testing.T) {
 		t.Errorf("%d batches were taken back and %d commits fell into a release: that tests nothing", rollbacks, carried)
 	}
 	t.Logf("%d batches taken back, %d commits in a release", rollbacks, carried)
+}
+
+// Pieces are moved to the front over some that were in use when the batch began, and
+// nothing was inserted before them since.
+func TestPiecesThatMovedToTheFrontComeBack(t *testing.T) {
+	f := feed(plan.MoldUDP64)
+	f.HoldPackets = 2
+	var all []step
+	for seq := range uint64(12) {
+		all = append(all, step{kind: "push", payload: mold("s", 1+2*seq, "a"), at: 1})
+	}
+	for actions := range 60 {
+		l := &life{t: t, feed: f, steps: all}
+		l.begin()
+		for l.place.Step < 3 {
+			l.batch(1, false)
+		}
+		attempt(func() { l.batch(actions, true) })
+		l.reopen() // looks at memory
+		if err := l.region.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
