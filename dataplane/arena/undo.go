@@ -151,6 +151,13 @@ func SaveSlice[T any](u *Undo, s []T) {
 	}
 }
 
+// SaveMax returns how many words of a log it takes at most to save n values of T, that
+// lie together, at once.
+func SaveMax[T any](n int) int {
+	var zero T
+	return (n*int(unsafe.Sizeof(zero))+7+7)/8 + 1 // they need not begin with a word
+}
+
 // save saves the words that hold [p, p+bytes).
 func (u *Undo) save(p unsafe.Pointer, bytes uintptr) {
 	at := uintptr(p) - uintptr(u.base) // wraps to beyond size if p lies before the region

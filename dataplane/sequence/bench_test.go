@@ -61,6 +61,7 @@ func BenchmarkPush(b *testing.B) {
 	for _, p := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
 		for _, n := range []int{1, 4, 40} {
 			each(b, fmt.Sprintf("in order/protocol=%s/messages=%d/", p, n), feed(p), func(b *testing.B, s *Sequencer, batches *batcher) {
+				b.Helper()
 				packet, seq := iex(1, 7, 1, 1, texts(n)...), uint64(1)
 				if p == plan.MoldUDP64 {
 					packet = mold("session", 1, texts(n)...)
@@ -100,6 +101,7 @@ func BenchmarkParse(b *testing.B) {
 // Two lines: the second copy of each packet is a duplicate.
 func BenchmarkPushTwoLines(b *testing.B) {
 	each(b, "", feed(plan.IEXTP), func(b *testing.B, s *Sequencer, batches *batcher) {
+		b.Helper()
 		packet, seq := iex(1, 7, 1, 1, texts(4)...), uint64(1)
 		for b.Loop() {
 			binary.LittleEndian.PutUint64(packet[24:], seq)
@@ -119,6 +121,7 @@ func BenchmarkPushChannels(b *testing.B) {
 	f := feed(plan.MoldUDP64)
 	f.Channels = 256
 	each(b, "", f, func(b *testing.B, s *Sequencer, batches *batcher) {
+		b.Helper()
 		packet, seq := mold("session", 1, texts(4)...), uint64(1)
 		for i := 0; b.Loop(); i++ {
 			batches.push()
@@ -135,6 +138,7 @@ func BenchmarkPushChannels(b *testing.B) {
 // Pairs of packets in the wrong order: each second one is held and released.
 func BenchmarkPushSwapped(b *testing.B) {
 	each(b, "", feed(plan.IEXTP), func(b *testing.B, s *Sequencer, batches *batcher) {
+		b.Helper()
 		packet, seq := iex(1, 7, 1, 1, texts(4)...), uint64(1)
 		push := func(q uint64) {
 			batches.push()

@@ -4,4 +4,3 @@ package sequence
 
 // arm would end the process at the n-th point from here on.
 func arm(int64) {}
-
