@@ -182,15 +182,12 @@ func (s *Sequencer) accept(i int32, h *Header) {
 	s.settle(i, c)
 }
 
-// settle ends what was done to channel i: it notes its deadline, and retires it if
+// settle ends what was done to channel i, which is kept as the state is: it notes its deadline, and retires it if
 // its end has come.
 func (s *Sequencer) settle(i int32, c *channel) {
 	if c.count > 0 || c.next < c.high {
 		at, _ := s.deadline(i, c)
-		if at < s.st.soonest {
-			s.keepState()
-			s.st.soonest = at
-		}
+		s.st.soonest = min(s.st.soonest, at)
 		return
 	}
 	if c.state != ending {
@@ -199,7 +196,6 @@ func (s *Sequencer) settle(i int32, c *channel) {
 	c.state = retired
 	fault.Point()
 	s.rel.Retired = int(i)
-	s.keepState()
 	if before := s.st.lastEnded - 1; before < 0 {
 		s.st.firstEnded = i + 1
 	} else {
