@@ -111,4 +111,3 @@ func (r *ring) list(c *census, place string) int {
 	}
 	return int(to - from)
 }
-

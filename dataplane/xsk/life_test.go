@@ -249,8 +249,15 @@ func TestARingOfAnotherSizeIsRefused(t *testing.T) {
 	})
 }
 
-// In a process of its own the test binary is a data plane (see dataPlane).
+// In a process of its own the test binary is a data plane (see dataPlane and heir).
 func TestMain(m *testing.M) {
+	if layout := os.Getenv("HEADRACE_TEST_HEIR"); layout != "" {
+		if err := heir(layout); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if layout := os.Getenv("HEADRACE_TEST_LAYOUT"); layout != "" {
 		if err := dataPlane(layout); err != nil {
 			fmt.Println("error:", err)
