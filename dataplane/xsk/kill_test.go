@@ -50,8 +50,14 @@ func lives(fn func()) (alive bool) {
 	return true
 }
 
-// restart makes the next process over what the one before left: rings and state.
-func (m *mortal) restart(t *testing.T) {
+// fataler fails a test, also one of package rapid.
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+// next makes the next process over what the one before left: rings and state.
+func (m *mortal) next(t fataler) {
 	t.Helper()
 	fill := newProducerRing(m.refill.fill.ring)
 	m.refill = newRefill(m.refill.queueState, fill, 2048, -1)
@@ -156,7 +162,7 @@ func (m *mortal) step(t *testing.T, random *rand.Rand) (died bool) {
 		case 1:
 			if slices.Contains(m.dead, true) || random.IntN(10) == 0 {
 				m.held = false
-				m.restart(t)
+				m.next(t)
 			}
 		case 2: // somebody else of this process takes the lock for a while, or lets go
 			if m.held {
@@ -194,7 +200,7 @@ func (m *mortal) step(t *testing.T, random *rand.Rand) (died bool) {
 
 // end does everything that is left.
 func (m *mortal) end(t *testing.T) {
-	m.restart(t)
+	m.next(t)
 	for range 4 { // what found no room at first
 		m.flush()
 		for w := range m.ports {

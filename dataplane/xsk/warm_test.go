@@ -520,4 +520,3 @@ func (g *legacy) audit(t *testing.T) {
 		t.Error(err)
 	}
 }
-
