@@ -144,6 +144,7 @@ func TestAKillLosesNoFrameAndRepeatsNone(t *testing.T) {
 // step is something that a worker, the kernel or the next process does, and reports
 // whether somebody died of it.
 func (m *mortal) step(t *testing.T, random *rand.Rand) (died bool) {
+	t.Helper()
 	w := random.IntN(len(m.ports))
 	what := random.IntN(16)
 	if m.dead[w] && what > 1 {
@@ -200,6 +201,7 @@ func (m *mortal) step(t *testing.T, random *rand.Rand) (died bool) {
 
 // end does everything that is left.
 func (m *mortal) end(t *testing.T) {
+	t.Helper()
 	m.next(t)
 	for range 4 { // what found no room at first
 		m.flush()

@@ -226,8 +226,10 @@ func newLegacy(t *testing.T, queues, workers int, driver bool) *legacy {
 	t.Helper()
 	g := &legacy{pair: netns.NewPair(t, netns.Options{Queues: queues})}
 	g.layout = Layout{
-		Interfaces: []Interface{{Name: g.pair.B.Interface, Index: g.pair.B.Index, Queues: queues}},
-		Workers:    workers, Sizes: small(t, workers, 2048), Raw: true,
+		Interfaces: []Interface{{
+			Name: g.pair.B.Interface, Index: g.pair.B.Index, Queues: queues, Memory: Memory{Huge: true, OnNode: true},
+		}},
+		Workers: workers, Sizes: small(t, workers, 2048), Raw: true,
 	}
 	var err error
 	g.pair.B.Do(t, func() {
