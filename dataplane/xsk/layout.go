@@ -162,6 +162,11 @@ func (l Layout) Weave(byWorker [][]int) ([]int, error) {
 		}
 		out = append(out, fd)
 	}
+	for w, left := range byWorker {
+		if len(left) > 0 {
+			return nil, fmt.Errorf("xsk: worker %d: %d members more than it has places", w, len(left))
+		}
+	}
 	return out, nil
 }
 

@@ -43,11 +43,11 @@ func eventually(tb testing.TB, what string, is func() bool) {
 // A worker that does not drain its rings costs the others nothing, also if it is the
 // one whose socket owns the queue.
 func TestAStalledWorkerLosesOnlyItsOwnFrames(t *testing.T) {
-	for name, driver := range modes {
+	for name, driver := range modes { // and both kinds of owners
 		t.Run(name, func(t *testing.T) {
 			for _, stalled := range []int{0, 1} {
 				t.Run(fmt.Sprintf("worker %d of 3", stalled), func(t *testing.T) {
-					r := newRig(t, 1, 1, 3, 1024, driver)
+					r := newRigOf(t, driver, 1, 1, 3, 1024, driver)
 					c := r.work(stalled)
 					r.sendAll(t, c, 12000)
 					c.end()
@@ -124,7 +124,7 @@ func measure(tb testing.TB) usage {
 		tb.Fatal(err)
 	}
 	for _, fd := range fds { // the runtime's and the test's own come and go
-		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "socket:") {
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "socket:") || strings.HasPrefix(to, "/memfd:headrace") {
 			u.fds++
 		}
 	}
@@ -144,11 +144,19 @@ func measure(tb testing.TB) usage {
 }
 
 func TestOpeningAndClosingLeaksNothing(t *testing.T) {
+	for name, raw := range kinds {
+		t.Run(name, func(t *testing.T) { testLeaks(t, raw) })
+	}
+}
+
+func testLeaks(t *testing.T, raw bool) {
+	t.Helper()
 	p := netns.NewPair(t, netns.Options{})
 	l := Layout{
 		Interfaces: []Interface{{Name: p.B.Interface, Index: p.B.Index, Queues: 1}},
 		Workers:    2, Sizes: small(t, 2, 1024),
 		Bind: Bind{Copy: true}, // one attempt a queue, not two
+		Raw:  raw,
 	}
 	cycle := func() {
 		m, err := OpenMesh(l)
@@ -249,8 +257,15 @@ func TestARingOfAnotherSizeIsRefused(t *testing.T) {
 	})
 }
 
-// In a process of its own the test binary is a data plane (see dataPlane).
+// In a process of its own the test binary is a data plane (see dataPlane and heir).
 func TestMain(m *testing.M) {
+	if layout := os.Getenv("HEADRACE_TEST_HEIR"); layout != "" {
+		if err := heir(layout); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if layout := os.Getenv("HEADRACE_TEST_LAYOUT"); layout != "" {
 		if err := dataPlane(layout); err != nil {
 			fmt.Println("error:", err)

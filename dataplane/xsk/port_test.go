@@ -346,7 +346,7 @@ func TestSizesLeaveFramesForAllStalledWorkers(t *testing.T) {
 
 func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := Layout{Workers: rapid.IntRange(1, 64).Draw(t, "workers")}
+		l := Layout{Workers: rapid.IntRange(1, 64).Draw(t, "workers"), Raw: rapid.Bool().Draw(t, "raw")}
 		for range rapid.IntRange(1, 3).Draw(t, "interfaces") {
 			l.Interfaces = append(l.Interfaces, Interface{Queues: rapid.IntRange(1, 64).Draw(t, "queues")})
 		}
@@ -355,7 +355,7 @@ func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 		for _, s := range l.Sockets() {
 			at := place{s.Interface, s.Queue}
 			if s.Owner {
-				if owners[at]++; s.Worker != s.Queue%l.Workers {
+				if owners[at]++; l.Raw && s.Worker != 0 || !l.Raw && s.Worker != s.Queue%l.Workers {
 					t.Fatalf("%+v owns", s)
 				}
 			}
@@ -389,7 +389,46 @@ func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 		if _, err := l.Assign(fds[:n-1], fds[n:]); err == nil {
 			t.Fatal("an owner is missing and nobody minds")
 		}
+		weave(t, l)
 	})
+}
+
+// weave fails unless descriptors by worker come where the workers' sockets are.
+func weave(t *rapid.T, l Layout) {
+	absent := rapid.IntRange(0, l.Workers-1).Draw(t, "absent")
+	byWorker := make([][]int, l.Workers)
+	for w := range byWorker {
+		for _, s := range l.MembersOf(w) {
+			byWorker[w] = append(byWorker[w], 100_000+1000*int(s.Slot)+s.Interface)
+		}
+	}
+	byWorker[absent] = nil
+	members, err := l.Weave(byWorker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := l.Assign(make([]int, len(l.Owners())), members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sockets {
+		want := 100_000 + 1000*int(s.Slot) + s.Interface
+		switch {
+		case s.Owner:
+			want = 0
+		case s.Worker == absent:
+			want = -1
+		}
+		if s.FD != want {
+			t.Fatalf("%+v has descriptor %d, want %d", s, s.FD, want)
+		}
+	}
+	if other := (absent + 1) % l.Workers; len(byWorker[other]) > 0 {
+		byWorker[other] = byWorker[other][1:]
+		if _, err := l.Weave(byWorker); err == nil && len(byWorker[other]) > 0 {
+			t.Fatal("a member is missing and nobody minds")
+		}
+	}
 }
 
 // waiter counts waits.

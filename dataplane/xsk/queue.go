@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // ErrState reports that what is remembered of a queue does not belong to its sockets,
@@ -115,6 +116,7 @@ func (q *refill) restore() error {
 				return fmt.Errorf("a journal of lot %d of %d: %w", w, len(q.lots), ErrState)
 			}
 			q.lots[w].Head.Store(j.Heads[w])
+			fault.Point()
 		}
 	}
 	for w := range q.lots {
@@ -144,10 +146,12 @@ func (q *refill) join(worker int, r *ring, cookie uint64) error {
 	case n > 0:
 		consumer += uint32(n)
 		r.consume(consumer)
+		fault.Point()
 	case -int(n) > len(lot.slots):
 		return fmt.Errorf("lot %d holds %d frames of at most %d: %w", worker, -n, len(lot.slots), ErrState)
 	}
 	lot.Tail.Store(consumer)
+	fault.Point()
 	if lot.held() != 0 {
 		q.parked.Or(1 << worker)
 	}
@@ -171,8 +175,11 @@ func (q *refill) begin(lot *parking, consumer uint32, cookie uint64) error {
 		}
 	}
 	atomic.StoreUint64(&lot.Cookie, 0) // void, until both positions are the new ones
+	fault.Point()
 	lot.Head.Store(consumer)
+	fault.Point()
 	lot.Tail.Store(consumer)
+	fault.Point()
 	atomic.StoreUint64(&lot.Cookie, cookie)
 	return nil
 }
