@@ -82,6 +82,7 @@ type source struct {
 	frames   []xsk.Frame
 	limit    int
 	released int
+	past     int // those before are to be taken before a hold
 }
 
 // tap is one worker's reader of a source.
@@ -100,6 +101,10 @@ func (r *tap) Receive(frames []xsk.Frame) int {
 func (r *tap) Release() { r.ring.released = r.at }
 
 func (r *tap) Spent() bool { return false }
+
+func (r *tap) InRing() int { return r.ring.limit - r.ring.released }
+
+func (r *tap) Wait(time.Duration) error { return nil }
 
 func (r *tap) Positions(into []uint32, rest []xsk.Frame) int {
 	into[0] = uint32(r.at - len(rest))
@@ -122,6 +127,10 @@ type plant struct {
 	bags    int // cycles that ended with something in the bag
 	low     int // words of the undo log that a batch may use; 0: all
 	skip    *FrameRef
+
+	holds bool // run asks for holds now and then
+	asked int  // of them
+	held  int  // and got there
 }
 
 func newPlant(t *testing.T, p *plan.Plan, frames [][]xsk.Frame) *plant {
@@ -292,6 +301,11 @@ func (x *plant) cycle(i int, over bool) bool {
 	if w.ending == ended {
 		return false
 	}
+	port := w.receiver.(*tap)
+	w.obey(x.segment.Command(), x.segment.Hold(), port)
+	if w.hold != 0 && x.isHeld(i) {
+		return false
+	}
 	n := w.cycle(x.now)
 	if w.pending() {
 		x.bags++
@@ -299,7 +313,11 @@ func (x *plant) cycle(i int, over bool) bool {
 	if n > 0 {
 		return true
 	}
-	if r := w.receiver.(*tap); over && w.ending == flowing && r.at == r.ring.limit && w.at == w.count && w.closing == nil {
+	if w.hold != 0 && w.ending == flowing {
+		before := w.stopped
+		return w.settle(port) || w.stopped != before
+	}
+	if over && w.ending == flowing && port.at == port.ring.limit && w.at == w.count && w.closing == nil {
 		w.Finish()
 		return true
 	}
@@ -315,6 +333,45 @@ func (x *plant) ended() bool {
 		}
 	}
 	return true
+}
+
+// isHeld reports whether worker i, perhaps one that has ended since, is held.
+func (x *plant) isHeld(i int) bool {
+	s := x.segment.Worker(i)
+	return s.State() == segment.Held && s.HeldFor() == x.segment.Hold()
+}
+
+// hold begins a hold or, if all workers have got there, ends it.
+func (x *plant) hold(r *rand.Rand) {
+	x.t.Helper()
+	if !x.segment.Command().Holds() {
+		if r.IntN(300) == 0 {
+			command := []segment.Command{segment.Hold, segment.HoldPast}[r.IntN(2)]
+			x.segment.SetHold(command)
+			for _, s := range x.sources {
+				if s.past = 0; command == segment.HoldPast {
+					s.past = s.limit
+				}
+			}
+			x.asked++
+		}
+		return
+	}
+	for i := range x.workers {
+		if !x.isHeld(i) {
+			return
+		}
+	}
+	x.held++
+	for i, w := range x.workers {
+		if w.at < w.count || w.pending() || w.closing != nil || w.windows.Closing() || w.inbox != nil && !w.inbox.Held(x.segment.Hold()) {
+			x.t.Fatalf("worker %d is held with something in hand", i)
+		}
+		if s := x.sources[i]; s.released < s.past {
+			x.t.Fatalf("worker %d is held behind frame %d, %d lay in the ring when it was asked to", i, s.released, s.past)
+		}
+	}
+	x.segment.SetCommand(segment.Go)
 }
 
 type killed struct{}
@@ -349,6 +406,9 @@ func (x *plant) run(r *rand.Rand, kill func()) {
 			if kill != nil {
 				kill()
 			}
+			if x.holds || x.segment.Command().Holds() {
+				x.hold(r)
+			}
 			if r.IntN(6) == 0 { // several in a row, so that lanes fill up
 				i = r.IntN(len(x.workers))
 			}
@@ -360,6 +420,7 @@ func (x *plant) run(r *rand.Rand, kill func()) {
 			default:
 				idle = 0
 				over = !x.tick()
+				x.holds = x.holds && !over
 			}
 		})
 		if dead {
@@ -436,20 +497,24 @@ func forCrashes(t *testing.T, runs int, f func(x *plant, r *rand.Rand)) {
 			if n := len(calm.rows[0]); n < 100 {
 				t.Fatalf("%d rows of the undisturbed run", n)
 			}
-			starts, bags := 0, 0
+			starts, bags, holds := 0, 0, 0
 			for seed := range uint64(runs) {
 				x := newPlant(t, p, frames)
+				x.holds = seed%3 != 0
 				if seed%2 == 1 {
 					x.low = 250 + int(seed%8)*50
 				}
 				f(x, rand.New(rand.NewPCG(seed, uint64(workers))))
 				x.check(calm)
-				starts, bags = starts+x.starts-1, bags+x.bags
+				starts, bags, holds = starts+x.starts-1, bags+x.bags, holds+x.held
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
 				}
 			}
-			t.Logf("%d restarts, %d batches that could not be brought to their end", starts, bags)
+			t.Logf("%d restarts, %d batches that could not be brought to their end, %d holds", starts, bags, holds)
+			if runs > 1 && holds == 0 {
+				t.Error("nothing was ever held")
+			}
 			if workers > 1 && bags == 0 {
 				t.Error("no lane was ever full: the test does not reach what it is for")
 			}
