@@ -18,7 +18,7 @@ func TestAKillAtAnyStatementChangesNothing(t *testing.T) {
 		fault.Arm(1+r.Int64N(most), strike)
 		defer fault.Arm(0, strike)
 		x.run(r, func() {
-			if fault.Left() == 0 && x.starts < 3000 {
+			if fault.Left() == 0 && x.starts < 600 {
 				fault.Arm(1+r.Int64N(most), strike)
 			}
 		})
