@@ -167,16 +167,135 @@ func SaveSlice[T any](u *Undo, s []T) {
 	}
 }
 
-// SaveMax returns how many words of a log it takes at most to save n values of T, that
-// lie together, at once.
-func SaveMax[T any](n int) int {
-	var zero T
-	return (n*int(unsafe.Sizeof(zero))+7+7)/8 + 1 // they need not begin with a word
+// Put is [Save] without [Undo.Publish], before which *p must not change.
+func Put[T any](u *Undo, p *T) {
+	if u != nil {
+		u.put(unsafe.Pointer(p), unsafe.Sizeof(*p))
+	}
 }
 
-// save saves the words that hold [p, p+bytes).
-func (u *Undo) save(p unsafe.Pointer, bytes uintptr) {
-	at := uintptr(p) - uintptr(u.base) // wraps to beyond size if p lies before the region
+// PutSlice is [SaveSlice] without [Undo.Publish], before which s must not change.
+func PutSlice[T any](u *Undo, s []T) {
+	if u != nil && len(s) > 0 {
+		u.put(unsafe.Pointer(unsafe.SliceData(s)), uintptr(len(s))*unsafe.Sizeof(s[0]))
+	}
+}
+
+// Publish makes everything that was put part of the log.
+func (u *Undo) Publish() {
+	if u != nil && u.n != u.told {
+		fault.Point()
+		u.told = u.n
+		atomic.StoreUint64(&u.head.Used, uint64(u.n))
+		fault.Point()
+	}
+}
+
+// PutZeros is [PutSlice] of words that are all zero: it only notes where.
+func (u *Undo) PutZeros(s []uint64) {
+	if u == nil || len(s) == 0 {
+		return
+	}
+	at, n := u.place(unsafe.Pointer(unsafe.SliceData(s)), uintptr(len(s))*8)
+	if u.n == 0 {
+		u.first()
+	}
+	if u.n == len(u.log) {
+		panic("arena: the undo log is full")
+	}
+	u.log[u.n] = uint64(at/8)<<undoCountBits | undoZero | uint64(n)
+	u.n++
+}
+
+// PutEntries puts mem[at[i]:at[i]+words] for every i. All calls in a batch that name
+// one offset of one mem have the same words. An offset beyond mem panics.
+func (u *Undo) PutEntries(mem []uint64, at []uint32, words int) {
+	if u == nil || len(at) == 0 || words == 0 {
+		return
+	}
+	start, _ := u.place(unsafe.Pointer(unsafe.SliceData(mem)), uintptr(len(mem))*8)
+	first := uint64(start/8)<<undoCountBits | uint64(words)
+	if words > undoCountMax {
+		panic("arena: what is to be saved is not of this region")
+	}
+	if u.n == 0 {
+		u.first()
+	}
+	log := u.log[u.n:]
+	if len(log) < len(at)*(words+1) {
+		panic("arena: the undo log is full")
+	}
+	switch {
+	case words == 4:
+		u.n += putFour(log, mem, at, first)
+	case words <= smallMax:
+		u.n += putSmall(log, mem, at, words, first)
+	default:
+		u.n += u.putLarge(log, mem, at, words, first)
+	}
+}
+
+// smallMax is the greatest number of words that are copied sooner than it is found out
+// whether they have been saved in this batch. Where few keys are hot and many are not
+// nobody can predict that.
+const smallMax = 8
+
+// putFour is putSmall of four words, a count and a sum: without a loop in the loop.
+func putFour(log, mem []uint64, at []uint32, first uint64) (n int) {
+	last := ^uint64(0)
+	for _, a := range at {
+		record := first + uint64(a)<<undoCountBits
+		src := (*[4]uint64)(mem[a:]) // keeps its check: a wild offset must stop the program
+		dst := (*[5]uint64)(log[n:])
+		dst[0], dst[1], dst[2], dst[3] = src[0], src[1], src[2], src[3]
+		dst[4] = record
+		if record != last { // no branch: it is written, and perhaps overwritten
+			n += 5
+		}
+		last = record
+	}
+	return n
+}
+
+func putSmall(log, mem []uint64, at []uint32, words int, first uint64) (n int) {
+	last := ^uint64(0)
+	for _, a := range at {
+		record := first + uint64(a)<<undoCountBits
+		src := mem[a:][:words] // keeps its check
+		dst := log[n:][:len(src)+1]
+		for i, w := range src { //nolint:staticcheck // S1001: for so few words a call is dearer than a loop
+			dst[i] = w
+		}
+		dst[len(src)] = record
+		if record != last {
+			n += words + 1
+		}
+		last = record
+	}
+	return n
+}
+
+func (u *Undo) putLarge(log, mem []uint64, at []uint32, words int, first uint64) (n int) {
+	for _, a := range at {
+		record := first + uint64(a)<<undoCountBits
+		r := &u.recent[record>>undoCountBits*0x9e3779b97f4a7c15>>54]
+		if r.record == record && r.round == u.round {
+			continue
+		}
+		*r = recent{record, u.round}
+		src := mem[a:][:words] // keeps its check
+		dst := log[n:][:words+1]
+		copy(dst, src)
+		dst[words] = record
+		n += words + 1
+	}
+	return n
+}
+
+// place returns which words of the region hold [p, p+bytes): the first one's offset in
+// bytes, and how many they are.
+func (u *Undo) place(p unsafe.Pointer, bytes uintptr) (at uintptr, n int) {
+	at = uintptr(p) - uintptr(u.base) // wraps to beyond size if p lies before the region
 	end := (at + bytes + 7) &^ 7
 	at &^= 7
 	if end > u.size || end < at {
@@ -202,4 +321,11 @@ func (u *Undo) put(p unsafe.Pointer, bytes uintptr) {
 	copy(log, old)
 	log[n] = uint64(at/8)<<undoCountBits | uint64(n)
 	u.n += n + 1
+}
+
+// SaveMax returns how many words of a log it takes at most to save n values of T, that
+// lie together, at once.
+func SaveMax[T any](n int) int {
+	var zero T
+	return (n*int(unsafe.Sizeof(zero))+7+7)/8 + 1 // they need not begin with a word
 }

@@ -203,16 +203,12 @@ func (p *process) buildWorkers(members []int) error {
 		if p.lanes, err = dataplane.NewLanes(p.plan, p.common); err != nil {
 			return err
 		}
-		if p.shared, err = window.NewShared(p.common, n, len(p.plan.Queries)); err != nil {
+		if p.shared, err = window.NewShared(p.common, len(p.plan.Queries)); err != nil {
 			return err
 		}
-		allowance, err := arena.New("headrace allowance", regionBytes)
-		if err != nil {
-			return err
-		}
-		if p.shared, err = window.NewShared(allowance, len(p.plan.Queries)); err != nil {
-			return err
-		}
+	}
+	if err := p.common.Complete(dataplane.StateVersion); err != nil {
+		return fmt.Errorf("data plane: what the workers share: %w", err)
 	}
 	built := make(chan error, n)
 	p.running.Store(int32(n))

@@ -35,7 +35,7 @@ func (p *process) try() error {
 		if c.Lanes, err = dataplane.NewLanes(p.plan, common); err != nil {
 			return err
 		}
-		if c.Shared, err = window.NewShared(common, p.plan.Workers, len(p.plan.Queries)); err != nil {
+		if c.Shared, err = window.NewShared(common, len(p.plan.Queries)); err != nil {
 			return err
 		}
 	}
