@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/segment"
 )
 
 // errCold reports that a data plane's state cannot be gone on with.
@@ -36,10 +37,11 @@ type lives struct {
 // so the pump, do not notice.
 func (r *control) revive(g *generation) error {
 	began := time.Now()
-	state, fault := g.deathOf()
-	if g.stock == nil {
+		if g.stock == nil {
 		return errCold
 	}
+	state, fault := g.deathOf(r.Plan.Workers)
+	g.process = nil // it has been waited for, or is
 	text := g.failures(r.Plan.Workers)
 	if fault {
 		r.Log.Error("the data plane failed", "pid", g.pid, "state", state, "failure", text)
@@ -100,15 +102,33 @@ func (r *control) handOver(g *generation, former status.Former) {
 	}
 }
 
-// deathOf waits for the process and says how it ended, and whether by its own fault.
-func (g *generation) deathOf() (state string, fault bool) {
-	state = g.reap()
-	if g.process == nil {
-		return "ended", false // nobody but its parent knows
+// statusWithin is how long the kernel may take to say how a process ended that has closed
+// everything: no thread of it runs any more, so that nothing else has to wait.
+const statusWithin = 20 * time.Millisecond
+
+// deathOf says how g's process ended, as far as that is known already, and whether it was
+// by its own fault.
+func (g *generation) deathOf(workers int) (state string, fault bool) {
+	for w := range workers {
+		fault = fault || g.segment.Worker(w).State() == segment.Failed
 	}
-	status, ok := g.process.ProcessState.Sys().(syscall.WaitStatus)
+	process := g.process
+	if process == nil {
+		return "ended", fault // nobody but its parent knows more
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = process.Wait() // its state says more than the error
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(statusWithin):
+		return "ended", fault
+	}
+	status, ok := process.ProcessState.Sys().(syscall.WaitStatus)
 	outside := ok && status.Signaled() && (status.Signal() == unix.SIGKILL || status.Signal() == unix.SIGTERM)
-	return state, !outside
+	return process.ProcessState.String(), fault || !outside
 }
 
 // received is how many frames the workers have had.
@@ -157,7 +177,8 @@ func (r *control) upgrade(binary string) error {
 	g.kill()
 	for range g.heard { //nolint:revive // until it is gone
 	}
-	_ = g.reap()
+	g.deathOf(0)
+	g.process = nil
 	if err := r.takeOver(g, launch{binary: binary}, began); err != nil {
 		return err
 	}
