@@ -344,7 +344,9 @@ func (p *Port) look(i int) error {
 }
 
 // Close unmaps the rings and closes the member sockets. The worker must have stopped,
-// and the sockets should be out of the XSKMAP. Frames become invalid.
+// and the sockets should be out of the XSKMAP. Frames become invalid. What a member's
+// ring holds is lost to the UMEM if nobody else has the socket: a worker who leaves
+// others at work drains first.
 func (p *Port) Close() error {
 	var errs []error
 	for i := range p.rings {

@@ -397,10 +397,11 @@ func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 func weave(t *rapid.T, l Layout) {
 	absent := rapid.IntRange(0, l.Workers-1).Draw(t, "absent")
 	byWorker := make([][]int, l.Workers)
-	for w := range byWorker {
-		for _, s := range l.MembersOf(w) {
-			byWorker[w] = append(byWorker[w], 100_000+1000*int(s.Slot)+s.Interface)
-		}
+	for _, s := range l.Members() {
+		byWorker[s.Worker] = append(byWorker[s.Worker], 100_000+1000*int(s.Slot)+s.Interface)
+	}
+	if got := l.MembersOf(absent); len(got) != len(byWorker[absent]) {
+		t.Fatalf("worker %d has %d members, want %d", absent, len(got), len(byWorker[absent]))
 	}
 	byWorker[absent] = nil
 	members, err := l.Weave(byWorker)

@@ -145,12 +145,13 @@ func makeRings(fd int, c OwnerConfig, umem []byte) error {
 // or later: earlier ones do not let the rings of a bound socket be mapped. It takes the
 // descriptors over, unless it fails.
 //
-// r keeps what is to be remembered of the queue's frames. It belongs to the sockets: it
-// is made when they are opened, every process that adopts them takes the same from it
-// in the same order, and it is thrown away with them. AdoptOwner returns an error
-// wrapping [ErrState] if it is that of other sockets, or new where they are not. What a
-// process before this one did not finish is brought to its end; its workers' shares
-// when their ports are made.
+// r keeps what is to be remembered of the queue's frames, of version [StateVersion]. It
+// belongs to the sockets: it is made when they are opened, every process that adopts
+// them takes the same from it in the same order, completes it before it makes ports, and
+// it is thrown away with them. The number of workers does not matter to it. AdoptOwner
+// returns an error wrapping [ErrState] if it is that of other sockets, or new where they
+// are not. What a process before this one did not finish is brought to its end; its
+// workers' shares when their ports are made.
 func AdoptOwner(c OwnerConfig, fd, file int, r *arena.Region) (*Owner, error) {
 	if err := c.complete(); err != nil {
 		return nil, c.named(err)
