@@ -178,7 +178,13 @@ func (p *process) buildWorkers(members []int) error {
 		if p.lanes, err = dataplane.NewLanes(p.plan, region); err != nil {
 			return err
 		}
-		p.shared = window.NewShared(len(p.plan.Queries))
+		allowance, err := arena.New("headrace allowance", regionBytes)
+		if err != nil {
+			return err
+		}
+		if p.shared, err = window.NewShared(allowance, len(p.plan.Queries)); err != nil {
+			return err
+		}
 	}
 	built := make(chan error, n)
 	p.running.Store(int32(n))
