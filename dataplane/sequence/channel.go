@@ -63,7 +63,7 @@ type channel struct {
 	heldBytes, bodiesUsed uint32
 
 	lowers, lapses int32 // in use; lapses counts on, the entry is modulo lapsedMax
-	nextEnded      int32 // slot+1 of the channel that retired after this one
+	nextEnded      int32 // slot+1 of the channel that retired after this one, or is free too
 }
 
 // admit finds the packet's channel and goes on with it.
@@ -182,15 +182,12 @@ func (s *Sequencer) accept(i int32, h *Header) {
 	s.settle(i, c)
 }
 
-// settle ends what was done to channel i: it notes its deadline, and retires it if
+// settle ends what was done to channel i, which is kept as the state is: it notes its deadline, and retires it if
 // its end has come.
 func (s *Sequencer) settle(i int32, c *channel) {
 	if c.count > 0 || c.next < c.high {
 		at, _ := s.deadline(i, c)
-		if at < s.st.soonest {
-			s.keepState()
-			s.st.soonest = at
-		}
+		s.st.soonest = min(s.st.soonest, at)
 		return
 	}
 	if c.state != ending {
@@ -199,15 +196,7 @@ func (s *Sequencer) settle(i int32, c *channel) {
 	c.state = retired
 	fault.Point()
 	s.rel.Retired = int(i)
-	s.keepState()
-	if before := s.st.lastEnded - 1; before < 0 {
-		s.st.firstEnded = i + 1
-	} else {
-		s.keep(before, &s.channels[before])
-		s.channels[before].nextEnded = i + 1
-	}
-	fault.Point()
-	s.st.lastEnded = i + 1
+	s.end(i)
 }
 
 // Where a packet's epoch lies.
@@ -429,10 +418,14 @@ func (s *Sequencer) remove(i int32) {
 	s.table[at] = 0
 }
 
-// take returns a slot for a new channel: an unused one, else that of the channel
-// that retired first; -1 if all are in use.
+// take returns a slot for a new channel: a forgotten or an unused one, else that of the
+// channel that retired first; -1 if all are in use.
 func (s *Sequencer) take() int32 {
 	s.keepState()
+	if i := s.st.firstFree - 1; i >= 0 {
+		s.st.firstFree = s.channels[i].nextEnded
+		return i
+	}
 	if int(s.st.used) < len(s.channels) {
 		s.st.used++
 		return s.st.used - 1

@@ -1,10 +1,6 @@
 package sequence
 
-import (
-	"unsafe"
-
-	"github.com/headrace/headrace/dataplane/arena"
-)
+import "github.com/headrace/headrace/dataplane/arena"
 
 // What is kept for the case that a batch is taken back: each thing is saved before it
 // is changed, and mostly only once a batch, since a channel gets many packets in one.
@@ -115,16 +111,15 @@ func (s *Sequencer) change(i, q int32) *packet {
 // SaveMax returns how many words of the undo log one call of Push, Rest, Expire, Finish
 // or FinishChannel needs at most, or one of Carry.
 func (s *Sequencer) SaveMax() int {
-	words := func(bytes uintptr) int { return int(bytes+7)/8 + 1 }
 	packets := int(s.holdPackets) + 1
-	channel := 2*words(unsafe.Sizeof(channel{})) + // and the one that retired before it
-		words(unsafe.Sizeof(state{})) +
-		2*packets*3 + 2*(2*packets+3) + // pieces; an insertion may begin two records
-		packets*words(unsafe.Sizeof(packet{})) +
-		words(unsafe.Sizeof([lowerMax + 1]run{})) +
-		(2*packets+4)*words(unsafe.Sizeof(run{})) + // a gap before each piece
-		int(s.bodyBytes)/8 + 3*packets + // bodies are saved in parts
-		2*len(s.table)
-	carry := words(unsafe.Sizeof(hand{})) + words(unsafe.Sizeof(state{})) + words(uintptr(cap(s.items))*unsafe.Sizeof(Item{}))
-	return max(channel, carry)
+	call := 2*arena.SaveMax[channel](1) + // and the one that retired before it
+		arena.SaveMax[state](1) +
+		arena.SaveMax[piece](2*packets) + 2*2*(2*packets+3) + // an insertion may begin two records
+		packets*arena.SaveMax[packet](1) +
+		arena.SaveMax[run](lowerMax+1) +
+		(2*packets+4)*arena.SaveMax[run](1) + // a gap before each piece
+		arena.SaveMax[byte](int(s.bodyBytes)) + 2*packets + // in parts
+		len(s.table)*arena.SaveMax[int32](1)
+	carry := arena.SaveMax[hand](1) + arena.SaveMax[state](1) + arena.SaveMax[Item](cap(s.items))
+	return max(call, carry)
 }

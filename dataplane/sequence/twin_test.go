@@ -376,24 +376,36 @@ func (w *twin) finish() (twinRelease, bool) {
 
 // flatten writes a release as the twin does.
 func flatten(s *Sequencer, p plan.Sequence, r *Release) twinRelease {
-	var b strings.Builder
-	for _, it := range r.Items {
-		for k := range it.Gap.Count {
-			fmt.Fprintf(&b, "%d.%d missing\n", it.Gap.Epoch, it.Gap.Seq+k)
-		}
-		if it.Gap.Count > 0 {
-			continue
-		}
-		sp := it.Span
-		for k := range sp.Count {
-			fmt.Fprintf(&b, "%d.%d %s at %d held %v new %v\n",
-				sp.Epoch, sp.Seq+uint64(k), message(p, s.Body(&sp), sp.Skip+k), sp.Receive, sp.Held, sp.NewEpoch && k == 0)
-		}
+	w := outcome(r)
+	for i := range r.Items {
+		w.Lines += lines(s, p, &r.Items[i])
 	}
+	return w
+}
+
+// lines writes an item, one line a message.
+func lines(s *Sequencer, p plan.Sequence, it *Item) string {
+	var b strings.Builder
+	for k := range it.Gap.Count {
+		fmt.Fprintf(&b, "%d.%d missing\n", it.Gap.Epoch, it.Gap.Seq+k)
+	}
+	if it.Gap.Count > 0 {
+		return b.String()
+	}
+	sp := &it.Span
+	for k := range sp.Count {
+		fmt.Fprintf(&b, "%d.%d %s at %d held %v new %v\n",
+			sp.Epoch, sp.Seq+uint64(k), message(p, s.Body(sp), sp.Skip+k), sp.Receive, sp.Held, sp.NewEpoch && k == 0)
+	}
+	return b.String()
+}
+
+// outcome is a release without its items.
+func outcome(r *Release) twinRelease {
 	return twinRelease{
 		Channel: r.Channel, Epoch: int(r.Epoch), Retired: r.Retired, New: r.New, Began: r.Began, More: r.More, Heartbeat: r.Heartbeat,
 		Drop: r.Drop, Messages: r.Messages, Cut: r.Cut, Fresh: r.Fresh, Duplicate: r.Duplicate, Held: r.Held, Ancient: r.Ancient,
-		Missing: r.Missing, Lines: b.String(),
+		Missing: r.Missing,
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire"
@@ -593,30 +594,46 @@ func BenchmarkDecode(b *testing.B) {
 		{"kinds=trade", 1 << kindTrade},
 		{"kinds=all", ^uint64(0)},
 	} {
-		b.Run("format=itch50/"+c.name, func(b *testing.B) {
-			feed := &plan.Feed{Channels: 1, Orders: 10000, Kinds: c.kinds, Columns: wiretest.Columns(b, &format, "symbol", "price", "size"), Identity: true}
-			d, err := format.New(feed, wiretest.Region(b, 4<<20), nil)
-			if err != nil {
-				b.Fatal(err)
-			}
-			batch := wiretest.Batch(feed)
-			var p wire.Packet
-			messages, events := uint64(0), uint64(0)
-			b.ReportAllocs()
-			for b.Loop() {
-				d.Forget(0)
-				for i := range packets {
-					p.Reset()
-					p.Payload, p.Count, p.Receive = packets[i].Payload, packets[i].Count, packets[i].Receive
-					for d.Decode(&p, batch) {
-						batch.Reset()
-					}
-					messages += p.Messages
-					events += p.Events
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(messages), "ns/message")
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(max(1, events)), "ns/event")
-		})
+		for _, saves := range []string{"off", "on"} {
+			b.Run("format=itch50/"+c.name+"/undo="+saves, func(b *testing.B) { benchmarkDecode(b, &format, packets, c.kinds, saves == "on") })
+		}
 	}
+}
+
+func benchmarkDecode(b *testing.B, format *wire.Format, packets []wire.Packet, kinds uint64, saves bool) {
+	b.Helper()
+	feed := &plan.Feed{Channels: 1, Orders: 10000, Kinds: kinds, Columns: wiretest.Columns(b, format, "symbol", "price", "size"), Identity: true}
+	region := wiretest.Region(b, 16<<20)
+	var undo *arena.Undo
+	if saves {
+		var err error
+		if undo, err = arena.NewUndo(region, 1<<20); err != nil {
+			b.Fatal(err)
+		}
+	}
+	d, err := format.New(feed, region, undo)
+	if err != nil {
+		b.Fatal(err)
+	}
+	batch := wiretest.Batch(feed)
+	var p wire.Packet
+	messages, events := uint64(0), uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		d.Forget(0)
+		for i := range packets {
+			if i%64 == 0 {
+				undo.Begin(uint64(i))
+			}
+			p.Reset()
+			p.Payload, p.Count, p.Receive = packets[i].Payload, packets[i].Count, packets[i].Receive
+			for d.Decode(&p, batch) {
+				batch.Reset()
+			}
+			messages += p.Messages
+			events += p.Events
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(messages), "ns/message")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(max(1, events)), "ns/event")
 }
