@@ -164,7 +164,7 @@ func (p *process) buildWorkers(members []int) error {
 	p.owner = steer.OwnerTable(n)
 	p.lost = make([]atomic.Uint64, n)
 	for w := range n {
-		port, err := xsk.NewPort(p.start.Layout, w, p.owners, members)
+		port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, nil)
 		if err != nil {
 			return err
 		}
