@@ -218,7 +218,10 @@ func newWorkers(t *testing.T, p *plan.Plan, receivers ...xsk.Receiver) ([]*Worke
 		}
 	}
 	owner := steer.OwnerTable(p.Workers)
-	shared := window.NewShared(len(p.Queries))
+	shared, err := window.NewShared(region(), len(p.Queries))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var workers []*Worker
 	for i := range p.Workers {
 		w, err := NewWorker(Config{

@@ -7,6 +7,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/sequence"
 )
@@ -55,10 +56,12 @@ func (w *Worker) Finish() {
 // are given up and silent sources noted; at the end, channels finish one by one.
 func (w *Worker) rest() int {
 	switch {
+	case !w.saves():
+		return 0
 	case w.ending == finishing:
 		w.byTime()
 		return w.finishOne()
-	case w.ending != flowing || w.plan.Replay || w.now < w.watched.Add(time.Millisecond):
+	case w.ending != flowing || w.plan.Replay || w.hold != 0 || w.now < w.watched.Add(time.Millisecond):
 		return 0
 	case w.more:
 		return 0 // what is waited for may lie in a ring
@@ -84,7 +87,7 @@ func (w *Worker) watch() int {
 		for r := f.sequencer.Expire(w.now + w.utcOffset); r != nil; r = f.sequencer.Expire(w.now + w.utcOffset) {
 			n++
 			w.byTime()
-			if !w.begin(f, r, 0) {
+			if !w.release(f, r, 0) || !w.saves() {
 				w.watched = event.MinNanos // the rest in the next cycle
 				return n
 			}
@@ -107,7 +110,8 @@ func (f *feed) noteSilence() int {
 		for _, q := range f.w.windows.QueriesOf(f.number) {
 			idle := f.w.plan.Queries[q].Idle
 			if idle > 0 && silent >= idle && ch.Idle < uint64(idle) && f.room() {
-				ch.Idle = uint64(silent)
+				f.change(c).Idle = uint64(silent)
+				fault.Point()
 				f.source, f.position = f.sourceOf(c), 0
 				f.mark(event.Mark{Kind: event.MarkIdle, Time: ch.Max, Count: ch.Idle})
 				n++
@@ -127,7 +131,7 @@ func (w *Worker) finishOne() int {
 		if r == nil {
 			continue
 		}
-		w.begin(f, r, finishBase+s.packet)
+		w.release(f, r, finishBase+s.packet)
 		return 1
 	}
 	if !w.plan.Replay {
@@ -138,7 +142,7 @@ func (w *Worker) finishOne() int {
 			}
 			for c := range f.channels {
 				if r := f.sequencer.FinishChannel(c); r != nil {
-					w.begin(f, r, finishBase)
+					w.release(f, r, finishBase)
 					return 1
 				}
 			}
@@ -148,9 +152,10 @@ func (w *Worker) finishOne() int {
 	return 1
 }
 
-// begin decodes a release that came without a frame, and reports whether it is
+// release decodes a release that came without a frame, and reports whether it is
 // through; if not, the next cycle goes on with it.
-func (w *Worker) begin(f *feed, r *sequence.Release, position uint64) bool {
+func (w *Worker) release(f *feed, r *sequence.Release, position uint64) bool {
+	w.memory.mark.by(f.number)
 	w.frontier = position
 	f.position, f.rank = position, 0
 	f.tally(r)

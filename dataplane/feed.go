@@ -8,6 +8,7 @@ import (
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/exchange"
 	"github.com/headrace/headrace/dataplane/expr"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/sequence"
@@ -45,6 +46,9 @@ type feed struct {
 	covered  uint32 // gaps of the channel that an event has followed, up to this number
 	position uint64
 	source   uint32
+
+	touched uint64   // the worker's epoch in which touch was called last
+	kept    []uint64 // by channel: the batch in which it was saved last
 
 	// keyed: the batch has been filtered and keyed, and waits to be folded.
 	keyed           bool
@@ -91,9 +95,12 @@ func (f *feed) init(w *Worker, number int, r *arena.Region) (err error) {
 	if f.channels, err = arena.Slice[channelState](r, "channels", channels); err != nil {
 		return err
 	}
-	for i := range f.channels {
-		f.channels[i].Max = event.MinNanos
+	if !r.Warm() {
+		for i := range f.channels {
+			f.channels[i].Max = event.MinNanos
+		}
 	}
+	f.kept = make([]uint64, channels)
 	f.plain = sequence.Release{Outcome: sequence.Outcome{Retired: -1}, Items: make([]sequence.Item, 1)}
 	f.batch = plan.NewBatch(f.plan.Columns)
 	f.batch.Feed = number
@@ -136,12 +143,30 @@ func (f *feed) addStream(number int) error {
 	return nil
 }
 
+// touch says that the counters of the feed and of its queries change.
+func (f *feed) touch() {
+	if f.touched == f.w.epoch {
+		return
+	}
+	f.touched = f.w.epoch
+	f.w.counters.TouchFeed(f.number)
+	for _, q := range f.w.windows.QueriesOf(f.number) {
+		f.w.counters.TouchQuery(q)
+	}
+}
+
+// payload is what the frame in hand carries.
+func (f *feed) payload() []byte {
+	m := &f.frame.Meta
+	return f.frame.Data[m.PayloadOffset:][:m.PayloadLength]
+}
+
 // begin takes a frame through the sequence stage: f.release is what it lets through.
 func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	f.frame = fr
 	m := &fr.Meta
 	c := f.counters
-	f.w.counters.TouchFeed(f.number)
+	f.touch()
 	c.Frames++
 	c.Bytes += uint64(len(fr.Data))
 	c.LineFrames[m.Line&3]++
@@ -149,15 +174,15 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	if truncated {
 		c.Truncated++
 	}
-	payload := fr.Data[m.PayloadOffset:][:m.PayloadLength]
 	receive := event.Nanos(m.ReceiveNanos) + offset
-	f.position, f.rank = fr.Packet, 0
+	f.position, f.rank = f.w.positionOf(fr), 0
+	fault.Point()
 	if f.sequencer == nil {
 		f.plain.Items[0].Span = sequence.Span{Receive: receive}
 		f.start(&f.plain)
 		return
 	}
-	r := f.sequencer.Push(payload, m.Line, receive, truncated)
+	r := f.sequencer.Push(f.payload(), m.Line, receive, truncated)
 	f.account(r)
 	f.start(r)
 }
@@ -192,7 +217,7 @@ func (f *feed) account(r *sequence.Release) {
 // tally books what any release says, whatever it came from.
 func (f *feed) tally(r *sequence.Release) {
 	c := f.counters
-	f.w.counters.TouchFeed(f.number)
+	f.touch()
 	if r.New {
 		c.Channels++
 	}
@@ -209,7 +234,7 @@ func (f *feed) start(r *sequence.Release) {
 	f.latest, f.events, f.covered = event.MinNanos, 0, 0
 	f.source = f.sourceOf(r.Channel)
 	if r.Channel >= 0 && r.New {
-		f.channels[r.Channel] = channelState{Max: event.MinNanos}
+		*f.change(r.Channel) = channelState{Max: event.MinNanos}
 		f.w.firstSeen(f, r.Channel)
 	}
 }
@@ -224,6 +249,7 @@ func (f *feed) sourceOf(channel int) uint32 {
 // step goes on with the release and reports whether it is through. It stops where a
 // batch is full and cannot be sent on yet.
 func (f *feed) step() bool {
+	f.touch()
 	for {
 		for f.item < len(f.release.Items) {
 			if !f.room() {
@@ -238,6 +264,12 @@ func (f *feed) step() bool {
 			}
 			if !f.inSpan {
 				f.openSpan(&it.Span)
+			}
+			f.w.memory.mark.span(&it.Span)
+			if f.w.skip != nil && f.poisoned(&it.Span) {
+				f.dropSpan(&it.Span)
+				f.item++
+				continue
 			}
 			if f.decodeSpan() {
 				continue // the batch is full
@@ -259,21 +291,34 @@ func (f *feed) step() bool {
 }
 
 // room makes room for at least one event and the marks of a step. There is none in a
-// batch that is on its way.
+// batch that is on its way, nor if what a step changes could not be saved.
 func (f *feed) room() bool {
+	if !f.w.saves() {
+		return false
+	}
 	if !f.keyed && !f.batch.Full() && len(f.batch.Marks) <= event.MarksMax-marksReserve {
 		return true
 	}
 	f.w.flush()
+	f.w.memory.mark.stage(StageDecode)
 	return !f.pending()
 }
 
 func (f *feed) openSpan(s *sequence.Span) {
+	f.aim(s)
+	if f.sequencer != nil && s.NewEpoch {
+		f.decoder.Forget(f.release.Channel)
+	}
+	f.inSpan = true
+}
+
+// aim makes s the packet to decode.
+func (f *feed) aim(s *sequence.Span) {
 	p := &f.packet
 	p.Reset()
 	p.Receive = s.Receive
 	if f.sequencer == nil {
-		p.Payload = f.frame.Data[f.frame.Meta.PayloadOffset:][:f.frame.Meta.PayloadLength]
+		p.Payload = f.payload()
 		p.Frame, p.PayloadOffset = f.frame.Data, int(f.frame.Meta.PayloadOffset)
 		p.Cut = f.frame.Meta.Flags&steer.FlagTruncated != 0
 	} else {
@@ -282,11 +327,7 @@ func (f *feed) openSpan(s *sequence.Span) {
 		session := &f.release.Session
 		p.Chan = binary.BigEndian.Uint64(session[:8])
 		p.Order = uint64(binary.BigEndian.Uint16(session[8:10]))<<48 | uint64(s.Epoch)
-		if s.NewEpoch {
-			f.decoder.Forget(f.release.Channel)
-		}
 	}
-	f.inSpan = true
 }
 
 // decodeSpan decodes until the span ends or the batch is full.
@@ -331,8 +372,8 @@ func (f *feed) closeSpan(s *sequence.Span) {
 	if n := p.Events + p.Filtered; n > 0 {
 		f.events += n
 		f.latest = max(f.latest, p.Max)
-		if ch := f.channel(); ch != nil {
-			f.covered = ch.Gaps
+		if i := f.channel(); i >= 0 {
+			f.covered = f.channels[i].Gaps
 		}
 	}
 	f.inSpan = false
@@ -341,26 +382,35 @@ func (f *feed) closeSpan(s *sequence.Span) {
 // openGap announces that count messages are missing from here on, or that something
 // was lost to a drop. before is the greatest event time of this release before that.
 func (f *feed) openGap(kind event.MarkKind, count uint64, before event.Nanos) {
-	c := f.channel()
-	if c == nil {
+	i := f.channel()
+	if i < 0 {
 		return
 	}
+	c := f.change(i)
 	c.Gaps++
+	fault.Point()
 	f.mark(event.Mark{Kind: kind, Gap: c.Gaps, Time: max(c.Max, before), Count: count})
 }
 
-// channel is the state of the release's source; nil if it has none.
-func (f *feed) channel() *channelState {
-	switch {
-	case f.sequencer == nil:
-		return &f.channels[0]
-	case f.release.Channel < 0:
-		return nil
+// channel is the number of the release's source; negative if it has none.
+func (f *feed) channel() int {
+	if f.sequencer == nil {
+		return 0
 	}
-	return &f.channels[f.release.Channel]
+	return f.release.Channel
+}
+
+// change returns the state of channel i, saved.
+func (f *feed) change(i int) *channelState {
+	if f.kept[i] != f.w.number {
+		f.kept[i] = f.w.number
+		arena.Save(f.w.undo, &f.channels[i])
+	}
+	return &f.channels[i]
 }
 
 func (f *feed) mark(m event.Mark) {
+	f.w.changed = true
 	m.At, m.Source, m.Position = uint32(f.batch.N), f.source, f.position
 	f.batch.Marks = append(f.batch.Marks, m)
 }
@@ -368,10 +418,11 @@ func (f *feed) mark(m event.Mark) {
 // end ends the release: gaps before it get their end, and its source's time
 // advances.
 func (f *feed) end() {
-	c := f.channel()
-	if c == nil {
+	i := f.channel()
+	if i < 0 {
 		return
 	}
+	c := f.change(i)
 	f.counters.FramesHeld -= uint64(f.release.Unheld)
 	f.counters.FramesApplied += uint64(f.release.Unheld)
 	if f.events > 0 {
@@ -389,8 +440,10 @@ func (f *feed) end() {
 func (f *feed) advance(c *channelState) {
 	news := f.latest > c.Max || c.Seen == 0 || c.Idle != 0
 	c.Max = max(c.Max, f.latest)
+	fault.Point()
 	if f.covered > c.Closed {
 		c.Closed = f.covered
+		fault.Point()
 		if f.sequencer != nil {
 			f.mark(event.Mark{Kind: event.MarkGapClose, Gap: c.Closed, Time: c.Max})
 		}
@@ -404,6 +457,7 @@ func (f *feed) advance(c *channelState) {
 		f.mark(m)
 	}
 	c.Seen, c.Idle, c.Since = 1, 0, f.w.now
+	fault.Point()
 }
 
 // pending reports whether something decoded has not gone all the way: to its owners'
@@ -413,6 +467,7 @@ func (f *feed) pending() bool { return f.keyed || f.batch.N > 0 || len(f.batch.M
 // apply folds what this worker keeps of the batch and empties it. It reports false if
 // the panes cannot take it all yet: the next call goes on.
 func (f *feed) apply() bool {
+	f.touch()
 	if !f.keyed {
 		f.prepare()
 	}
@@ -427,6 +482,7 @@ func (f *feed) apply() bool {
 // prepare selects each query's events and gives them keys.
 func (f *feed) prepare() {
 	b := f.batch
+	f.touch()
 	f.keyed = true
 	f.w.counters.Worker.Batches++
 	for i := range f.streams {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -24,6 +25,8 @@ type Port interface {
 // A Mailbox is what control tells the workers; [segment.Segment] is one.
 type Mailbox interface {
 	Command() segment.Command
+	// Hold is the number of the hold that Command asks for.
+	Hold() uint64
 	UTCOffset() time.Duration
 }
 
@@ -33,7 +36,10 @@ type Live struct {
 	Port Port
 	// Counters are the port's.
 	Counters *xsk.Counters
-	Mailbox  Mailbox
+	// Committed returns them without what the port gave and will give again, if it is to
+	// go on before those frames; nil: they are always whole.
+	Committed func(again []xsk.Frame) xsk.Counters
+	Mailbox   Mailbox
 	// Clock is CLOCK_MONOTONIC, read once a cycle.
 	Clock func() event.Nanos
 	// Idle is what to do without work.
@@ -49,22 +55,40 @@ type Live struct {
 // that it has is put out. It is the body of a goroutine, whose thread it keeps.
 func (w *Worker) Live(l Live) {
 	runtime.LockOSThread()
-	w.segment.SetState(segment.Running)
+	w.port, w.committed = l.Counters, l.Committed
+	if w.ending == flowing {
+		w.segment.SetState(segment.Running)
+	} else {
+		w.segment.SetState(segment.Draining) // the worker before this one was at it
+	}
+	held := false
 	for told := event.Nanos(0); ; {
 		command := l.Mailbox.Command()
 		if command == segment.Kill {
 			w.segment.Fail("killed by command")
 			return
 		}
-		w.utcOffset = event.Nanos(l.Mailbox.UTCOffset())
-		now := l.Clock()
-		w.bookPort(l.Counters)
-		w.markLost(l.Lost.Load(), l.Port)
-		n := w.cycle(now)
-		if n == 0 && (command != segment.Go || l.Stop.Load()) {
-			w.discard = command == segment.Discard
-			if w.drain(l.Port) {
-				return
+		now, n := l.Clock(), 0
+		number := l.Mailbox.Hold()
+		if l.Stop.Load() {
+			number = 0 // who stops waits for nobody
+		}
+		w.obey(command, number, l.Port)
+		if held = held && w.hold != 0 && w.hold == w.segment.HeldFor(); !held {
+			w.utcOffset = event.Nanos(l.Mailbox.UTCOffset())
+			if w.stopped == 0 {
+				w.markLost(l.Lost.Load(), l.Port)
+			}
+			n = w.cycle(now)
+			switch {
+			case n > 0:
+			case w.hold != 0 && w.ending == flowing:
+				held = w.settle(l.Port)
+			case command != segment.Go || l.Stop.Load() || w.ending > flowing:
+				w.discard = command == segment.Discard
+				if w.drain(l.Port) {
+					return
+				}
 			}
 		}
 		if now >= told+heartbeat {
@@ -90,20 +114,25 @@ func (w *Worker) drain(port Port) bool {
 
 // bookPort counts what the port took from its rings and could not give to the worker:
 // frames of no known feed.
-func (w *Worker) bookPort(c *xsk.Counters) {
-	w.counters.Worker.RefillParked = c.Parked
-	if bad := c.BadDescriptor + c.BadMeta + c.MultiBuffer; bad != w.bad {
-		w.counters.Worker.Frames += bad - w.bad
-		w.counters.Worker.UnknownFeed += bad - w.bad
-		w.bad = bad
+func (w *Worker) bookPort() {
+	if w.port == nil || w.at < w.count {
+		return
+	}
+	w.counters.Worker.RefillParked = w.parked + w.port.Parked
+	if n := bad(w.port); n != w.bad {
+		w.counters.Worker.Frames += n - w.bad
+		w.counters.Worker.UnknownFeed += n - w.bad
+		w.bad = n
 	}
 }
+
+func bad(c *xsk.Counters) uint64 { return c.BadDescriptor + c.BadMeta + c.MultiBuffer }
 
 // markLost marks windows when lost has grown. What lies in the rings then is older than
 // the frames that found them full, so windows are marked once more when that has been
 // received: the lost frames were between there and the next one.
 func (w *Worker) markLost(lost uint64, port Port) {
-	if lost != w.lost {
+	if lost > w.lost { // less is what a new process has not yet read
 		if w.hit() {
 			w.lost = lost
 			w.again = w.counters.Worker.Frames + uint64(port.InRing())
@@ -125,15 +154,19 @@ func (w *Worker) hit() bool {
 		}
 	}
 	for i := range w.feeds {
-		f := &w.feeds[i]
-		if f.sequencer != nil {
-			continue
+		if f := &w.feeds[i]; f.sequencer == nil {
+			f.hit()
 		}
-		c := &f.channels[0]
-		c.Gaps++
-		f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
 	}
 	return true
+}
+
+// hit marks the open windows of an unsequenced feed.
+func (f *feed) hit() {
+	c := f.change(0)
+	c.Gaps++
+	fault.Point()
+	f.mark(event.Mark{Kind: event.MarkHit, Gap: c.Gaps, Time: c.Max})
 }
 
 // An Input is a receiver that comes to an end: a capture.

@@ -77,6 +77,8 @@ func (s *script) Command() segment.Command {
 	return s.step(s.cycles)
 }
 
+func (s *script) Hold() uint64 { return 0 }
+
 func (s *script) UTCOffset() time.Duration { return 0 }
 
 // Clock passes a millisecond a cycle.
@@ -307,7 +309,7 @@ func TestAWorkerThatGoesOnAfterACrash(t *testing.T) {
 		if cycle%4 == 0 && cycle < 60 {
 			l.ring.put(1, int64(50+cycle/4*10))
 		}
-		return segment.Command(min(cycle/64, 1))
+		return segment.Command(min(cycle/64, 1)) * segment.Drain
 	})
 	got := l.windows(t)
 	if len(got) == 0 || got[0] != (fired{30, true, outbox.OnTime}) {
@@ -341,7 +343,7 @@ func TestFramesThatThePortCannotGiveAreCounted(t *testing.T) {
 		if cycle == 3 {
 			l.counters.BadMeta, l.counters.MultiBuffer, l.counters.Parked = 2, 3, 4
 		}
-		return segment.Command(min(cycle/9, 1))
+		return segment.Command(min(cycle/9, 1)) * segment.Drain
 	})
 	if c := l.worker.Counters().Worker; c.Frames != 6 || c.UnknownFeed != 5 || c.RefillParked != 4 {
 		t.Errorf("%d frames, %d of no feed, %d parked", c.Frames, c.UnknownFeed, c.RefillParked)

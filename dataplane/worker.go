@@ -6,6 +6,7 @@ import (
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -38,6 +39,17 @@ type Config struct {
 	Shared *window.Shared
 	// Gate is where the workers of a replay agree; nil otherwise.
 	Gate *Gate
+	// Rollback keeps an undo log, so that the next process can take back what a batch
+	// that was not committed has changed, and go on: where Region is warm, this is that
+	// process. The receiver is a [Positioned] one then. Not in replay.
+	Rollback bool
+	// Attach, if set, makes the Receiver, given the positions of its rings up to which
+	// everything was taken; nil if nothing was.
+	Attach func(rings []uint32) (xsk.Receiver, error)
+	// Skip is what the worker before this one ended in ([Worker.Poison]): the frame, or
+	// the packet held for order, that is to be left out and counted as poison; nil: nothing
+	// is.
+	Skip *Mark
 	// Resume are the queries' watermarks on this worker in the data plane before this
 	// one, nil if there was none: windows behind them are closed and those that may
 	// have been open are incomplete.
@@ -53,6 +65,8 @@ type Worker struct {
 	box      *outbox.Writer
 	windows  *window.State
 	undo     *arena.Undo // nil: a batch that is not committed is lost
+	need     int         // words that a step between two looks at the log may save
+	memory   *memory
 	feeds    []feed
 	counters *segment.Counters
 
@@ -68,7 +82,15 @@ type Worker struct {
 	inbox  *exchange.Inbox // nil with one worker
 	gather []*event.Keyed  // by stream: what came through lanes, before it is folded
 	sent   []uint64
-	batch  *batchPositions
+
+	number  uint64 // of the batch under way
+	epoch   uint64 // changes with number, and whenever counters are published
+	begun   int    // frames that the batch has begun
+	carries uint32 // the pocket of the bag that the last commit names
+	changed bool   // something may be other than in that pocket
+	slow    int    // frames to be taken one at a time: after a crash the next one says more
+	poison  Mark
+	skip    *Mark
 
 	now     event.Nanos
 	watched event.Nanos // when silence was last looked for
@@ -80,31 +102,23 @@ type Worker struct {
 	closing *feed          // the feed whose last release is being decoded
 
 	// Live.
-	lost    uint64 // frames lost before the rings, as far as windows were told
-	again   uint64 // frames received when they are to be told once more; 0: not
-	bad     uint64 // frames that the port could not give, as far as they were counted
-	discard bool   // the end drops what is open
+	port *xsk.Counters // nil: not live
+	// committed is what port's are without what is to be received again.
+	committed func(again []xsk.Frame) xsk.Counters
+	parked    uint64 // what RefillParked was when the port was made
+	hold      uint64 // the hold that is asked for; 0: none
+	quota     int    // frames that are still to be taken in it
+	stopped   uint64 // the hold in which nothing is taken or decoded any more
+	lost      uint64 // frames lost before the rings, as far as windows were told
+	again     uint64 // frames received when they are to be told once more; 0: not
+	bad       uint64 // frames that the port could not give, as far as they were counted
+	discard   bool   // the end drops what is open
 
 	// Replay with several workers.
 	gate     *Gate
 	waiting  uint64 // the gate's turn that this worker waits for, 0: none
 	frontier uint64 // position being decoded
 	told     uint64 // frontier that the lanes were told last
-}
-
-// batchPositions are the private positions of every ring, in two copies: the end of
-// a batch writes the copy that is not current and then turns the commit word, so
-// that a start after a crash finds a whole set.
-type batchPositions struct {
-	commit uint64 // number of the last whole batch; its lowest bit names the copy
-	copies [2]positions
-}
-
-type positions struct {
-	outbox uint64
-	frames uint64
-	taken  [event.WorkersMax]uint64
-	sent   [event.WorkersMax]uint64
 }
 
 // cycle does one batch of work and reports how much it did; 0 means that there was
@@ -116,26 +130,40 @@ func (w *Worker) cycle(now event.Nanos) int {
 	n := w.fold()  // exchange: what others decoded for us -> our panes
 	n += w.close() // close: windows behind the watermark -> outbox
 	if w.ready() {
+		w.changed = true
 		n += w.receive() // receive: ring -> frames in hand
 		n += w.decode()  // sequence, decode: frames -> messages in order -> events
-		if !w.more {
+		if !w.more || w.undo != nil {
 			n += w.flush() // exchange, fold: events -> their owners' lanes or our panes
 		}
 	}
-	w.commit(now, n) // the positions of this batch, then everything becomes visible
-	return n
+	return n + w.commit(now, n) // the positions of this batch, then everything becomes visible
 }
 
+// saves reports whether the undo log has room for one more step.
+func (w *Worker) saves() bool { return w.undo == nil || w.undo.Cap()-w.undo.Used() >= w.need }
+
 // NewWorker builds a worker from c. It takes memory from c.Region and touches it, so
-// call it on the worker's own thread.
+// call it on the worker's own thread. Over a warm region it takes back what was not
+// committed and goes on; an error wrapping [arena.ErrLayout] says that it cannot, and
+// that the region is of no use any more.
 func NewWorker(c Config) (*Worker, error) {
-	p := c.Plan
 	w := &Worker{
-		plan: p, id: c.Worker, receiver: c.Receiver, segment: c.Segment,
-		counters: segment.NewCounters(p), gate: c.Gate, sent: make([]uint64, event.QueriesMax),
+		plan: c.Plan, id: c.Worker, receiver: c.Receiver, segment: c.Segment,
+		gate: c.Gate, sent: make([]uint64, event.QueriesMax), skip: c.Skip,
+	}
+	if err := w.build(c); err != nil {
+		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
+	}
+	return w, nil
+}
+
+func (w *Worker) build(c Config) error {
+	if err := w.remember(c); err != nil {
+		return err
 	}
 	w.box = outbox.NewWriter(c.Segment.Ring())
-	limit := window.Alone
+	p, limit := c.Plan, window.Alone
 	switch {
 	case p.Workers > 1 && p.Replay:
 		limit = window.Settled
@@ -145,25 +173,20 @@ func NewWorker(c Config) (*Worker, error) {
 	var err error
 	if w.windows, err = window.New(window.Config{
 		Plan: p, Limit: limit, Shared: c.Shared, Wait: p.Replay, Counters: w.counters.Queries,
-		Resume: c.Resume,
+		Resume: c.Resume, Undo: w.undo,
 	}, c.Region); err != nil {
-		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
+		return err
 	}
 	w.feeds = make([]feed, len(p.Feeds))
 	for i := range p.Feeds {
 		if err := w.feeds[i].init(w, i, c.Region); err != nil {
-			return nil, fmt.Errorf("dataplane: worker %d: feed %s: %w", c.Worker, p.Feeds[i].Name, err)
+			return fmt.Errorf("feed %s: %w", p.Feeds[i].Name, err)
 		}
 	}
-	commit, err := arena.Slice[batchPositions](c.Region, "positions", 1)
-	if err != nil {
-		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
-	}
-	w.batch = &commit[0]
 	if p.Workers > 1 {
 		w.exchange(c)
 	}
-	return w, nil
+	return w.start(c)
 }
 
 // exchange sets up lanes: in replay a worker sends its own events through a lane
@@ -216,15 +239,35 @@ func (w *Worker) receive() int {
 	if w.at < w.count || w.ending > flowing {
 		return 0
 	}
-	w.at = 0
-	w.count = w.receiver.Receive(w.frames[:])
-	w.more = w.count == len(w.frames)
+	most := len(w.frames)
+	if w.slow > 0 {
+		w.slow, most = w.slow-1, 1
+	}
+	if w.hold != 0 {
+		most = min(most, w.quota)
+	}
+	if w.at = 0; most == 0 {
+		w.count, w.more = 0, false
+		return 0
+	}
+	w.count = w.receiver.Receive(w.frames[:most])
+	w.more = w.count == most
+	w.quota -= min(w.quota, w.count)
 	w.counters.Worker.Frames += uint64(w.count)
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))
 		w.causedAt(w.received)
 	}
 	return w.count
+}
+
+// positionOf is the position of what a frame lets through. Live there is no order of all
+// frames, and lanes need not say where each begins.
+func (w *Worker) positionOf(fr *xsk.Frame) uint64 {
+	if w.plan.Replay {
+		return fr.Packet
+	}
+	return 0
 }
 
 // oldest is when the first of frames came, now if no stamp is of our clock.
@@ -250,6 +293,7 @@ func (w *Worker) causedAt(nanos uint64) {
 func (w *Worker) decode() int {
 	n := 0
 	if w.closing != nil {
+		w.memory.mark.by(w.closing.number)
 		if !w.closing.step() {
 			return 0
 		}
@@ -257,6 +301,9 @@ func (w *Worker) decode() int {
 		n++
 	}
 	for w.at < w.count {
+		if !w.saves() {
+			return n
+		}
 		fr := &w.frames[w.at]
 		if int(fr.Meta.Feed) >= len(w.feeds) {
 			w.counters.Worker.UnknownFeed++
@@ -264,12 +311,7 @@ func (w *Worker) decode() int {
 			continue
 		}
 		f := &w.feeds[fr.Meta.Feed]
-		if !w.open {
-			w.frontier = fr.Packet
-			f.begin(fr, w.utcOffset)
-			w.open = true
-		}
-		if !f.step() {
+		if !w.frame(f, fr) {
 			return n
 		}
 		w.open = false
@@ -279,9 +321,30 @@ func (w *Worker) decode() int {
 	return n + w.rest()
 }
 
+// frame goes on with a frame of f, or begins it, and reports whether it is through.
+func (w *Worker) frame(f *feed, fr *xsk.Frame) bool {
+	poison := w.skip != nil && w.poisoned(fr)
+	w.memory.mark.frame(fr, w.begun == 0 && !w.open && !w.pending())
+	if !w.open {
+		if poison {
+			return f.leaveOut(fr)
+		}
+		w.frontier = w.positionOf(fr)
+		w.begun++
+		f.begin(fr, w.utcOffset)
+		w.open = true
+		fault.Point()
+	}
+	if poison {
+		return f.abandon()
+	}
+	return f.step()
+}
+
 // flush sends everything decoded on its way and reports how many events that were.
 // What the lanes or the panes cannot take yet stays.
 func (w *Worker) flush() int {
+	w.memory.mark.stage(StageFold)
 	n := 0
 	for i := range w.feeds {
 		n += w.feeds[i].batch.N
@@ -345,6 +408,14 @@ func (w *Worker) close() int {
 	if w.atGate() {
 		return 0
 	}
+	w.memory.mark.stage(StageClose)
+	if w.undo != nil && w.windows.Closing() {
+		for q := range w.plan.Queries {
+			if w.windows.Puts(q) {
+				w.counters.TouchQuery(q)
+			}
+		}
+	}
 	return w.windows.Close(w.box, closeMax)
 }
 
@@ -354,8 +425,9 @@ func (w *Worker) fold() int {
 		return 0
 	}
 	w.causedAt(uint64(w.now)) // a lane does not say when a packet came
+	w.memory.mark.stage(StageExchange)
 	n := 0
-	for ; n < recordsMax; n++ {
+	for ; n < recordsMax && w.saves(); n++ {
 		if w.plan.Replay && w.windows.Closing() {
 			break // partials first: a pane's memory may be needed
 		}
@@ -375,22 +447,18 @@ func (w *Worker) fold() int {
 			if w.windows.Mark(w.inbox.Feed, m) && w.gate != nil {
 				w.foldAll()
 				w.waiting = w.gate.arrive(w.inbox.Position)
-				w.inbox.Release()
 				return n + 1
 			}
 		case exchange.Gate:
 			w.foldAll()
-			w.inbox.Release()
 			w.waiting = w.gate.arrive(w.inbox.Reached)
 			return n + 1
 		case exchange.Empty:
 			w.foldAll()
-			w.inbox.Release()
 			return n
 		}
 	}
 	w.foldAll()
-	w.inbox.Release()
 	return n
 }
 
@@ -413,57 +481,13 @@ func (w *Worker) foldStream(s int) {
 	if k.Batch.N == 0 {
 		return
 	}
+	w.feeds[w.plan.Streams[s].Feed].touch()
 	for j, q := range w.plan.Streams[s].Queries {
 		w.counters.Queries[q].Arrived += uint64(len(k.Select[j]))
 	}
 	w.windows.Fold(s, k)
 	k.Reset()
 	k.Batch.Reset()
-}
-
-// commit ends the batch: one word says which copy of the positions is whole, and
-// only then do partials, lane records and counters become visible and do frames go
-// back to their rings.
-func (w *Worker) commit(now event.Nanos, n int) {
-	b := w.batch
-	next := &b.copies[(b.commit+1)&1]
-	next.outbox = w.box.Position()
-	next.frames += uint64(n)
-	if w.out != nil {
-		w.out.Written(next.sent[:])
-		w.inbox.Taken(next.taken[:])
-	}
-	b.commit++
-	if n > 0 {
-		// Before the partials that they let out: who starts after a crash must not put
-		// out the same windows again.
-		for q := range w.plan.Queries {
-			w.segment.SetWatermark(q, w.windows.Watermark(q))
-		}
-	}
-	w.box.Publish()
-	if w.out != nil {
-		w.out.Publish(w.reached())
-	}
-	if w.count > 0 && w.at == w.count {
-		w.receiver.Release()
-		w.at, w.count = 0, 0
-	}
-	w.counters.Worker.Cycles++
-	if n > 0 {
-		w.counters.Worker.BusyCycles++
-		if w.waiting == 0 { // at a gate another worker may be counting for this one
-			w.publish(now)
-		}
-	}
-}
-
-// publish makes the counters visible.
-func (w *Worker) publish(now event.Nanos) {
-	for q := range w.plan.Queries {
-		w.counters.TouchQuery(q)
-	}
-	w.segment.Publish(uint64(now), w.counters)
 }
 
 // Counters returns the worker's own counters. They are exact once the worker has

@@ -50,5 +50,5 @@
 // that exist or brings its own, and one line in the table kinds in set.go. (Its
 // name in a config and in a plan is a line in package plan.)
 //
-// aggregate knows event, plan and expr. It does not know windows, keys or rows.
+// aggregate knows event, plan and expr (and fault, where tests end it). It does not know windows, keys or rows.
 package aggregate

@@ -7,6 +7,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/expr"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/plan"
 )
 
@@ -148,6 +149,7 @@ func (s *Set) Fold(mem []uint64, at []uint32, b *event.Batch, sel []uint16) {
 		}
 	}
 	for _, p := range parts {
+		fault.Point()
 		p.fold(mem, uint(p.off), p.view)
 	}
 }

@@ -221,3 +221,76 @@ func BenchmarkSaveOneCell(b *testing.B) {
 		undo.Words(words[i&0xff*8 : i&0xff*8+8])
 	}
 }
+
+// What is put together, zeros and entries of a table included, is taken back as what
+// is saved one by one.
+func TestWhatWasPutTogetherIsTakenBack(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		m := fresh(t)
+		for i := range m.words[:80] {
+			m.words[i] = rng.Uint64()
+		}
+		size := []int{1, 2, 4, 7, 10}[rng.IntN(5)]
+		words, small := slices.Clone(m.words), slices.Clone(m.small)
+		m.undo.Begin(1)
+		for range rng.IntN(20) {
+			switch rng.IntN(3) {
+			case 0:
+				var at []uint32
+				for range rng.IntN(10) {
+					at = append(at, uint32(rng.IntN(80/size)*size))
+				}
+				m.undo.PutEntries(m.words, at, size)
+				m.undo.Publish()
+				for _, a := range at {
+					for i := range size {
+						m.words[int(a)+i] += rng.Uint64()
+					}
+				}
+			case 1:
+				at := 80 + rng.IntN(20)
+				arena.Put(m.undo, &m.small[3])
+				if zeros := m.words[at : at+1]; zeros[0] == 0 {
+					m.undo.PutZeros(zeros)
+					m.undo.Publish()
+					zeros[0] = rng.Uint64()
+				}
+				m.undo.Publish()
+				m.small[3] = rng.Uint32()
+			case 2:
+				arena.PutSlice(m.undo, m.small[5:9])
+				m.undo.Publish()
+				m.small[7]++
+			}
+		}
+		did := m.undo.Used() > 0
+		next := reopen(t, m)
+		if rolled, err := next.undo.Rollback(0); err != nil || rolled != did {
+			t.Fatalf("seed %d: rolled back %v, %v, want %v", seed, rolled, err, did)
+		}
+		if !slices.Equal(next.words, words) || !slices.Equal(next.small, small) {
+			t.Fatalf("seed %d: memory is not what was committed", seed)
+		}
+	}
+}
+
+func TestPuttingEntriesDoesNotAllocate(t *testing.T) {
+	m := fresh(t)
+	at := []uint32{0, 8, 0, 8, 8, 16}
+	batch := uint64(0)
+	if n := testing.AllocsPerRun(100, func() {
+		batch++
+		m.undo.Begin(batch)
+		for _, size := range []int{3, 4, 9} {
+			m.undo.PutEntries(m.words, at, size)
+			m.undo.Publish()
+		}
+	}); n != 0 {
+		t.Fatalf("%v allocations", n)
+	}
+	// Events of one entry in a row are saved once, entries of many words once in a batch.
+	if want := 5*4 + 5*5 + 3*10; m.undo.Used() != want {
+		t.Fatalf("%d words are used, want %d", m.undo.Used(), want)
+	}
+}

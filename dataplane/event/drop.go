@@ -19,6 +19,7 @@ const (
 	DropUnknownFeed  // metadata names a feed that the plan does not have
 	DropHoldLimit    // held for order, then thrown away because the hold was full
 	DropAncient      // belongs to an epoch before the channel's current one
+	DropPoison       // the worker died of it before: left out when it came back
 
 	// Messages.
 
@@ -48,7 +49,7 @@ const (
 )
 
 var dropNames = [DropCount]string{
-	"kept", "short", "version", "length", "channel_limit", "no_channel", "truncated", "unknown_feed", "hold_limit", "ancient",
+	"kept", "short", "version", "length", "channel_limit", "no_channel", "truncated", "unknown_feed", "hold_limit", "ancient", "poison",
 	"duplicate", "skipped", "bad_message", "syntax", "depth", "too_long", "unknown_order", "order_limit",
 	"no_time", "bad_value", "not_finite", "null_key", "key_length", "filtered", "late", "too_far_ahead", "key_limit", "pane_memory",
 }

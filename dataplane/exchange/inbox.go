@@ -200,9 +200,39 @@ func (x *Inbox) Drained() bool {
 	return true
 }
 
-// Taken notes the position of each lane, in the inbox's order: what a commit records.
-func (x *Inbox) Taken(into []uint64) {
+// Held reports that every writer has stopped for hold number, and that every lane is
+// empty: nothing comes until the hold ends.
+func (x *Inbox) Held(number uint64) bool {
 	for i := range x.lanes {
-		into[i] = x.lanes[i].lane.Taken()
+		if !x.lanes[i].lane.held(number) {
+			return false
+		}
+	}
+	return true
+}
+
+// A Place is where the reader of a lane stands: what it has taken, in words, and the
+// release that the last begin record named, to which the next records belong.
+type Place struct {
+	Taken, Position uint64
+	Source          uint32
+	_               uint32
+}
+
+// Taken notes the place in each lane, in the inbox's order: what a commit records.
+func (x *Inbox) Taken(into []Place) {
+	for i := range x.lanes {
+		c := &x.lanes[i]
+		into[i] = Place{Taken: c.lane.Taken(), Position: c.position, Source: c.source}
+	}
+}
+
+// Resume takes up where the commit that noted from left off.
+func (x *Inbox) Resume(from []Place) {
+	x.at = -1
+	for i := range x.lanes {
+		c := &x.lanes[i]
+		c.lane.head, c.lane.tailSeen = from[i].Taken, 0
+		c.position, c.source = from[i].Position, from[i].Source
 	}
 }

@@ -11,6 +11,7 @@ import (
 const (
 	tailWord     = 0  // written by the producer: words ever published
 	frontierWord = 1  // written by the producer: no record of an earlier position will follow
+	holdWord     = 2  // written by the producer: the hold that it has put nothing more in since
 	headWord     = 8  // written by the consumer: words ever taken
 	controlWords = 16 // two lines
 )
@@ -37,7 +38,9 @@ type Lane struct {
 	_ [64]byte
 }
 
-// NewLane takes a lane of at least words words, rounded up to a power of two, from r.
+// NewLane takes a lane of at least words words, rounded up to a power of two, from r. In a
+// warm region it holds what was published; who uses an end of it says first where that
+// end stands ([Out.Resume], [Inbox.Resume]).
 func NewLane(r *arena.Region, words int) (*Lane, error) {
 	n := 1
 	for n < words {
@@ -85,6 +88,23 @@ func (l *Lane) Written() uint64 { return l.tail }
 
 // Taken returns the consumer's position, in words: what commit records.
 func (l *Lane) Taken() uint64 { return l.head }
+
+// hold says that nothing was put since number, a hold, and nothing will be until the
+// next. Producer only, after Publish.
+func (l *Lane) hold(number uint64) {
+	if atomic.LoadUint64(&l.control[holdWord]) != number {
+		atomic.StoreUint64(&l.control[holdWord], number)
+	}
+}
+
+// held reports that the producer has said so, and that the lane is empty. Consumer only.
+func (l *Lane) held(number uint64) bool {
+	if atomic.LoadUint64(&l.control[holdWord]) != number { // before the tail
+		return false
+	}
+	ok, _ := l.available()
+	return !ok
+}
 
 // available reports whether a record can be read, and the frontier that held
 // before it looked. Consumer only.

@@ -149,3 +149,24 @@ func (o *Out) Written(into []uint64) {
 		}
 	}
 }
+
+// Resume takes up where the commit that noted from left off: what was put after it is
+// put once more.
+func (o *Out) Resume(from []uint64) {
+	for owner, l := range o.lanes {
+		if l != nil {
+			l.tail = from[owner]
+		}
+		o.begun[owner] = false // a begin may come twice
+	}
+}
+
+// Hold says that everything has been published before number, a hold of all workers, and
+// that nothing will be put until it ends.
+func (o *Out) Hold(number uint64) {
+	for _, l := range o.lanes {
+		if l != nil {
+			l.hold(number)
+		}
+	}
+}

@@ -164,7 +164,7 @@ func (p *process) buildWorkers(members []int) error {
 	p.owner = steer.OwnerTable(n)
 	p.lost = make([]atomic.Uint64, n)
 	for w := range n {
-		port, err := xsk.NewPort(p.start.Layout, w, p.owners, members)
+		port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, nil)
 		if err != nil {
 			return err
 		}
@@ -178,7 +178,13 @@ func (p *process) buildWorkers(members []int) error {
 		if p.lanes, err = dataplane.NewLanes(p.plan, region); err != nil {
 			return err
 		}
-		p.shared = window.NewShared(len(p.plan.Queries))
+		allowance, err := arena.New("headrace allowance", regionBytes)
+		if err != nil {
+			return err
+		}
+		if p.shared, err = window.NewShared(allowance, len(p.plan.Queries)); err != nil {
+			return err
+		}
 	}
 	built := make(chan error, n)
 	p.running.Store(int32(n))

@@ -1,6 +1,9 @@
 package segment
 
-import "github.com/headrace/headrace/dataplane/event"
+import (
+	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/event"
+)
 
 // FeedCounters counts one feed on one worker. Frames and messages are two ledgers:
 //
@@ -51,4 +54,8 @@ type Counters struct {
 
 	// feeds and queries have a bit for each that changed since the last Publish.
 	feeds, queries [event.FeedsMax / 64]uint64
+	// undo saves counters before they change, nil: nothing does. The bits say which have
+	// been saved in this batch.
+	undo                     *arena.Undo
+	feedsSaved, queriesSaved [event.FeedsMax / 64]uint64
 }

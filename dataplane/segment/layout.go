@@ -16,7 +16,7 @@ import (
 
 // Version is the version of the segment's meaning. The layout hash catches a
 // changed type; Version is for a change that no type shows.
-const Version = 2
+const Version = 3
 
 // QueuesMax bounds the RX queues of an interface.
 const QueuesMax = 64
@@ -38,7 +38,8 @@ type header struct {
 // workerLines is a worker's single words, each on its own line.
 type workerLines struct {
 	State    atomic.Uint64
-	_        [line - 8]byte
+	Held     atomic.Uint64 // the hold that State says it is for
+	_        [line - 16]byte
 	Produced atomic.Uint64
 	_        [line - 8]byte
 	Sequence atomic.Uint64 // of the counters: odd while they are written
@@ -63,7 +64,8 @@ type SocketCounters struct {
 // controlLines is the mailbox.
 type controlLines struct {
 	Command    atomic.Uint64
-	_          [line - 8]byte
+	Hold       atomic.Uint64
+	_          [line - 16]byte
 	Heartbeat  atomic.Uint64
 	Generation atomic.Uint64
 	UTCOffset  atomic.Int64

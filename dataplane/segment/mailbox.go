@@ -14,23 +14,50 @@ type Command uint64
 
 // The commands, each stronger than the one before.
 const (
-	Go      Command = iota // do your work
-	Drain                  // take no more frames, fire what is open, end
-	Discard                // take no more frames, drop what is open, end
-	Kill                   // end now
+	Go Command = iota // do your work
+	// Hold: take no more frames, finish what is in hand, and wait. Nothing is fired that
+	// would not be without it, and frames go on coming into the rings. A worker that has
+	// got there is [Held], and nobody's memory changes until the hold ends.
+	Hold
+	// HoldPast is Hold, but what lies in the rings when a worker sees it is taken first:
+	// for a change after which some frames come to another worker.
+	HoldPast
+	Drain   // take no more frames, fire what is open, end
+	Discard // take no more frames, drop what is open, end
+	Kill    // end now
 )
+
+// Holds reports whether c is one of the holds.
+func (c Command) Holds() bool { return c == Hold || c == HoldPast }
 
 // Command returns what control asks. A word that is no command reads as Kill:
 // a control plane that writes nonsense must not keep us alive.
 func (s *Segment) Command() Command { return min(Command(s.mailbox.Command.Load()), Kill) }
 
 // SetCommand asks for c. Control writes it. A weaker command than the last is
-// ignored: a drain cannot be taken back.
+// ignored: a drain cannot be taken back. Only a hold ends with Go.
 func (s *Segment) SetCommand(c Command) {
-	if c > s.Command() {
+	if last := s.Command(); c > last || c == Go && last.Holds() {
 		s.mailbox.Command.Store(uint64(c))
 	}
 }
+
+// SetHold asks for a hold, c being one of the two, and returns its number: a worker is
+// there when it is [Held] and [Worker.HeldFor] is that number. Control writes it. It
+// returns 0 if something stronger has been asked for. [Segment.SetCommand] with Go ends
+// the hold.
+func (s *Segment) SetHold(c Command) uint64 {
+	if s.Command() > HoldPast || !c.Holds() {
+		return 0
+	}
+	number := s.mailbox.Hold.Load() + 1
+	s.mailbox.Hold.Store(number) // before the command: who sees that sees this
+	s.mailbox.Command.Store(uint64(c))
+	return number
+}
+
+// Hold returns the number of the hold that was asked for last; 0 if none was.
+func (s *Segment) Hold() uint64 { return s.mailbox.Hold.Load() }
 
 // Heartbeat returns CLOCK_MONOTONIC, in nanoseconds, when control last said that
 // it lives; 0 before the first time.

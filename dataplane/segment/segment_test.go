@@ -128,7 +128,7 @@ func TestAnotherSegmentIsRefusedAndTheErrorSaysWhatDiffers(t *testing.T) {
 	}{
 		{"another plan", func(_ *Segment, p *plan.Plan) { p.Batch = 7 }, "its plan is"},
 		{"a bigger outbox", func(_ *Segment, p *plan.Plan) { p.OutboxBytes *= 2 }, "its plan is"},
-		{"another ABI", func(s *Segment, _ *plan.Plan) { poke(s, func(h *header) { h.Version++ }) }, "its version is 3, not 2"},
+		{"another ABI", func(s *Segment, _ *plan.Plan) { poke(s, func(h *header) { h.Version++ }) }, "its version is 4, not 3"},
 		{"another layout", func(s *Segment, _ *plan.Plan) { poke(s, func(h *header) { h.Layout[0]++ }) }, "its layout is"},
 		{"another record layout", func(s *Segment, _ *plan.Plan) { poke(s, func(h *header) { h.RecordVersion++ }) }, "its record version is"},
 		{"no segment", func(s *Segment, _ *plan.Plan) { poke(s, func(h *header) { *h = header{} }) }, "its magic is 0"},

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
@@ -24,13 +25,14 @@ type State uint64
 const (
 	Starting State = iota
 	Running
+	Held // nothing is in hand: see [Hold]
 	Draining
 	Done
 	Failed
 	stateCount
 )
 
-var stateNames = [stateCount]string{"starting", "running", "draining", "done", "failed"}
+var stateNames = [stateCount]string{"starting", "running", "held", "draining", "done", "failed"}
 
 // String returns the state's name in ledgers.
 func (s State) String() string {
@@ -40,12 +42,42 @@ func (s State) String() string {
 	return "unknown"
 }
 
+// HeldFor returns the number of the hold for which the worker is [Held], or was last.
+func (w *Worker) HeldFor() uint64 { return w.lines.Held.Load() }
+
+// SetHeld says that the worker has got to where hold number asks it to be. The worker
+// writes it.
+func (w *Worker) SetHeld(number uint64) {
+	w.lines.Held.Store(number) // before the state: who sees that sees this
+	w.SetState(Held)
+}
+
 // Final reports that the worker puts nothing more into its outbox.
 func (s State) Final() bool { return s == Done || s == Failed }
 
 // NewCounters returns zero counters for p.
 func NewCounters(p *plan.Plan) *Counters {
 	return &Counters{Feeds: make([]FeedCounters, len(p.Feeds)), Queries: make([]QueryCounters, len(p.Queries))}
+}
+
+// CountersIn returns counters for p whose feeds and queries are in r, with what they
+// count there already, and are saved in undo before they change. The worker's own are the
+// caller's to keep.
+func CountersIn(r *arena.Region, p *plan.Plan, undo *arena.Undo) (*Counters, error) {
+	feeds, err := arena.Slice[FeedCounters](r, "counters", len(p.Feeds))
+	if err != nil {
+		return nil, err
+	}
+	queries, err := arena.Slice[QueryCounters](r, "counters", len(p.Queries))
+	if err != nil {
+		return nil, err
+	}
+	return &Counters{Feeds: feeds, Queries: queries, undo: undo}, nil
+}
+
+// CounterWords is the room in an undo log that a batch's counters may need.
+func CounterWords(p *plan.Plan) int {
+	return len(p.Feeds)*(sizeOf[FeedCounters]()/8+1) + len(p.Queries)*(sizeOf[QueryCounters]()/8+1)
 }
 
 // Add adds every count of src to dst; both are of the same plan.
@@ -64,11 +96,43 @@ func Add(dst, src *Counters) {
 	}
 }
 
-// TouchFeed says that feed i's counters have changed since the last publication.
-func (c *Counters) TouchFeed(i int) { c.feeds[uint(i)/64%4] |= 1 << (uint(i) % 64) }
+// TouchFeed says that feed i's counters change: they are part of the next publication,
+// and saved, once a batch, if there is an undo log. It comes before the change.
+func (c *Counters) TouchFeed(i int) {
+	at, bit := uint(i)/64%4, uint64(1)<<(uint(i)%64)
+	c.feeds[at] |= bit
+	if c.undo != nil && c.feedsSaved[at]&bit == 0 {
+		c.feedsSaved[at] |= bit
+		arena.Save(c.undo, &c.Feeds[i])
+	}
+}
 
-// TouchQuery says that query i's counters have changed since the last publication.
-func (c *Counters) TouchQuery(i int) { c.queries[uint(i)/64%4] |= 1 << (uint(i) % 64) }
+// TouchQuery is [Counters.TouchFeed] for query i.
+func (c *Counters) TouchQuery(i int) {
+	at, bit := uint(i)/64%4, uint64(1)<<(uint(i)%64)
+	c.queries[at] |= bit
+	if c.undo != nil && c.queriesSaved[at]&bit == 0 {
+		c.queriesSaved[at] |= bit
+		arena.Save(c.undo, &c.Queries[i])
+	}
+}
+
+// TouchAll is [Counters.TouchFeed] of every feed and [Counters.TouchQuery] of every query.
+func (c *Counters) TouchAll() {
+	for i := range c.Feeds {
+		c.TouchFeed(i)
+	}
+	for i := range c.Queries {
+		c.TouchQuery(i)
+	}
+}
+
+// Begin says that a batch begins: what was saved before is not saved any more.
+func (c *Counters) Begin() {
+	if c.undo != nil {
+		c.feedsSaved, c.queriesSaved = [4]uint64{}, [4]uint64{}
+	}
+}
 
 // A Worker is one worker's part of the segment. Methods that write say so; they
 // are called by that worker's thread only, and only on the data side.

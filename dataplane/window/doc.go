@@ -12,12 +12,20 @@
 //	table.go      pane tables: key groups as contiguous runs of slots
 //	fold.go       events into panes
 //	watermark.go  sources, gaps, watermarks: the effect of marks
-//	close.go      panes into the outbox
+//	close.go      panes into the outbox, and their memory cleared
+//	undo.go       what a call may save of what it changes
 //	settle.go     the key limit where several workers share it (replay)
 //
 // The state is what DESIGN calls order-independent: within a pane the order of
 // folding changes nothing. What depends on order is decided by marks alone: which
 // events are late, which windows close with which gaps.
+//
+// # Restart
+//
+// Everything that outlives a batch is in the worker's region, and saved in an undo log
+// before it is changed. A pane that was put out is only marked as spent, and cleared
+// ([State.Sweep]) when that is committed. A State made over the region of a process
+// that ended goes on where its last committed batch ended.
 //
 // window knows events, aggregates and the outbox; no packets, formats or lanes.
 package window

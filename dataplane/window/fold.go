@@ -3,6 +3,7 @@ package window
 import (
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // Attach names the keyed events of the feed's streams, in the plan's order, that
@@ -93,7 +94,12 @@ func (s *State) fold(f *feed, q *query, k *event.Keyed, sel []uint16) {
 	if lost > 0 {
 		n = q.compact(n)
 	}
+	if s.undo != nil {
+		s.undo.PutEntries(q.mem, q.at[:n], q.geometry.State)
+		s.undo.Publish()
+	}
 	q.set.Fold(q.mem, q.at[:n], k.Batch, q.which[:n])
+	fault.Point()
 	q.counters.Applied += uint64(n)
 }
 
@@ -305,7 +311,7 @@ func (s *State) add(q *query, k *event.Keyed, i int, base, at uint32, full bool)
 		}
 	default:
 		if full || q.panes[slot].Count >= uint64(q.plan.Keys) {
-			q.panes[slot].Flags |= flagIncomplete
+			q.panes[slot].flag(q.undo)
 			q.counters.Drops[event.DropKeyLimit]++
 			return gone
 		}
@@ -321,13 +327,15 @@ func (s *State) turn(f *feed, q *query, t event.Nanos, src uint32) event.Drop {
 	if i < q.mark[0].Index {
 		return event.DropLate
 	}
-	if i > q.mark[0].Index+int64(q.plan.Panes) && s.tooFar(f, q, t, i, src) {
-		s.markOpen(q, q.mark[0].Index)
-		return event.DropTooFarAhead
-	}
 	slot := q.slotOf(i)
 	if slot < 0 {
-		slot = q.openPane(i)
+		// What has a pane is not judged again, as in the current pane nothing is: which
+		// one that is does not survive a restart.
+		if i > q.mark[0].Index+int64(q.plan.Panes) && s.tooFar(f, q, t, i, src) {
+			s.markOpen(q, q.mark[0].Index)
+			return event.DropTooFarAhead
+		}
+		slot = q.openPane(q.undo, i)
 	}
 	if slot < 0 {
 		if s.config.Wait {
@@ -364,7 +372,10 @@ func (s *State) tooFar(f *feed, q *query, t event.Nanos, i int64, src uint32) bo
 // something was dropped.
 func (s *State) markOpen(q *query, also int64) {
 	last := q.mark[0].Index + int64(q.plan.Panes)
-	q.hit = max(q.hit, last, also)
+	if l := &q.mark[0]; l.Hit < max(last, also) {
+		q.save()
+		l.Hit = max(last, also)
+	}
 	if s.config.Limit == SharedLimit {
 		for i := q.mark[0].Index; i <= last; i++ {
 			s.config.Shared.mark(q.number, i)

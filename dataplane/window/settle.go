@@ -102,11 +102,11 @@ func Settle(states []*State) (some bool) {
 func shareHits(states []*State, n int) {
 	hit := int64(beforeAll)
 	for _, s := range states {
-		hit = max(hit, s.queries[n].hit)
+		hit = max(hit, s.queries[n].mark[0].Hit)
 	}
 	for _, s := range states {
-		if q := &s.queries[n]; q.hit < hit {
-			q.hit = hit
+		if q := &s.queries[n]; q.mark[0].Hit < hit {
+			q.mark[0].Hit = hit
 			for i := range q.panes {
 				if q.panes[i].State != paneFree && q.panes[i].Index <= hit {
 					q.panes[i].Flags |= outbox.FlagIncomplete
@@ -271,7 +271,7 @@ func (s *State) enterWaiting(q *query) {
 			window := q.index(k.Batch.Time[i])
 			slot := q.slotOf(window)
 			if slot < 0 {
-				slot = q.openPane(window)
+				slot = q.openPane(nil, window)
 			}
 			if slot < 0 {
 				s.log.waiting[n] = s.log.append(s.log.waiting[n], q, k, i)

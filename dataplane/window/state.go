@@ -1,13 +1,17 @@
 package window
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
+	"sync/atomic"
 
 	"github.com/headrace/headrace/dataplane/aggregate"
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
 )
@@ -45,7 +49,12 @@ type Config struct {
 	// Resume are the watermarks, one a query, that a State before this one had reached,
 	// [event.MinNanos] where it had none; nil: there was no such State. Windows behind
 	// a watermark are closed, and those that may have been open are incomplete.
+	// Over a warm region it says nothing: there the State before this one goes on.
 	Resume []event.Nanos
+	// Undo saves what a batch changes of the region, for the next process to take back
+	// what was not committed; nil: nothing is saved. Replay has none: what it sets aside
+	// is not in the region. Counters are saved by who owns them.
+	Undo *arena.Undo
 }
 
 // State is one worker's share of all queries. One thread uses it.
@@ -57,6 +66,8 @@ type State struct {
 	// closing is the number of panes in state paneClosing, waiting the number of events
 	// that were admitted but have no pane yet.
 	closing, waiting int
+	spent            int // panes in state paneSpent
+	undo             *arena.Undo
 	cause            uint64
 	log              setAside
 }
@@ -67,15 +78,14 @@ type stream struct {
 	queries []int
 }
 
-// query is one query's state. The slices are in the arena.
+// query is one query's state. The slices are in the arena; what is not is scratch, or
+// derived from them ([State.Derive]).
 type query struct {
 	plan   *plan.Query
 	number int
-	// hit is the last window that something was dropped beside: windows up to it that
-	// close from now on are incomplete. lost are windows that lost keys to the limit on
-	// some worker, whether or not this one has anything in them (replay only).
-	hit      int64
-	resuming bool // hit grows with each source's first release
+	undo   *arena.Undo
+	// lost are windows that lost keys to the limit on some worker, whether or not this
+	// one has anything in them (replay only).
 	lost     []int64
 	set      *aggregate.Set
 	counters *segment.QueryCounters
@@ -87,10 +97,11 @@ type query struct {
 
 	mem       []uint64 // panes one after the other
 	panes     []pane   // window i is in pane i modulo their number, unless that was taken
+	saved     uint64   // the round in which mark was saved
 	displaced int      // panes that are elsewhere
+	spent     int      // panes in state paneSpent
 	queue     []uint32 // panes that are closing, oldest first: a ring
-	first     int      // of queue
-	closing   int      // of queue
+	over      []uint64 // SharedLimit: the keys of the last windows put out, as Shared has them
 	used      []uint64 // for each pane and group: usedWords words of occupied slots
 	usedWords int
 	groups    []uint32 // for each pane and group: entries
@@ -107,14 +118,20 @@ type query struct {
 	away  away
 	next  int // of the batch being applied: position in the selection
 
-	told int64 // window number up to which the outbox has been told
-	key  []byte
+	key []byte
 }
 
-// level is a query's watermark.
+// level is a query's watermark, and what else is known of all its windows.
 type level struct {
 	Time  event.Nanos
 	Index int64 // windows before this one are closed
+	// Hit is the last window that something was dropped beside: windows up to it that
+	// close from now on are incomplete.
+	Hit      int64
+	Told     int64  // window number up to which the outbox has been told
+	Resuming uint32 // 1: Hit grows with each source's first release
+	First    uint32 // of the queue
+	Closing  uint32 // of the queue
 }
 
 // source is one source of a feed.
@@ -136,6 +153,7 @@ type gap struct {
 
 type feed struct {
 	plan     *plan.Feed
+	undo     *arena.Undo
 	streams  []int
 	queries  []int
 	sources  []source // worker*channels + slot
@@ -146,6 +164,7 @@ type feed struct {
 	// quiet: a release whose source's greatest time stays below changes nothing but
 	// that source's time.
 	quiet event.Nanos
+	saved uint64 // the round in which gaps were saved
 	// passed: windows have begun to close since gaps were last forgotten.
 	passed bool
 
@@ -159,9 +178,14 @@ type feedCounts struct {
 	Greatest     event.Nanos // greatest event time of any source
 }
 
-// New takes the memory of all queries of c.Plan from r.
+// New takes the memory of all queries of c.Plan from r. If r is warm it goes on with
+// what is there; what the last batch left undone must have been rolled back, or
+// [State.Derive] has to be called when it is.
 func New(c Config, r *arena.Region) (*State, error) {
-	s := &State{config: c}
+	if c.Undo != nil && (c.Wait || c.Limit == Settled) {
+		return nil, errors.New("window: an undo log, where events are set aside in memory that it does not save: only a State that never waits may have one")
+	}
+	s := &State{config: c, undo: c.Undo}
 	p := c.Plan
 	for i := range p.Streams {
 		s.streams = append(s.streams, stream{feed: p.Streams[i].Feed, queries: p.Streams[i].Queries})
@@ -171,18 +195,107 @@ func New(c Config, r *arena.Region) (*State, error) {
 		if err := s.feeds[i].init(p, i, r); err != nil {
 			return nil, fmt.Errorf("window: feed %s: %w", p.Feeds[i].Name, err)
 		}
+		s.feeds[i].undo = c.Undo
 	}
 	s.queries = make([]query, len(p.Queries))
 	for i := range p.Queries {
 		if err := s.queries[i].init(p, i, &c.Counters[i], r); err != nil {
 			return nil, fmt.Errorf("window: query %s: %w", p.Queries[i].Name, err)
 		}
-		if c.Resume != nil {
+		if c.Limit == SharedLimit {
+			var err error
+			if s.queries[i].over, err = arena.Slice[uint64](r, "query "+p.Queries[i].Name+": keys put out", sharedPanes); err != nil {
+				return nil, fmt.Errorf("window: query %s: %w", p.Queries[i].Name, err)
+			}
+		}
+		s.queries[i].undo = c.Undo
+		if c.Resume != nil && !r.Warm() {
 			s.queries[i].resume(c.Resume[i])
 		}
 	}
 	s.log.init(p)
+	if r.Warm() {
+		s.Derive()
+	}
+	for i := range s.feeds {
+		s.findQuiet(&s.feeds[i])
+	}
 	return s, nil
+}
+
+// Derive finds out from the region what is not kept there. It is called after a
+// rollback that came after [New], before anything else.
+func (s *State) Derive() {
+	s.closing, s.spent = 0, 0
+	for i := range s.queries {
+		q := &s.queries[i]
+		q.derive()
+		s.closing += int(q.mark[0].Closing)
+		s.spent += q.spent
+	}
+	for i := range s.feeds {
+		s.findQuiet(&s.feeds[i])
+	}
+}
+
+// derive counts panes, and entries by the maps of occupied slots: those are saved for
+// every new entry, the numbers are not.
+func (q *query) derive() {
+	q.displaced, q.spent, q.start, q.end = 0, 0, 1, 0
+	for slot := range q.panes {
+		p := &q.panes[slot]
+		if p.State == paneFree {
+			clear(q.groups[slot*event.GroupCount:][:event.GroupCount])
+			continue
+		}
+		if slot != q.home(p.Index) {
+			q.displaced++
+		}
+		if p.State == paneSpent {
+			q.spent++
+		}
+		p.Count = 0
+		for group := range event.GroupCount {
+			entries := 0
+			for _, w := range q.usedOf(slot, group) {
+				entries += bits.OnesCount64(w)
+			}
+			q.groups[slot*event.GroupCount+group] = uint32(entries)
+			p.Count += uint64(entries)
+		}
+	}
+}
+
+// save saves what is known of all of q's windows, once a batch.
+func (q *query) save() {
+	if r := q.undo.Round(); q.saved != r {
+		arena.Save(q.undo, &q.mark[0])
+		q.saved = r
+	}
+}
+
+// saveGaps saves f's gaps, once a batch: there are few, and few batches have any.
+func (f *feed) saveGaps() {
+	if r := f.undo.Round(); f.saved != r {
+		arena.PutSlice(f.undo, f.gaps)
+		arena.Put(f.undo, &f.counts[0])
+		f.undo.Publish()
+		f.saved = r
+	}
+}
+
+// usedOf is the map of occupied slots of a group in a pane.
+func (q *query) usedOf(slot, group int) []uint64 {
+	return q.used[(slot*event.GroupCount+group)*q.usedWords:][:q.usedWords]
+}
+
+// findQuiet finds below which time a release changes nothing but its source's time.
+func (s *State) findQuiet(f *feed) {
+	f.quiet = event.MaxNanos
+	for _, n := range f.queries {
+		q := &s.queries[n]
+		f.quiet = min(f.quiet, q.closesAt(), q.farFrom())
+	}
 }
 
 func (f *feed) init(p *plan.Plan, number int, r *arena.Region) (err error) {
@@ -198,7 +311,6 @@ func (f *feed) init(p *plan.Plan, number int, r *arena.Region) (err error) {
 			f.queries = append(f.queries, p.Streams[i].Queries...)
 		}
 	}
-	f.quiet = event.MinNanos
 	if f.sources, err = arena.Slice[source](r, "sources", workers*f.channels); err != nil {
 		return err
 	}
@@ -211,7 +323,9 @@ func (f *feed) init(p *plan.Plan, number int, r *arena.Region) (err error) {
 	if f.counts, err = arena.Slice[feedCounts](r, "sources", 1); err != nil {
 		return err
 	}
-	f.counts[0].Greatest = event.MinNanos
+	if !r.Warm() {
+		f.counts[0].Greatest = event.MinNanos
+	}
 	return nil
 }
 
@@ -255,10 +369,13 @@ func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *aren
 	if q.mark, err = arena.Slice[level](r, label+": watermark", 1); err != nil {
 		return err
 	}
-	q.mark[0] = level{Time: event.MinNanos, Index: beforeAll}
-	q.queue = make([]uint32, panes)
-	q.told, q.hit = beforeAll, beforeAll
+	if q.queue, err = arena.Slice[uint32](r, label+": panes", panes); err != nil {
+		return err
+	}
 	q.start, q.end = 1, 0 // no pane
+	if !r.Warm() {
+		q.mark[0] = level{Time: event.MinNanos, Index: beforeAll, Hit: beforeAll, Told: beforeAll}
+	}
 	q.key = make([]byte, 0, event.KeyMax+8)
 	return nil
 }
@@ -269,13 +386,13 @@ func (q *query) init(p *plan.Plan, number int, c *segment.QueryCounters, r *aren
 // had and the first that this one gets: in windows up to the panes that may have been
 // open, and in those up to each source's first release, which may be much later.
 func (q *query) resume(t event.Nanos) {
-	q.resuming = true
+	l := &q.mark[0]
+	l.Resuming = 1
 	if t == event.MinNanos {
 		return // there was no event yet
 	}
-	q.mark[0] = level{Time: t, Index: q.index(t)}
-	q.told = q.mark[0].Index
-	q.hit = q.mark[0].Index + int64(q.plan.Panes)
+	l.Time, l.Index = t, q.index(t)
+	l.Told, l.Hit = l.Index, l.Index+int64(q.plan.Panes)
 }
 
 // Watermark returns the watermark of query number q.
@@ -296,12 +413,12 @@ func (q *query) windowStart(i int64) event.Nanos {
 // slotOf returns the pane of window i, or -1.
 func (q *query) slotOf(i int64) int {
 	at := q.home(i)
-	if p := &q.panes[at]; p.Index == i && p.State != paneFree {
+	if q.panes[at].holds(i) {
 		return at
 	}
 	if q.displaced > 0 {
 		for j := range q.panes {
-			if p := &q.panes[j]; p.Index == i && p.State != paneFree {
+			if q.panes[j].holds(i) {
 				return j
 			}
 		}
@@ -313,7 +430,7 @@ func (q *query) slotOf(i int64) int {
 func (q *query) home(i int64) int { return int(uint64(i) % uint64(len(q.panes))) }
 
 // openPane takes a free pane for window i and returns it, or -1.
-func (q *query) openPane(i int64) int {
+func (q *query) openPane(undo *arena.Undo, i int64) int {
 	at := q.home(i)
 	if q.panes[at].State != paneFree {
 		if at = slices.IndexFunc(q.panes, func(p pane) bool { return p.State == paneFree }); at < 0 {
@@ -321,7 +438,12 @@ func (q *query) openPane(i int64) int {
 		}
 		q.displaced++
 	}
-	q.panes[at] = pane{Index: i, State: paneOpen}
+	p := &q.panes[at]
+	arena.Save(undo, p)
+	// The state last: without an undo log, a pane that is half opened is a free one.
+	*p = pane{Index: i}
+	fault.Point()
+	atomic.StoreUint32(&p.State, paneOpen)
 	return at
 }
 

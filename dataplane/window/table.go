@@ -3,7 +3,9 @@ package window
 import (
 	"math"
 
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // Geometry is the layout of a query's pane tables. An entry is a slot of stride
@@ -78,7 +80,21 @@ const (
 	paneFree = iota
 	paneOpen
 	paneClosing
+	paneSpent // put out, and to be cleared when that is committed
 )
+
+// holds reports that p is the pane of window i.
+func (p *pane) holds(i int64) bool {
+	return p.Index == i && (p.State == paneOpen || p.State == paneClosing)
+}
+
+// flag says that the pane has lost something.
+func (p *pane) flag(undo *arena.Undo) {
+	if p.Flags&flagIncomplete == 0 {
+		arena.Save(undo, p)
+		p.Flags |= flagIncomplete
+	}
+}
 
 // find returns the entry of the key of event i in the pane at base, or the empty
 // slot where it belongs, as a word offset; full if its run has neither.
@@ -119,14 +135,24 @@ func (q *query) sameKey(at uint32, key []uint64, length uint8) bool {
 // insert makes the empty slot at the entry of event i's key.
 func (q *query) insert(slot int, at uint32, k *event.Keyed, i int) {
 	g := &q.geometry
+	group := int(k.Hash[i] >> 54)
+	index := (at - uint32(slot*g.PaneWords+group*g.RunWords)) / uint32(g.Stride)
+	used := &q.used[(slot*event.GroupCount+group)*q.usedWords+int(index/64)]
+	if q.undo != nil {
+		q.undo.PutZeros(q.mem[at : at+uint32(g.Stride)])
+		arena.Put(q.undo, used)
+		q.undo.Publish()
+	}
 	q.mem[at] = tag(k.Hash[i])
+	fault.Point()
 	copy(q.mem[at+1:at+1+uint32(g.KeyWords)], k.Key[i*g.KeyWords:(i+1)*g.KeyWords])
 	if g.Variable {
 		q.mem[at+1+uint32(g.KeyWords)] = uint64(k.KeyLen[i])
 	}
-	group := int(k.Hash[i] >> 54)
-	index := (at - uint32(slot*g.PaneWords+group*g.RunWords)) / uint32(g.Stride)
-	q.used[(slot*event.GroupCount+group)*q.usedWords+int(index/64)] |= 1 << (index % 64)
+	fault.Point()
+	*used |= 1 << (index % 64)
+	fault.Point()
+	// What follows is derived from that, in a start over warm memory.
 	q.groups[slot*event.GroupCount+group]++
 	q.panes[slot].Count++
 }

@@ -4,7 +4,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 )
@@ -29,20 +31,12 @@ func (s *State) Quiet(feed int, m *event.Mark) bool {
 func (s *State) Mark(feed int, m *event.Mark) bool {
 	f := &s.feeds[feed]
 	n := f.number(m.Source)
-	src := &f.sources[n]
 	switch m.Kind {
 	case event.MarkRelease:
-		if src.Active == 0 {
-			src.Active, src.Max = 1, m.Time
-			s.joined(f, m.Time)
-			f.active[f.counts[0].Active] = n
-			f.counts[0].Active++
-		}
-		src.Max, src.Idle = max(src.Max, m.Time), 0
+		s.released(f, n, m.Time)
 		if f.plan.Sequence == plan.Unsequenced && f.counts[0].Gaps > 0 {
 			f.closeGaps(n, ^uint32(0), m.Time)
 		}
-		f.counts[0].Greatest = max(f.counts[0].Greatest, m.Time)
 		if m.Time < f.quiet {
 			return false
 		}
@@ -64,17 +58,47 @@ func (s *State) Mark(feed int, m *event.Mark) bool {
 		f.closeGaps(n, ^uint32(0), f.counts[0].Greatest)
 		f.retire(n)
 	case event.MarkIdle:
-		src.Idle = m.Count
+		arena.Save(f.undo, &f.sources[n])
+		f.sources[n].Idle = m.Count
 	}
 	return s.advance(f)
+}
+
+// released notes that source n of f released events up to time t.
+func (s *State) released(f *feed, n uint32, t event.Nanos) {
+	src, c := &f.sources[n], &f.counts[0]
+	if src.Active != 0 && src.Idle == 0 && t <= src.Max && t <= c.Greatest {
+		return
+	}
+	arena.Put(f.undo, src)
+	arena.Put(f.undo, c)
+	if src.Active == 0 {
+		arena.Put(f.undo, &f.active[c.Active])
+	}
+	f.undo.Publish()
+	if src.Active == 0 {
+		src.Active, src.Max = 1, t
+		fault.Point()
+		f.active[c.Active] = n
+		fault.Point()
+		c.Active++
+		s.joined(f, t)
+	}
+	src.Max, src.Idle = max(src.Max, t), 0
+	fault.Point()
+	c.Greatest = max(c.Greatest, t)
+	fault.Point()
 }
 
 // joined notes that a source of f shows up with an event at t. After a restart what it
 // had before is lost.
 func (s *State) joined(f *feed, t event.Nanos) {
 	for _, n := range f.queries {
-		if q := &s.queries[n]; q.resuming {
-			q.hit = max(q.hit, q.index(t))
+		q := &s.queries[n]
+		if l := &q.mark[0]; l.Resuming != 0 && l.Hit < q.index(t) {
+			q.save()
+			l.Hit = q.index(t)
+			fault.Point()
 		}
 	}
 }
@@ -90,9 +114,16 @@ func (f *feed) retire(n uint32) {
 	active := f.active[:f.counts[0].Active]
 	for i, a := range active {
 		if a == n {
-			copy(active[i:], active[i+1:])
+			arena.Put(f.undo, &active[i])
+			arena.Put(f.undo, &f.counts[0])
+			arena.Put(f.undo, &f.sources[n])
+			f.undo.Publish()
+			active[i] = active[len(active)-1] // their order says nothing
+			fault.Point()
 			f.counts[0].Active--
+			fault.Point()
 			f.sources[n] = source{}
+			fault.Point()
 			return
 		}
 	}
@@ -117,20 +148,21 @@ const noSource = ^uint32(0)
 // reports whether it did. All sources idle or retired: the watermarks stay.
 func (s *State) advance(f *feed) bool {
 	closes := false
-	f.quiet = event.MaxNanos
 	for _, n := range f.queries {
 		q := &s.queries[n]
 		if least := f.least(noSource, q.plan.Idle); least != event.MaxNanos {
 			if t := least.Add(-q.plan.Delay); t > q.mark[0].Time {
+				q.save()
 				q.mark[0].Time = t
+				fault.Point()
 				if i := q.index(t); i > q.mark[0].Index {
 					s.pass(f, q, i)
 					closes = true
 				}
 			}
 		}
-		f.quiet = min(f.quiet, q.closesAt(), q.farFrom())
 	}
+	s.findQuiet(f)
 	if !closes {
 		return false
 	}
@@ -150,7 +182,8 @@ func (s *State) advance(f *feed) bool {
 // with what is missing in them now.
 func (s *State) pass(f *feed, q *query, to int64) {
 	from := q.mark[0].Index
-	q.mark[0].Index = to
+	q.mark[0].Index = to // saved, as the whole level is
+	fault.Point()
 	q.lost = slices.DeleteFunc(q.lost, func(i int64) bool { return i < from })
 	if uint64(to-from) < uint64(len(q.panes)) && q.displaced == 0 {
 		for i := from; i < to; i++ {
@@ -165,7 +198,9 @@ func (s *State) pass(f *feed, q *query, to int64) {
 			}
 		}
 	}
-	q.resuming = q.resuming && to <= q.hit
+	if to > q.mark[0].Hit {
+		q.mark[0].Resuming = 0
+	}
 	q.start, q.end = 1, 0
 }
 
@@ -177,21 +212,29 @@ func (s *State) beginClose(f *feed, q *query, slot int, firing outbox.Firing) {
 
 // enqueue puts an open pane behind those that are closing.
 func (s *State) enqueue(q *query, slot int, firing outbox.Firing, missing uint64, flags uint32) {
-	p := &q.panes[slot]
+	p, l := &q.panes[slot], &q.mark[0]
+	at := &q.queue[(l.First+l.Closing)%uint32(len(q.queue))]
+	q.save()
+	arena.Put(q.undo, p)
+	arena.Put(q.undo, at)
+	q.undo.Publish()
 	p.State, p.Firing, p.Group, p.Slot = paneClosing, uint32(firing), 0, 0
+	fault.Point()
 	if firing == outbox.OnTime {
 		p.Cause = s.cause // an end of input or a stop is no packet's doing
 	}
 	p.Missing, p.Flags = missing, flags
-	q.queue[(q.first+q.closing)%len(q.queue)] = uint32(slot)
-	q.closing++
+	fault.Point()
+	*at = uint32(slot)
+	fault.Point()
+	l.Closing++
 	s.closing++
 }
 
 // judge says what window i lacks as far as is known now, but for what its pane knows.
 func (s *State) judge(f *feed, q *query, i int64) (missing uint64, flags uint32) {
 	missing, hit := f.missing(q.windowStart(i), q.windowStart(i+1), q)
-	if hit || i <= q.hit || slices.Contains(q.lost, i) ||
+	if hit || i <= q.mark[0].Hit || slices.Contains(q.lost, i) ||
 		s.config.Shared != nil && s.config.Shared.marked(q.number, i) {
 		flags |= outbox.FlagIncomplete
 	}
@@ -217,18 +260,23 @@ func (f *feed) missing(start, end event.Nanos, q *query) (count uint64, hit bool
 func (f *feed) openGap(g gap) {
 	n := f.counts[0].Gaps
 	g.Least = g.From
+	f.saveGaps()
 	f.gaps[n] = g
+	fault.Point()
 	if n++; n > gapsMax {
 		n = f.joinNearest(n)
 	}
 	f.counts[0].Gaps = n
+	fault.Point()
 }
 
 // closeGaps ends the open gaps of source n up to gap number upto at time to.
 func (f *feed) closeGaps(n, upto uint32, to event.Nanos) {
 	for i := range f.gaps[:f.counts[0].Gaps] {
 		if g := &f.gaps[i]; g.Source == n && g.Open != 0 && g.Number <= upto {
+			f.saveGaps()
 			g.Open, g.To = 0, max(g.Least, to)
+			fault.Point()
 		}
 	}
 }
@@ -268,25 +316,38 @@ func (f *feed) joinNearest(n uint32) uint32 {
 	case g.Source == h.Source:
 		g.Number = max(g.Number, h.Number)
 	}
+	fault.Point()
 	copy(f.gaps[b:], f.gaps[b+1:n])
+	fault.Point()
 	return n - 1
 }
 
 // forgetGaps drops the gaps that can touch no window that is still to close.
 func (s *State) forgetGaps(f *feed) {
 	n := uint32(0)
-	for _, g := range f.gaps[:f.counts[0].Gaps] {
+	gaps := f.gaps[:f.counts[0].Gaps]
+	for i := range gaps {
+		g := &gaps[i]
 		needed := g.Open != 0
 		for _, number := range f.queries {
 			q := &s.queries[number]
 			needed = needed || q.windowStart(q.mark[0].Index) <= g.To
 		}
-		if needed {
-			f.gaps[n] = g
-			n++
+		if !needed {
+			f.saveGaps()
+			continue
 		}
+		if n != uint32(i) {
+			gaps[n] = *g
+			fault.Point()
+		}
+		n++
 	}
-	f.counts[0].Gaps, f.passed = n, false
+	if f.counts[0].Gaps != n {
+		f.counts[0].Gaps = n
+		fault.Point()
+	}
+	f.passed = false
 }
 
 // FlushAll begins to close every open pane: the end of input or a stop, not the
@@ -312,7 +373,8 @@ func (s *State) DiscardAll() {
 		q := &s.queries[i]
 		for j := range q.panes {
 			if q.panes[j].State == paneOpen {
-				q.clear(j)
+				arena.Save(q.undo, &q.panes[j])
+				s.spend(q, j)
 			}
 		}
 	}

@@ -33,12 +33,16 @@ type fakeQueue struct {
 	rx    []uint32 // producer positions
 }
 
-func newFakeQueue(workers, frames, rxRing, fillRing, parking int) *fakeQueue {
+func newFakeQueue(workers, frames, rxRing, fillRing int) *fakeQueue {
 	f := &fakeQueue{sizes: Sizes{FrameSize: 2048, Frames: frames, RxRing: rxRing, FillRing: fillRing}, umem: make([]byte, frames*2048), rx: make([]uint32, workers)}
-	f.refill = newRefill(newProducerRing(fakeRing(fillRing, addressBytes)), 2048, -1, workers, uint32(parking))
+	f.refill = newRefill(fakeState(workers, rxRing), newProducerRing(fakeRing(fillRing, addressBytes)), 2048, -1)
 	for w := range workers {
 		p := &Port{worker: w}
-		p.rings = append(p.rings, newRXRing(fakeRing(rxRing, descBytes), f.umem, f.refill))
+		r := fakeRing(rxRing, descBytes)
+		if err := f.refill.join(w, &r, uint64(w)+1); err != nil {
+			panic(err)
+		}
+		p.rings = append(p.rings, newRXRing(r, 0, f.umem, f.refill))
 		f.ports = append(f.ports, p)
 	}
 	for i := range frames {
@@ -47,6 +51,15 @@ func newFakeQueue(workers, frames, rxRing, fillRing, parking int) *fakeQueue {
 	f.refill.fill.next = uint32(frames)
 	f.refill.fill.publish()
 	return f
+}
+
+// fakeState is a queue's memory for so many workers, however few frames there are.
+func fakeState(workers, rxRing int) queueState {
+	q := queueState{head: &queueHead{}}
+	for range workers {
+		q.lots = append(q.lots, parking{&lotHead{}, make([]uint64, rxRing)})
+	}
+	return q
 }
 
 // alloc takes a free frame as the kernel does.
@@ -106,7 +119,7 @@ func (f *fakeQueue) whereabouts() []int {
 			add(r.desc(i).Addr)
 		}
 		lot := &f.refill.lots[w]
-		for i := lot.head.Load(); i != lot.tail.Load(); i++ {
+		for i := lot.Head.Load(); i != lot.Tail.Load(); i++ {
 			add(lot.slots[i&uint32(len(lot.slots)-1)])
 		}
 	}

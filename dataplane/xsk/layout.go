@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // Bounds of a mesh.
@@ -17,6 +18,8 @@ type Interface struct {
 	Name   string
 	Index  int // as in if_nametoindex(3)
 	Queues int // receive queues 0 to Queues-1 are used
+	// Memory is what the UMEM of each queue is to be of, if Layout.Raw.
+	Memory Memory
 }
 
 // A Layout says which sockets exist. It is plain data; two processes with the same
@@ -28,6 +31,10 @@ type Layout struct {
 	Sizes Sizes
 	// Bind is how the owners are bound.
 	Bind Bind
+	// Raw says that owners are raw sockets over memory files, which outlive the process
+	// that receives ([OpenRaw], [AdoptOwner]). Then worker 0, whom every number of
+	// workers has, has all owners: sockets keep their places when the number changes.
+	Raw bool
 }
 
 // A Socket is one socket of a layout.
@@ -80,8 +87,17 @@ func (l Layout) Check() error {
 	return nil
 }
 
+// owner returns the worker who has queue's owner.
+func (l Layout) owner(queue int) int {
+	if l.Raw {
+		return 0
+	}
+	return queue % l.Workers
+}
+
 // Sockets returns every socket of l: by interface, then queue, then worker. Queue q's
-// owner is the socket of worker q modulo the number of workers.
+// owner is the socket of worker q modulo the number of workers, or of worker 0 if l is
+// Raw.
 func (l Layout) Sockets() []Socket {
 	var out []Socket
 	queues := 0
@@ -90,7 +106,7 @@ func (l Layout) Sockets() []Socket {
 			for w := range l.Workers {
 				out = append(out, Socket{
 					Interface: i, Queue: q, Worker: w, Name: nic.Name, Index: nic.Index,
-					Owner: w == q%l.Workers, OwnerIndex: queues, Slot: Slot(q, w), FD: -1,
+					Owner: w == l.owner(q), OwnerIndex: queues, Slot: Slot(q, w), FD: -1,
 				})
 			}
 			queues++
@@ -113,6 +129,45 @@ func (l Layout) only(owner bool) []Socket {
 		}
 	}
 	return out
+}
+
+// MembersOf returns those of [Layout.Members] that are worker's.
+func (l Layout) MembersOf(worker int) []Socket {
+	var out []Socket
+	for _, s := range l.Members() {
+		if s.Worker == worker {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Weave makes descriptors in the order of [Layout.Members] of descriptors by worker,
+// each worker's in the order of [Layout.MembersOf], which is the order in which they
+// are opened when workers are added. A nil worker's descriptors are -1: a port of
+// another worker does not need them.
+func (l Layout) Weave(byWorker [][]int) ([]int, error) {
+	byWorker = slices.Clone(byWorker)
+	var out []int
+	for _, s := range l.Members() {
+		fd := -1
+		if s.Worker >= len(byWorker) {
+			return nil, fmt.Errorf("xsk: members of %d workers, the layout has %d", len(byWorker), l.Workers)
+		}
+		if of := &byWorker[s.Worker]; *of != nil {
+			if len(*of) == 0 {
+				return nil, fmt.Errorf("xsk: %v: its worker has fewer members than queues", s)
+			}
+			fd, *of = (*of)[0], (*of)[1:]
+		}
+		out = append(out, fd)
+	}
+	for w, left := range byWorker {
+		if len(left) > 0 {
+			return nil, fmt.Errorf("xsk: worker %d: %d members more than it has places", w, len(left))
+		}
+	}
+	return out, nil
 }
 
 // Assign returns l's sockets with their descriptors, those of the owners in the order

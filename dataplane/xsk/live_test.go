@@ -14,14 +14,29 @@ import (
 )
 
 func TestReceivingAllocatesNothing(t *testing.T) {
-	r := newRig(t, 1, 2, 1, 2048, true)
+	for name, raw := range kinds {
+		t.Run(name, func(t *testing.T) { testAllocations(t, raw) })
+	}
+}
+
+func testAllocations(t *testing.T, raw bool) {
+	t.Helper()
+	r := newRigOf(t, raw, 1, 2, 1, 2048, true)
 	p := r.mesh.Ports[0]
 	r.send(t, load(3000, 100000))
 	eventually(t, "frames are in the rings", func() bool { return p.InRing() > 2000 })
 	var frames [16]Frame
+	var positions [2]uint32
 	if n := testing.AllocsPerRun(100, func() {
 		if p.Receive(frames[:]) != len(frames) {
 			t.Fatal("the rings ran dry")
+		}
+		p.Positions(positions[:], frames[5:])
+		if c := p.Committed(frames[5:]); c.Received != p.Received-11 {
+			t.Fatalf("of %d frames received 11 are not done, and %d are", p.Received, c.Received)
+		}
+		if p.Positions(positions[:], nil); !p.Spent() {
+			t.Fatal("frames are in hand and nothing is spent")
 		}
 		p.Release()
 	}); n != 0 {
@@ -80,7 +95,7 @@ func TestPacketsOfSeveralFramesAreCountedAndDropped(t *testing.T) {
 	a, b := netns.New(t), netns.New(t)
 	pair := netns.Join(t, a, b, netns.Options{MTU: 9000})
 	r := &rig{pairs: []*netns.Pair{pair}, layout: Layout{
-		Interfaces: []Interface{{pair.B.Interface, pair.B.Index, 1}},
+		Interfaces: []Interface{{Name: pair.B.Interface, Index: pair.B.Index, Queues: 1}},
 		Workers:    1, Sizes: small(t, 1, 1024), Bind: Bind{ScatterGather: true},
 	}}
 	r.open(t, b)
@@ -118,7 +133,7 @@ func unixSocket(tb testing.TB, e *netns.End) (fd int, err error) {
 func TestTxSendsEveryFrameAndGetsItBack(t *testing.T) {
 	for name, driver := range modes {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, 1, 1, 1, 64, driver)
+			r := newRigOf(t, driver, 1, 1, 1, 64, driver)
 			pair := r.pairs[0]
 			listener := listen(t, pair.A, 9100)
 			tx := r.mesh.Owners[0].Tx()

@@ -38,6 +38,10 @@ func bindMember(fd int, s Socket, owner, rxRing int) error {
 // order of [Layout.Owners], and returns theirs in the order of [Layout.Members]. On an
 // error all are closed.
 func OpenMembers(l Layout, owners []int) ([]int, error) {
+	return openMembers(l, owners, l.Members())
+}
+
+func openMembers(l Layout, owners []int, members []Socket) ([]int, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
@@ -45,7 +49,7 @@ func OpenMembers(l Layout, owners []int) ([]int, error) {
 		return nil, fmt.Errorf("xsk: %d owners for %d queues: both processes must have the same layout", len(owners), want)
 	}
 	var fds []int
-	for _, s := range l.Members() {
+	for _, s := range members {
 		fd, err := OpenMember(s, owners[s.OwnerIndex], l.Sizes.RxRing)
 		if err != nil {
 			return nil, errors.Join(err, closeAll(fds))
@@ -55,23 +59,36 @@ func OpenMembers(l Layout, owners []int) ([]int, error) {
 	return fds, nil
 }
 
-// OpenOwners opens the owner of every queue of l, in the order of [Layout.Owners]. On
-// an error all are closed.
+// OpenMembersOf opens the members of one worker of l, who has joined the others, on the
+// owners' descriptors, and returns theirs in the order of [Layout.MembersOf]. On an
+// error all are closed.
+func OpenMembersOf(l Layout, owners []int, worker int) ([]int, error) {
+	return openMembers(l, owners, l.MembersOf(worker))
+}
+
+// OpenOwners opens the owner of every queue of l, in the order of [Layout.Owners], for
+// use in this process. On an error all are closed.
 func OpenOwners(l Layout) ([]*Owner, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
 	var owners []*Owner
 	for _, s := range l.Owners() {
-		o, err := OpenOwner(OwnerConfig{
-			Interface: s.Name, Index: s.Index, Queue: s.Queue, Workers: l.Workers, Sizes: l.Sizes, Bind: l.Bind,
-		})
+		o, err := OpenOwner(l.config(s))
 		if err != nil {
 			return nil, errors.Join(err, closeOwners(owners))
 		}
 		owners = append(owners, o)
 	}
 	return owners, nil
+}
+
+// config says what the owner s is to be.
+func (l Layout) config(s Socket) OwnerConfig {
+	return OwnerConfig{
+		Interface: s.Name, Index: s.Index, Queue: s.Queue, Sizes: l.Sizes, Bind: l.Bind,
+		Raw: l.Raw, Memory: l.Interfaces[s.Interface].Memory,
+	}
 }
 
 func ownerFDs(owners []*Owner) []int {

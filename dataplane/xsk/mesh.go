@@ -25,7 +25,7 @@ func OpenMesh(l Layout) (*Mesh, error) {
 		return nil, errors.Join(err, closeAll(members), m.Close())
 	}
 	for w := range l.Workers {
-		p, err := NewPort(l, w, m.Owners, members)
+		p, err := NewPort(l, w, m.Owners, members, nil)
 		if err != nil {
 			for _, s := range m.Sockets { // those that no port has taken, the failed one aside
 				if !s.Owner && s.Worker > w {

@@ -52,11 +52,20 @@ type rig struct {
 	pairs    []*netns.Pair
 }
 
-// newRig makes pairs that all end in one namespace and a mesh over these ends.
+// newRig makes pairs that all end in one namespace and a mesh over these ends, of
+// owners by asavie/xdp.
 func newRig(tb testing.TB, interfaces, queues, workers, rxRing int, driver bool) *rig {
 	tb.Helper()
+	return newRigOf(tb, false, interfaces, queues, workers, rxRing, driver)
+}
+
+// kinds are the kinds of owners, by name: raw or not.
+var kinds = map[string]bool{"asavie": false, "raw": true}
+
+func newRigOf(tb testing.TB, raw bool, interfaces, queues, workers, rxRing int, driver bool) *rig {
+	tb.Helper()
 	a, b := netns.New(tb), netns.New(tb)
-	r := &rig{layout: Layout{Workers: workers, Sizes: small(tb, workers, rxRing)}}
+	r := &rig{layout: Layout{Workers: workers, Sizes: small(tb, workers, rxRing), Raw: raw}}
 	for range interfaces {
 		p := netns.Join(tb, a, b, netns.Options{Queues: queues})
 		r.pairs = append(r.pairs, p)
@@ -275,14 +284,15 @@ func TestEveryFrameReachesTheWorkerOfItsKey(t *testing.T) {
 	for _, s := range []shape{{1, 1, 1}, {1, 1, 4}, {1, 4, 4}, {2, 2, 3}} {
 		for mode, driver := range modes {
 			name := fmt.Sprintf("%d interfaces, %d queues, %d workers, %s", s.interfaces, s.queues, s.workers, mode)
-			t.Run(name, func(t *testing.T) { testPlacement(t, s, driver) })
+			t.Run(name, func(t *testing.T) { testPlacement(t, s, false, driver) })
 		}
 	}
+	t.Run("raw owners", func(t *testing.T) { testPlacement(t, shape{2, 2, 3}, true, true) })
 }
 
-func testPlacement(t *testing.T, s shape, driver bool) {
+func testPlacement(t *testing.T, s shape, raw, driver bool) {
 	t.Helper()
-	r := newRig(t, s.interfaces, s.queues, s.workers, 2048, driver)
+	r := newRigOf(t, raw, s.interfaces, s.queues, s.workers, 2048, driver)
 	c := r.work()
 	sent := uint64(r.sendAll(t, c, 40000))
 	c.end()

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/dataplane/arena"
 )
 
 // Bind says how an owner is bound to its queue. The zero value tries zero-copy and
@@ -28,9 +31,11 @@ type OwnerConfig struct {
 	Interface string
 	Index     int // looked up by name if zero
 	Queue     int
-	Workers   int // that will give frames back
 	Sizes     Sizes
 	Bind      Bind
+	// Raw makes a raw socket over a memory file, whose memory is as Memory says.
+	Raw    bool
+	Memory Memory
 	// BusyWait is how long to try while the queue is bound: the kernel frees a closed
 	// socket's queue only some 40 ms later. Zero means two seconds.
 	BusyWait time.Duration
@@ -46,8 +51,10 @@ type Owner struct {
 	fallback error // why it is not zero-copy, if that was tried
 	refill   *refill
 	tx       *Tx
-	ports    atomic.Int32 // that use the UMEM
 	release  func() error // closes the socket and frees the UMEM
+
+	entered sync.Mutex
+	rings   map[int]ring // by worker: the RX rings of the ports that use the UMEM
 }
 
 // A base is a bound socket with its UMEM, however it was made.
@@ -57,25 +64,35 @@ type base struct {
 	release func() error
 }
 
-// OpenOwner opens the owner of one queue. It needs CAP_NET_RAW, and CAP_IPC_LOCK or a
-// memlock limit for the UMEM, which is touched first by this thread: who wants it on
-// a NUMA node calls from there.
+// OpenOwner opens the owner of one queue for use in this process: by asavie/xdp, or
+// raw if c says so. It needs CAP_NET_RAW, and CAP_IPC_LOCK or a memlock limit for the
+// UMEM. That of asavie/xdp is touched first by this thread: who wants it on a NUMA
+// node calls from there.
 //
-// It is the one place that knows how the socket is made; everything else uses its
-// descriptor and its memory.
+// A raw owner that is to outlive the process that receives is opened by [OpenRaw] in
+// one process and taken by [AdoptOwner] in the other. These three are the only places
+// that know how the socket is made; everything else uses its descriptor and its memory.
 func OpenOwner(c OwnerConfig) (*Owner, error) {
-	if err := c.complete(); err != nil {
-		return nil, fmt.Errorf("xsk: %s queue %d: %w", c.Interface, c.Queue, err)
+	if c.Raw {
+		return openRawHere(c)
 	}
-	b, fallback, err := openBase(c)
+	if err := c.complete(); err != nil {
+		return nil, c.named(err)
+	}
+	b, fallback, err := bindBest(c, func(flags int) (base, error) { return openAsavie(c, uint16(flags)) })
 	if err != nil {
-		return nil, fmt.Errorf("xsk: %s queue %d: %w", c.Interface, c.Queue, advise(err))
+		return nil, c.named(advise(err))
 	}
 	o := &Owner{config: c, fd: b.fd, umem: b.umem, fallback: fallback, release: b.release}
-	if err := o.start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("xsk: %s queue %d: %w", c.Interface, c.Queue, err), o.Close())
+	if err := o.start(nil); err != nil {
+		return nil, errors.Join(c.named(err), o.Close())
 	}
 	return o, nil
+}
+
+// named says whose err is.
+func (c *OwnerConfig) named(err error) error {
+	return fmt.Errorf("xsk: %s queue %d: %w", c.Interface, c.Queue, err)
 }
 
 func (c *OwnerConfig) complete() error {
@@ -84,9 +101,6 @@ func (c *OwnerConfig) complete() error {
 	}
 	if c.Bind.Copy && c.Bind.ZeroCopy {
 		return errors.New("copy and zero-copy are both forced: choose one")
-	}
-	if c.Workers < 1 || c.Workers > WorkersMax {
-		return fmt.Errorf("%d workers: 1 to %d are possible", c.Workers, WorkersMax)
 	}
 	if c.BusyWait == 0 {
 		c.BusyWait = 2 * time.Second
@@ -101,8 +115,8 @@ func (c *OwnerConfig) complete() error {
 	return nil
 }
 
-// openBase opens the socket, with zero-copy if possible. fallback is why it was not.
-func openBase(c OwnerConfig) (b base, fallback, err error) {
+// bindBest opens a bound socket, with zero-copy if possible. fallback is why it was not.
+func bindBest[T any](c OwnerConfig, open func(flags int) (T, error)) (made T, fallback, err error) {
 	flags := 0
 	if !c.Bind.NoNeedWakeup {
 		flags |= unix.XDP_USE_NEED_WAKEUP
@@ -111,14 +125,14 @@ func openBase(c OwnerConfig) (b base, fallback, err error) {
 		flags |= unix.XDP_USE_SG
 	}
 	if !c.Bind.Copy {
-		b, err = openPatiently(c, flags|unix.XDP_ZEROCOPY)
+		made, err = patiently(c, flags|unix.XDP_ZEROCOPY, open)
 		if err == nil || c.Bind.ZeroCopy || !noZeroCopy(err) {
-			return b, nil, err
+			return made, nil, err
 		}
 		fallback = err
 	}
-	b, err = openPatiently(c, flags|unix.XDP_COPY)
-	return b, fallback, err
+	made, err = patiently(c, flags|unix.XDP_COPY, open)
+	return made, fallback, err
 }
 
 // noZeroCopy reports whether err may mean that the driver cannot do zero-copy here.
@@ -126,14 +140,14 @@ func noZeroCopy(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS)
 }
 
-// openPatiently opens an asavie socket, again and again while the queue is bound.
-func openPatiently(c OwnerConfig, flags int) (base, error) {
+// patiently opens, again and again while the queue is bound.
+func patiently[T any](c OwnerConfig, flags int, open func(flags int) (T, error)) (T, error) {
 	const first, last = time.Millisecond, 10 * time.Millisecond
 	deadline := time.Now().Add(c.BusyWait) //nolint:forbidigo // opening is not on the data path
 	for pause := first; ; pause = min(2*pause, last) {
-		b, err := openAsavie(c, uint16(flags))
+		made, err := open(flags)
 		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) { //nolint:forbidigo // as above
-			return b, err
+			return made, err
 		}
 		time.Sleep(pause) //nolint:forbidigo // as above
 	}
@@ -158,23 +172,27 @@ func advise(err error) error {
 	return err
 }
 
-// start maps the rings, reads back what was granted and fills the fill ring.
-func (o *Owner) start() error {
-	options, err := unix.GetsockoptInt(o.fd, unix.SOL_XDP, unix.XDP_OPTIONS)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
+// start maps the rings and reads back what was granted. With a region, which is that of
+// an adopted owner, it goes on where the process before this one was; without, it fills
+// the fill ring.
+func (o *Owner) start(r *arena.Region) (err error) {
+	if o.zeroCopy, err = grantedZeroCopy(o.fd); err != nil {
+		return err
 	}
-	o.zeroCopy = options&unix.XDP_OPTIONS_ZEROCOPY != 0
 	off, err := mapOffsets(o.fd)
 	if err != nil {
 		return err
 	}
 	s := o.config.Sizes
+	state, err := newQueueState(r, s)
+	if err != nil {
+		return err
+	}
 	fill, err := mapRing(o.fd, unix.XDP_UMEM_PGOFF_FILL_RING, off.Fr, uint32(s.FillRing), addressBytes)
 	if err != nil {
 		return err
 	}
-	o.refill = newRefill(newProducerRing(fill), s.FrameSize, o.fd, o.config.Workers, uint32(s.RxRing))
+	o.refill = newRefill(state, newProducerRing(fill), s.FrameSize, o.fd)
 	tx, err := mapRing(o.fd, unix.XDP_PGOFF_TX_RING, off.Tx, uint32(s.TxRing), descBytes)
 	if err != nil {
 		return err
@@ -183,13 +201,53 @@ func (o *Owner) start() error {
 	if o.tx.done, err = mapRing(o.fd, unix.XDP_UMEM_PGOFF_COMPLETION_RING, off.Cr, uint32(s.TxRing), addressBytes); err != nil {
 		return err
 	}
-	f := &o.refill.fill
+	o.tx.taken = atomic.LoadUint32(o.tx.done.consumer)
+	if r != nil {
+		return o.resume()
+	}
+	o.refill.stock(s)
+	fillUp(&o.refill.fill, s)
+	o.wake()
+	return nil
+}
+
+// grantedZeroCopy asks the kernel how a socket was bound.
+func grantedZeroCopy(fd int) (bool, error) {
+	options, err := unix.GetsockoptInt(fd, unix.SOL_XDP, unix.XDP_OPTIONS)
+	return options&unix.XDP_OPTIONS_ZEROCOPY != 0, os.NewSyscallError("getsockopt", err)
+}
+
+// fillUp gives the kernel all frames but those for sending, for the first and only time.
+func fillUp(f *producerRing, s Sizes) {
 	for i := range s.Frames - s.TxRing {
 		*f.address(f.next) = uint64(i * s.FrameSize)
 		f.next++
 	}
 	f.publish()
-	return nil
+}
+
+// wake tells a driver that found the fill ring empty that it no longer is.
+func (o *Owner) wake() {
+	if o.refill.fill.needsWakeup() {
+		kickRX(o.fd)
+	}
+}
+
+// enter notes the RX ring of a worker's port.
+func (o *Owner) enter(worker int, r ring) {
+	o.entered.Lock()
+	defer o.entered.Unlock()
+	if o.rings == nil {
+		o.rings = map[int]ring{}
+	}
+	o.rings[worker] = r
+}
+
+// leave forgets it.
+func (o *Owner) leave(worker int) {
+	o.entered.Lock()
+	defer o.entered.Unlock()
+	delete(o.rings, worker)
 }
 
 // FD returns the owner's descriptor, by which members are opened and rings mapped.
@@ -211,7 +269,9 @@ func (o *Owner) Close() error {
 	if o.release == nil {
 		return nil
 	}
-	if n := o.ports.Load(); n > 0 {
+	o.entered.Lock()
+	defer o.entered.Unlock()
+	if n := len(o.rings); n > 0 {
 		return fmt.Errorf("xsk: %s queue %d: %d ports still use it: close them first", o.config.Interface, o.config.Queue, n)
 	}
 	var errs []error

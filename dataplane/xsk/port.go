@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +13,7 @@ import (
 // Counters count what a port did, exactly, as plain fields: only the worker's thread
 // may read them while it runs.
 //
-//	entries of packets taken = Received + BadDescriptor + BadMeta + MultiBuffer
+//	entries of packets taken = Received + BadDescriptor + BadMeta + MultiBuffer + Poison
 //
 // where a packet of several entries is one.
 type Counters struct {
@@ -20,6 +21,7 @@ type Counters struct {
 	BadDescriptor uint64 // a descriptor that points outside UMEM
 	BadMeta       uint64 // no metadata before the frame, or metadata that does not fit it
 	MultiBuffer   uint64 // packets larger than one frame
+	Poison        uint64 // frames skipped at the word of [Port.Skip]
 	Parked        uint64 // frames given back while another worker was refilling
 	Kicks         uint64 // times the driver had to be woken
 }
@@ -27,7 +29,7 @@ type Counters struct {
 // Taken returns how many packets were taken from the rings, good or not: the
 // "received" of steered = received + lost + in ring.
 func (c *Counters) Taken() uint64 {
-	return c.Received + c.BadDescriptor + c.BadMeta + c.MultiBuffer
+	return c.Received + c.BadDescriptor + c.BadMeta + c.MultiBuffer + c.Poison
 }
 
 // A Port is a worker's receiver: its RX ring of every queue of every interface. But
@@ -39,6 +41,8 @@ type Port struct {
 	turn   int // the ring to begin with
 	// stuck says that a Release left something in a ring.
 	stuck bool
+	// keeps says that nothing is released but by the worker, who has committed it.
+	keeps bool
 
 	sockets []Socket
 	members []int // descriptors to close
@@ -54,14 +58,20 @@ var _ Receiver = (*Port)(nil)
 
 // NewPort makes worker's port of the owners' queues and its members' descriptors.
 // owners are in the order of [Layout.Owners], members in that of [Layout.Members],
-// all workers' members. The port takes its own worker's members and closes them; the
-// UMEM and the rings of the owners must outlive it.
-func NewPort(l Layout, worker int, owners []*Owner, members []int) (*Port, error) {
+// all workers' members; those of other workers are not looked at. The port takes its
+// own worker's members and closes them; the UMEM and the rings of the owners must
+// outlive it.
+//
+// resume is nil, or for each ring the position that the worker before this one
+// committed last ([Port.Positions]): the port goes on there, and gives back at once
+// what was committed and not yet given back. Without it, everything is received that
+// was not given back.
+func NewPort(l Layout, worker int, owners []*Owner, members []int, resume []uint32) (*Port, error) {
 	sockets, err := l.Assign(ownerFDs(owners), members)
 	if err != nil {
 		return nil, fmt.Errorf("xsk: port of worker %d: %w", worker, err)
 	}
-	p := &Port{worker: worker}
+	p := &Port{worker: worker, keeps: l.Raw}
 	for _, s := range sockets {
 		if s.Worker != worker {
 			continue
@@ -73,7 +83,25 @@ func NewPort(l Layout, worker int, owners []*Owner, members []int) (*Port, error
 	if len(p.rings) == 0 {
 		return nil, fmt.Errorf("xsk: port of worker %d: the layout has %d workers", worker, l.Workers)
 	}
+	if resume != nil {
+		if err := p.resume(resume); err != nil {
+			return nil, errors.Join(fmt.Errorf("xsk: port of worker %d: %w", worker, err), p.Close())
+		}
+	}
 	return p, nil
+}
+
+func (p *Port) resume(positions []uint32) error {
+	if len(positions) != len(p.rings) {
+		return fmt.Errorf("%d positions for %d rings: %w", len(positions), len(p.rings), ErrState)
+	}
+	for i := range p.rings {
+		if err := p.rings[i].resume(positions[i]); err != nil {
+			return fmt.Errorf("%v: %w", p.sockets[i], err)
+		}
+	}
+	p.Release()
+	return nil
 }
 
 func (p *Port) add(s Socket, o *Owner) error {
@@ -88,9 +116,16 @@ func (p *Port) add(s Socket, o *Owner) error {
 	if err != nil {
 		return err
 	}
-	o.ports.Add(1)
+	cookie, err := cookieOf(s.FD)
+	if err == nil {
+		err = o.refill.join(s.Worker, &r, cookie)
+	}
+	if err != nil {
+		return errors.Join(err, r.unmap())
+	}
+	o.enter(s.Worker, r)
 	p.owners = append(p.owners, o)
-	p.rings = append(p.rings, newRXRing(r, o.umem, o.refill))
+	p.rings = append(p.rings, newRXRing(r, len(p.rings), o.umem, o.refill))
 	return nil
 }
 
@@ -107,7 +142,8 @@ func mapRX(fd, entries int) (ring, error) {
 // Receive fills frames from the front, fairly over the rings, and returns how many.
 // Each ring first gives at most its share of len(frames); what room is left is filled
 // from the ring whose turn it is. Frames are good until Release. It neither blocks nor
-// allocates. Frames that cannot be used are counted and given back with the others.
+// allocates. Frames that cannot be used are counted and given back with the others; see
+// [Port.Spent].
 func (p *Port) Receive(frames []Frame) int {
 	share := (len(frames) + len(p.rings) - 1) / len(p.rings)
 	n, entries := p.round(frames, share)
@@ -122,7 +158,7 @@ func (p *Port) Receive(frames []Frame) int {
 	if p.turn++; p.turn == len(p.rings) {
 		p.turn = 0
 	}
-	if n == 0 {
+	if n == 0 && !p.keeps {
 		p.Release() // nothing is in the worker's hands, which may not call it then
 	}
 	return n
@@ -150,7 +186,7 @@ func (p *Port) Release() {
 	p.stuck = false
 	for i := range p.rings {
 		r := &p.rings[i]
-		r.released = r.next
+		r.release()
 		if r.pending() != 0 {
 			r.queue.give(p.worker, r, &p.Counters)
 			p.stuck = p.stuck || r.pending() != 0
@@ -170,15 +206,80 @@ func (p *Port) settle() {
 	}
 }
 
-// Positions writes, for each ring, the position up to which the worker has received,
-// to be committed with a batch before it is released. It returns the number of rings;
-// into must be at least as long.
-func (p *Port) Positions(into []uint32) int {
+// Spent reports that something waits for a Release. With raw owners ([Layout.Raw])
+// nothing is given back that was not committed: also where Receive returned no frame,
+// since none could be used, the worker commits and calls Release.
+func (p *Port) Spent() bool {
+	for i := range p.rings {
+		if r := &p.rings[i]; r.whole != r.released {
+			return true
+		}
+	}
+	return false
+}
+
+// Positions writes, for each ring, the position up to which frames are done, to be
+// committed with a batch before it is released; rest are those of the last Receive
+// that are not done, at its end, and will be received again if the process ends now.
+// It returns the number of rings, which is that of [Port.Sockets]; into must be at
+// least as long.
+func (p *Port) Positions(into []uint32, rest []Frame) int {
 	into = into[:len(p.rings)]
 	for i := range p.rings {
-		into[i] = p.rings[i].next
+		into[i] = p.rings[i].whole
+	}
+	for i := len(rest) - 1; i >= 0; i-- { // a ring's first is its last to be written
+		ring, position := rest[i].Place()
+		into[ring] = position
 	}
 	return len(p.rings)
+}
+
+// Committed returns the counters as they are to be committed with [Port.Positions] of
+// the same rest: without what will be taken, and counted, again.
+func (p *Port) Committed(rest []Frame) Counters {
+	c := p.Counters
+	var seen uint64 // by ring modulo 64: two that share a bit are looked at one by one
+	for i := range rest {
+		ring, position := rest[i].Place()
+		if bit := uint64(1) << (ring % 64); seen&bit == 0 || !listed(rest[:i], ring) {
+			seen |= bit
+			p.rings[ring].recount(position, &c)
+		}
+	}
+	return c
+}
+
+// listed reports whether one of frames is of ring.
+func listed(frames []Frame, ring int) bool {
+	for i := range frames {
+		if at, _ := frames[i].Place(); at == ring {
+			return true
+		}
+	}
+	return false
+}
+
+// Skip makes Receive pass over the frame at a position of a ring, as [Frame.Place] told
+// it in the process before this one, which it brought down. The frame is counted as
+// Poison and given back with the next Release. It is called before the first Receive,
+// and returns the frame, so that it can be kept for people to look at.
+func (p *Port) Skip(ring int, position uint32) (Frame, error) {
+	if ring < 0 || ring >= len(p.rings) {
+		return Frame{}, fmt.Errorf("xsk: worker %d: a frame to skip in ring %d of %d", p.worker, ring, len(p.rings))
+	}
+	r := &p.rings[ring]
+	if r.seen = atomic.LoadUint32(r.producer); position-r.next >= r.seen-r.next {
+		return Frame{}, fmt.Errorf("xsk: %v: a frame to skip at position %d: the ring has %d to %d", p.sockets[ring], position, r.next, r.seen)
+	}
+	again := *r
+	again.next, again.whole, again.skips, again.contd = position, position, nil, false
+	var frame [1]Frame
+	if _, n := again.take(frame[:], &Counters{}); n == 0 {
+		return Frame{}, fmt.Errorf("xsk: %v: a frame to skip at position %d: none there was handed out", p.sockets[ring], position)
+	}
+	r.skips = append(r.skips, position)
+	return frame[0], nil
 }
 
 // InRing returns how many entries lie in the port's RX rings, those included that
@@ -243,14 +344,14 @@ func (p *Port) look(i int) error {
 }
 
 // Close unmaps the rings and closes the member sockets. The worker must have stopped,
-// and the sockets should be out of the XSKMAP. Frames become invalid.
+// and the sockets should be out of the XSKMAP. Frames become invalid. What a member's
+// ring holds is lost to the UMEM if nobody else has the socket: a worker who leaves
+// others at work drains first.
 func (p *Port) Close() error {
 	var errs []error
 	for i := range p.rings {
+		p.owners[i].leave(p.sockets[i].Worker)
 		errs = append(errs, p.rings[i].unmap())
-	}
-	for _, o := range p.owners {
-		o.ports.Add(-1)
 	}
 	for _, fd := range p.members {
 		errs = append(errs, os.NewSyscallError("close", unix.Close(fd)))

@@ -22,8 +22,7 @@ func TestEveryFrameIsInExactlyOnePlace(t *testing.T) {
 		workers := rapid.IntRange(1, 4).Draw(t, "workers")
 		frames := 1 << rapid.IntRange(3, 6).Draw(t, "log frames")
 		rxRing := 1 << rapid.IntRange(2, 5).Draw(t, "log RX ring")
-		parking := 1 << rapid.IntRange(0, 5).Draw(t, "log parking")
-		f := newFakeQueue(workers, frames, rxRing, frames, parking)
+		f := newFakeQueue(workers, frames, rxRing, frames)
 		var batch [16]Frame
 		steps := rapid.SliceOfN(rapid.IntRange(0, 5*workers+2), 1, 300).Draw(t, "steps")
 		locked := false
@@ -78,7 +77,7 @@ func TestEveryFrameIsInExactlyOnePlace(t *testing.T) {
 // The same with real threads: run with -race.
 func TestWorkersRefillOneQueueAtOnce(t *testing.T) {
 	const workers, frames, deliveries = 4, 256, 200000
-	f := newFakeQueue(workers, frames, 64, frames, 16)
+	f := newFakeQueue(workers, frames, 64, frames)
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	for _, p := range f.ports {
@@ -147,12 +146,13 @@ func verdict(d unix.XDPDesc, m steer.Meta, contd bool, umem int) (kept bool, cou
 
 func TestUnusableFramesAreCountedAndNeverHandedOut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := newFakeQueue(1, 32, 32, 32, 8)
+		f := newFakeQueue(1, 32, 32, 32)
 		p := f.ports[0]
 		var want Counters
 		var metas []steer.Meta
 		contd := false
-		for range rapid.IntRange(1, 32).Draw(t, "frames") {
+		begun := 0 // entries of a packet that has no end
+		for range rapid.IntRange(1, 31).Draw(t, "frames") {
 			m := good(rapid.Uint64().Draw(t, "hash"), rapid.IntRange(0, 100).Draw(t, "payload"))
 			switch rapid.IntRange(0, 8).Draw(t, "fault") {
 			case 0:
@@ -178,6 +178,9 @@ func TestUnusableFramesAreCountedAndNeverHandedOut(t *testing.T) {
 			}
 			kept, count := verdict(*d, m, contd, len(f.umem))
 			contd = options != 0
+			if begun++; !contd {
+				begun = 0
+			}
 			if count != nil {
 				*count(&want)++
 			}
@@ -196,19 +199,36 @@ func TestUnusableFramesAreCountedAndNeverHandedOut(t *testing.T) {
 				t.Fatalf("frame %d has %+v, want %+v", i, batch[i].Meta, m)
 			}
 		}
-		if n == 0 && p.InRing() != 0 {
-			t.Fatalf("nothing was handed out and %d entries stay in the ring", p.InRing())
+		if n == 0 && p.InRing() != begun {
+			t.Fatalf("nothing was handed out and %d entries stay in the ring, want %d", p.InRing(), begun)
+		}
+		// Whichever frame is the first that is not done: what is counted before it and
+		// after it is all there is.
+		for at := range n {
+			before := p.Committed(batch[at:n])
+			_, position := batch[at].Place()
+			again := p.rings[0]
+			again.next, again.whole, again.contd = position, position, false
+			after := Counters{}
+			var rest [64]Frame
+			again.take(rest[:], &after)
+			if sum := (Counters{
+				Received: before.Received + after.Received, BadDescriptor: before.BadDescriptor + after.BadDescriptor,
+				BadMeta: before.BadMeta + after.BadMeta, MultiBuffer: before.MultiBuffer + after.MultiBuffer,
+			}); sum != want || before.Received != uint64(at) {
+				t.Fatalf("%d of %d done: %+v before, %+v after, want %+v together", at, n, before, after, want)
+			}
 		}
 		p.Release()
-		if p.InRing() != 0 {
-			t.Fatalf("released, and %d entries stay in the ring", p.InRing())
+		if p.InRing() != begun {
+			t.Fatalf("released, and %d entries stay in the ring, want %d", p.InRing(), begun)
 		}
 	})
 }
 
 // Nothing shows to the kernel before Release.
 func TestReceiveOnlyPeeks(t *testing.T) {
-	f := newFakeQueue(1, 16, 16, 16, 8)
+	f := newFakeQueue(1, 16, 16, 16)
 	for range 10 {
 		f.deliver(0, good(1, 8), 60, 0)
 	}
@@ -223,7 +243,7 @@ func TestReceiveOnlyPeeks(t *testing.T) {
 	if p.InRing() != 10 || f.refill.fill.waiting() != 16 {
 		t.Errorf("before Release: %d in ring, %d to fill, want 10, 16", p.InRing(), f.refill.fill.waiting())
 	}
-	if n := p.Positions(at[:]); n != 1 || at[0] != 8 {
+	if n := p.Positions(at[:], nil); n != 1 || at[0] != 8 {
 		t.Errorf("Positions = %d %v, want 8", n, at)
 	}
 	f.flush()
@@ -240,7 +260,7 @@ func TestReceiveIsFairOverRings(t *testing.T) {
 	p := &Port{}
 	var queues []*fakeQueue
 	for range rings {
-		f := newFakeQueue(1, size, size, size, 16)
+		f := newFakeQueue(1, size, size, size)
 		queues = append(queues, f)
 	}
 	for i, f := range queues {
@@ -274,7 +294,7 @@ func TestReceiveIsFairOverRings(t *testing.T) {
 	}
 	lone := &Port{}
 	for i := range 3 {
-		f := newFakeQueue(1, size, size, size, 16)
+		f := newFakeQueue(1, size, size, size)
 		for i == 1 && f.deliver(0, good(1, 8), 60, 0) {
 		}
 		lone.rings = append(lone.rings, f.ports[0].rings[0])
@@ -302,7 +322,7 @@ func TestSizesLeaveFramesForAllStalledWorkers(t *testing.T) {
 			s.Frames >= 2*(d.Workers*s.RxRing+d.FillReserve+s.TxRing) || s.UMEMBytes() >= 1<<32 {
 			t.Fatalf("Fit(%+v) = %+v", w, s)
 		}
-		l := Layout{Interfaces: []Interface{{"eth0", 2, 1}}, Workers: w.Workers, Sizes: s}
+		l := Layout{Interfaces: []Interface{{Name: "eth0", Index: 2, Queues: 1}}, Workers: w.Workers, Sizes: s}
 		if err := l.Check(); err != nil {
 			t.Fatal(err)
 		}
@@ -326,7 +346,7 @@ func TestSizesLeaveFramesForAllStalledWorkers(t *testing.T) {
 
 func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := Layout{Workers: rapid.IntRange(1, 64).Draw(t, "workers")}
+		l := Layout{Workers: rapid.IntRange(1, 64).Draw(t, "workers"), Raw: rapid.Bool().Draw(t, "raw")}
 		for range rapid.IntRange(1, 3).Draw(t, "interfaces") {
 			l.Interfaces = append(l.Interfaces, Interface{Queues: rapid.IntRange(1, 64).Draw(t, "queues")})
 		}
@@ -335,7 +355,7 @@ func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 		for _, s := range l.Sockets() {
 			at := place{s.Interface, s.Queue}
 			if s.Owner {
-				if owners[at]++; s.Worker != s.Queue%l.Workers {
+				if owners[at]++; l.Raw && s.Worker != 0 || !l.Raw && s.Worker != s.Queue%l.Workers {
 					t.Fatalf("%+v owns", s)
 				}
 			}
@@ -369,7 +389,47 @@ func TestALayoutGivesEveryQueueOneOwnerAndEveryWorkerASocket(t *testing.T) {
 		if _, err := l.Assign(fds[:n-1], fds[n:]); err == nil {
 			t.Fatal("an owner is missing and nobody minds")
 		}
+		weave(t, l)
 	})
+}
+
+// weave fails unless descriptors by worker come where the workers' sockets are.
+func weave(t *rapid.T, l Layout) {
+	absent := rapid.IntRange(0, l.Workers-1).Draw(t, "absent")
+	byWorker := make([][]int, l.Workers)
+	for _, s := range l.Members() {
+		byWorker[s.Worker] = append(byWorker[s.Worker], 100_000+1000*int(s.Slot)+s.Interface)
+	}
+	if got := l.MembersOf(absent); len(got) != len(byWorker[absent]) {
+		t.Fatalf("worker %d has %d members, want %d", absent, len(got), len(byWorker[absent]))
+	}
+	byWorker[absent] = nil
+	members, err := l.Weave(byWorker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := l.Assign(make([]int, len(l.Owners())), members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sockets {
+		want := 100_000 + 1000*int(s.Slot) + s.Interface
+		switch {
+		case s.Owner:
+			want = 0
+		case s.Worker == absent:
+			want = -1
+		}
+		if s.FD != want {
+			t.Fatalf("%+v has descriptor %d, want %d", s, s.FD, want)
+		}
+	}
+	if other := (absent + 1) % l.Workers; len(byWorker[other]) > 0 {
+		byWorker[other] = byWorker[other][1:]
+		if _, err := l.Weave(byWorker); err == nil && len(byWorker[other]) > 0 {
+			t.Fatal("a member is missing and nobody minds")
+		}
+	}
 }
 
 // waiter counts waits.

@@ -1,6 +1,8 @@
 package xsk
 
 import (
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -14,10 +16,11 @@ import (
 var _ [steer.MetaSize]byte = [unsafe.Sizeof(steer.Meta{})]byte{}
 
 // An rxRing is one worker's RX ring of one queue. Its positions follow each other,
-// published ≤ released ≤ next ≤ seen, all running freely:
+// published ≤ released ≤ whole ≤ next ≤ seen, all running freely:
 //
 //	[published, released)  given back by the worker, not yet taken by the fill ring
-//	[released, next)       in the worker's hands
+//	[released, whole)      in the worker's hands
+//	[whole, next)          the begin of a packet of several entries
 //	[next, seen)           known to be there
 //
 // An entry stays in the ring, where its address can be read again, until it is
@@ -28,22 +31,35 @@ type rxRing struct {
 	queue *refill
 	umem  unsafe.Pointer
 	limit uint64 // UMEM's length in bytes
+	place uint64 // of a frame at position 0, as in Frame.Packet
 
-	published, released, next, seen uint32
+	published, released, whole, next, seen uint32
 
 	// versions is the or of all that fetch has read: it keeps the reads from being
 	// optimized away.
 	versions uint16
 	// contd says that the entry before next announced another of the same packet.
 	contd bool
+	// skips are the positions of frames that nobody wants to see again.
+	skips []uint32
 }
 
-func newRXRing(r ring, umem []byte, q *refill) rxRing {
+func newRXRing(r ring, index int, umem []byte, q *refill) rxRing {
 	consumer := atomic.LoadUint32(r.consumer)
 	return rxRing{
-		ring: r, queue: q, umem: unsafe.Pointer(unsafe.SliceData(umem)), limit: uint64(len(umem)),
-		published: consumer, released: consumer, next: consumer, seen: atomic.LoadUint32(r.producer),
+		ring: r, queue: q, umem: unsafe.Pointer(unsafe.SliceData(umem)), limit: uint64(len(umem)), place: uint64(index) << 32,
+		published: consumer, released: consumer, whole: consumer, next: consumer, seen: atomic.LoadUint32(r.producer),
 	}
+}
+
+// resume goes on at a position up to which everything was done. What of that lies in
+// the ring is released.
+func (r *rxRing) resume(position uint32) error {
+	if there := r.seen - r.published; position-r.published > there {
+		return fmt.Errorf("go on at position %d of a ring that holds %d to %d: %w", position, r.published, r.seen, ErrState)
+	}
+	r.released, r.whole, r.next = position, position, position
+	return nil
 }
 
 // take moves next past at most len(frames) entries and puts the good frames among
@@ -54,14 +70,25 @@ func (r *rxRing) take(frames []Frame, c *Counters) (entries, kept int) {
 		r.seen = atomic.LoadUint32(r.producer)
 	}
 	count := min(r.seen-r.next, uint32(len(frames)))
+	if len(r.skips) != 0 && count != 0 {
+		if count = r.beforeSkip(count); count == 0 {
+			r.next++
+			r.whole = r.next
+			c.Poison++
+			return 1, 0
+		}
+	}
 	if count == 0 {
 		return 0, 0
 	}
 	r.versions |= fetch(r.entries, r.umem, r.next, count, r.mask, r.limit)
-	entriesAt, mask, umem, limit := r.entries, r.mask, r.umem, r.limit
+	entriesAt, mask, umem, limit, place := r.entries, r.mask, r.umem, r.limit, r.place
 	for i := r.next; i != r.next+count; i++ {
 		d := descAt(entriesAt, i&mask)
 		if d.Options&unix.XDP_PKT_CONTD != 0 || r.contd {
+			if !r.contd {
+				r.whole = i
+			}
 			r.fragment(d.Options, c)
 			continue
 		}
@@ -77,11 +104,47 @@ func (r *rxRing) take(frames []Frame, c *Counters) (entries, kept int) {
 			continue
 		}
 		f.Data = unsafe.Slice((*byte)(unsafe.Add(umem, address)), int(length))
+		f.Packet = place | uint64(i)
 		kept++
 	}
 	r.next += count
+	if !r.contd || r.next-r.whole > r.mask { // a packet as large as the ring has no end
+		r.whole = r.next
+	}
 	c.Received += uint64(kept)
 	return int(count), kept
+}
+
+// recount takes what take counted from a position on, where a packet begins, off c.
+func (r *rxRing) recount(from uint32, c *Counters) {
+	again := *r // a copy, that takes once more
+	again.next, again.whole, again.seen, again.contd = from, from, r.next, false
+	var frame [1]Frame
+	var counted Counters
+	for again.next != r.next {
+		again.take(frame[:], &counted)
+	}
+	c.Received -= counted.Received
+	c.BadDescriptor -= counted.BadDescriptor
+	c.BadMeta -= counted.BadMeta
+	c.MultiBuffer -= counted.MultiBuffer
+	c.Poison -= counted.Poison
+}
+
+// beforeSkip returns how many of the next count entries come before one to skip.
+func (r *rxRing) beforeSkip(count uint32) uint32 {
+	for _, s := range r.skips {
+		count = min(count, s-r.next)
+	}
+	return count
+}
+
+// release gives back everything that was received.
+func (r *rxRing) release() {
+	r.released = r.whole
+	if len(r.skips) != 0 {
+		r.skips = slices.DeleteFunc(r.skips, func(s uint32) bool { return int32(s-r.released) < 0 })
+	}
 }
 
 // fetch reads a little of the metadata of n entries from the i-th, and returns the or

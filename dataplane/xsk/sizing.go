@@ -83,6 +83,11 @@ func (w Wish) Explain(s Sizes) []string {
 // UMEMBytes returns the size of one queue's UMEM.
 func (s Sizes) UMEMBytes() int { return s.Frames * s.FrameSize }
 
+// Workers returns the most workers that the sizes are enough for, at least one.
+func (s Sizes) Workers() int {
+	return min(max((s.Frames-s.TxRing)/s.RxRing, 1), WorkersMax)
+}
+
 // RingBytes returns the size of one queue's ring entries with so many workers.
 func (s Sizes) RingBytes(workers int) int {
 	return s.FillRing*addressBytes + s.TxRing*(addressBytes+int(descBytes)) + workers*s.RxRing*int(descBytes)

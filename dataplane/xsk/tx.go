@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/dataplane/fault"
 )
 
 // A Tx sends frames on an owner's queue from the frames of UMEM that are kept for
@@ -15,35 +17,43 @@ import (
 //	tx.Complete()                  // frames that were sent are free again
 //
 // None of them allocates, or blocks for longer than the sending takes.
+//
+// Free frames are a ring: the frame for position p of the TX ring is free[p], and what
+// comes back at position c of the completion ring becomes free[c], being the frame for
+// the TX ring's position c + size. So how many are free, and which, follows from the two
+// rings' own positions, and a process that is killed loses none.
 type Tx struct {
 	owner *Owner
 	ring  producerRing
 	done  ring // the completion ring
 	taken uint32
 	chunk int
-	// free is a stack of addresses; reserved ones are those above it, from the top
-	// down in the order in which they were handed out.
-	free     []uint64
-	count    int // free ones
+	free  []uint64
+
 	reserved int
 }
 
 func newTx(o *Owner, r producerRing) *Tx {
-	s := o.config.Sizes
-	t := &Tx{owner: o, ring: r, chunk: s.FrameSize, free: make([]uint64, s.TxRing), count: s.TxRing}
-	for i := range t.free {
-		t.free[i] = uint64((s.Frames - s.TxRing + i) * s.FrameSize)
-	}
-	return t
+	return &Tx{owner: o, ring: r, chunk: o.config.Sizes.FrameSize, free: o.refill.free}
 }
+
+// stock makes all frames for sending free, in a queue whose rings were never used.
+func (q *queueState) stock(s Sizes) {
+	for i := range q.free {
+		q.free[i] = uint64((s.Frames - s.TxRing + i) * s.FrameSize)
+	}
+}
+
+// frame returns the address of the frame for position i of the TX ring.
+func (t *Tx) frame(i uint32) *uint64 { return &t.free[i&(uint32(len(t.free))-1)] }
 
 // Reserve fills buffers from the front with frames to write into, each as long as a
 // frame can be, and returns how many. What was reserved and not submitted is taken
 // back first.
 func (t *Tx) Reserve(buffers [][]byte) int {
-	n := min(len(buffers), t.count, int(t.ring.room(uint32(len(buffers)))))
+	n := min(len(buffers), len(t.free)-t.Pending(), int(t.ring.room(uint32(len(buffers)))))
 	for i := range n {
-		a := t.free[t.count-1-i]
+		a := *t.frame(t.ring.next + uint32(i))
 		buffers[i] = t.owner.umem[a : a+uint64(t.chunk) : a+uint64(t.chunk)]
 	}
 	t.reserved = n
@@ -57,15 +67,17 @@ func (t *Tx) Submit(lengths []int) {
 	if len(lengths) > t.reserved {
 		panic(fmt.Sprintf("xsk: %d frames submitted of %d reserved", len(lengths), t.reserved))
 	}
-	for i, n := range lengths {
+	for _, n := range lengths {
 		if n < 0 || n > t.chunk {
 			panic(fmt.Sprintf("xsk: frame of %d bytes submitted, of at most %d", n, t.chunk))
 		}
-		*t.ring.desc(t.ring.next) = unix.XDPDesc{Addr: t.free[t.count-1-i], Len: uint32(n)}
+	}
+	for _, n := range lengths {
+		*t.ring.desc(t.ring.next) = unix.XDPDesc{Addr: *t.frame(t.ring.next), Len: uint32(n)}
 		t.ring.next++
 	}
-	t.count -= len(lengths)
 	t.reserved = 0
+	fault.Point()
 	t.ring.publish()
 }
 
@@ -98,17 +110,17 @@ func (t *Tx) failed(errno unix.Errno) error {
 
 // Complete takes back the frames that were sent and returns how many.
 func (t *Tx) Complete() int {
-	n := int(t.done.waiting())
-	for i := range n {
-		t.free[t.count+i] = *t.done.address(t.taken + uint32(i))
+	n := t.done.waiting()
+	for i := t.taken; i != t.taken+n; i++ {
+		*t.frame(i) = *t.done.address(i)
 	}
-	t.count += n
-	t.taken += uint32(n)
+	t.taken += n
 	if n > 0 {
+		fault.Point()
 		t.done.consume(t.taken)
 	}
-	return n
+	return int(n)
 }
 
 // Pending returns how many frames were submitted and have not come back.
-func (t *Tx) Pending() int { return len(t.free) - t.count }
+func (t *Tx) Pending() int { return int(t.ring.next - t.taken) }

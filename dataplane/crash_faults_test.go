@@ -1,0 +1,26 @@
+//go:build faults
+
+package dataplane
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/headrace/headrace/dataplane/fault"
+)
+
+// The process is killed at any statement that changes memory, also while it starts: what
+// comes out is what comes out of one that lived.
+func TestAKillAtAnyStatementChangesNothing(t *testing.T) {
+	forCrashes(t, crashRuns(2), func(x *plant, r *rand.Rand) {
+		most := int64(50 + r.IntN(3000))
+		strike := func() { panic(killed{}) }
+		fault.Arm(1+r.Int64N(most), strike)
+		defer fault.Arm(0, strike)
+		x.run(r, func() {
+			if fault.Left() == 0 && x.starts < 600 {
+				fault.Arm(1+r.Int64N(most), strike)
+			}
+		})
+	})
+}
