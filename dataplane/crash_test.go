@@ -126,7 +126,7 @@ type plant struct {
 	starts  int
 	bags    int // cycles that ended with something in the bag
 	low     int // words of the undo log that a batch may use; 0: all
-	skip    *FrameRef
+	skip    *Mark
 
 	holds bool // run asks for holds now and then
 	asked int  // of them

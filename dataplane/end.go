@@ -67,7 +67,6 @@ func (w *Worker) rest() int {
 		return 0 // what is waited for may lie in a ring
 	}
 	w.watched = w.now
-	w.memory.mark.stage(StageTime)
 	return w.watch()
 }
 
@@ -156,6 +155,7 @@ func (w *Worker) finishOne() int {
 // release decodes a release that came without a frame, and reports whether it is
 // through; if not, the next cycle goes on with it.
 func (w *Worker) release(f *feed, r *sequence.Release, position uint64) bool {
+	w.memory.mark.by(f.number)
 	w.frontier = position
 	f.position, f.rank = position, 0
 	f.tally(r)

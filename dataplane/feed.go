@@ -265,6 +265,12 @@ func (f *feed) step() bool {
 			if !f.inSpan {
 				f.openSpan(&it.Span)
 			}
+			f.w.memory.mark.span(&it.Span)
+			if f.w.skip != nil && f.poisoned(&it.Span) {
+				f.dropSpan(&it.Span)
+				f.item++
+				continue
+			}
 			if f.decodeSpan() {
 				continue // the batch is full
 			}

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/sequence"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
 
@@ -43,6 +44,10 @@ type Mark struct {
 	Framed bool
 	// Alone says that no other frame had a part in it: so it is, or the memory.
 	Alone bool
+	// Held says that it was a packet held for order, let through with this frame, that was
+	// being decoded: that of sequence number Seq.
+	Held bool
+	Seq  uint64
 }
 
 // mark is a Mark in the region. It is written without being saved, since it must
@@ -51,6 +56,7 @@ type mark struct {
 	Batch uint64
 	Frame uint64 // ring << 32 | position, as the receiver says it
 	What  uint64 // stage | framed << 8 | alone << 9 | feed << 32
+	Held  uint64 // sequence number of a held packet, 0: none
 }
 
 const (
@@ -58,10 +64,20 @@ const (
 	markAlone  = 1 << 9
 )
 
-func (m *mark) clear(batch uint64) { m.Batch, m.Frame, m.What = batch, 0, 0 }
+func (m *mark) clear(batch uint64) { m.Batch, m.Frame, m.What, m.Held = batch, 0, 0, 0 }
+
+// span notes the packet whose messages are decoded next.
+func (m *mark) span(s *sequence.Span) {
+	if m.Held = 0; s.Held {
+		m.Held = s.Seq
+	}
+}
 
 // stage notes what is done next, with the frame that was begun last.
 func (m *mark) stage(s Stage) { m.What = m.What&^0xff | uint64(s) }
+
+// by notes that something of feed is given up that no frame has let through.
+func (m *mark) by(feed int) { m.What = uint64(StageTime) | uint64(feed)<<32 }
 
 // frame notes that fr is decoded next, alone in its batch or behind others.
 func (m *mark) frame(fr *xsk.Frame, alone bool) {
@@ -76,7 +92,7 @@ func (m *mark) frame(fr *xsk.Frame, alone bool) {
 func (m *mark) read() Mark {
 	return Mark{
 		FrameRef: FrameRef{uint32(m.Frame >> 32), uint32(m.Frame)}, Feed: int(m.What >> 32), Stage: Stage(m.What),
-		Framed: m.What&markFramed != 0, Alone: m.What&markAlone != 0,
+		Framed: m.What&markFramed != 0, Alone: m.What&markAlone != 0, Held: m.Held != 0, Seq: m.Held,
 	}
 }
 
@@ -101,7 +117,13 @@ func (m *Mark) Sure() bool { return m.Framed && (m.Alone || m.Stage == StageDeco
 // poisoned reports whether fr is the frame to leave out.
 func (w *Worker) poisoned(fr *xsk.Frame) bool {
 	ring, position := fr.Place()
-	return int(w.skip.Ring) == ring && w.skip.Position == position
+	return w.skip.Framed && !w.skip.Held && int(w.skip.Ring) == ring && w.skip.Position == position
+}
+
+// poisoned reports whether s is of the packet to leave out.
+func (f *feed) poisoned(s *sequence.Span) bool {
+	skip := f.w.skip
+	return skip.Held && s.Held && skip.Feed == f.number && skip.Seq == s.Seq
 }
 
 // leaveOut drops a frame that was not begun, and reports whether there was room for
@@ -136,18 +158,10 @@ func (f *feed) abandon() bool {
 			f.counters.Gaps++
 			continue
 		}
-		p := &f.packet
 		if !f.inSpan {
 			f.openSpan(&it.Span)
 		}
-		p.Hit = true
-		left := uint64(1) // of an unsequenced packet nobody knows how many
-		if f.sequencer != nil {
-			left = uint64(it.Span.Count) - min(p.Messages, uint64(it.Span.Count))
-		}
-		p.Messages += left
-		p.Drops[event.DropPoison] += left
-		f.closeSpan(&it.Span)
+		f.dropSpan(&it.Span)
 	}
 	if !f.room() {
 		return false
@@ -160,4 +174,17 @@ func (f *feed) abandon() bool {
 	f.account(r)
 	f.start(r)
 	return f.abandon()
+}
+
+// dropSpan counts what is left of an open span as poison.
+func (f *feed) dropSpan(s *sequence.Span) {
+	p := &f.packet
+	p.Hit = true
+	left := uint64(1) // of an unsequenced packet nobody knows how many
+	if f.sequencer != nil {
+		left = uint64(s.Count) - min(p.Messages, uint64(s.Count))
+	}
+	p.Messages += left
+	p.Drops[event.DropPoison] += left
+	f.closeSpan(s)
 }

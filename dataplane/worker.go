@@ -46,12 +46,10 @@ type Config struct {
 	// Attach, if set, makes the Receiver, given the positions of its rings up to which
 	// everything was taken; nil if nothing was.
 	Attach func(rings []uint32) (xsk.Receiver, error)
-	// Skip names the frame that is to be left out and counted as poison: the one that
-	// the worker before this one ended in; nil: none is.
-	Skip *FrameRef
-	// SkipMarked leaves out what the worker before this one has marked as in hand, if
-	// that is sure to be one frame: it failed.
-	SkipMarked bool
+	// Skip is what the worker before this one ended in ([Worker.Poison]): the frame, or
+	// the packet held for order, that is to be left out and counted as poison; nil: nothing
+	// is.
+	Skip *Mark
 	// Resume are the queries' watermarks on this worker in the data plane before this
 	// one, nil if there was none: windows behind them are closed and those that may
 	// have been open are incomplete.
@@ -92,7 +90,7 @@ type Worker struct {
 	changed bool   // something may be other than in that pocket
 	slow    int    // frames to be taken one at a time: after a crash the next one says more
 	poison  Mark
-	skip    *FrameRef
+	skip    *Mark
 
 	now     event.Nanos
 	watched event.Nanos // when silence was last looked for
@@ -295,7 +293,7 @@ func (w *Worker) causedAt(nanos uint64) {
 func (w *Worker) decode() int {
 	n := 0
 	if w.closing != nil {
-		w.memory.mark.stage(StageTime)
+		w.memory.mark.by(w.closing.number)
 		if !w.closing.step() {
 			return 0
 		}

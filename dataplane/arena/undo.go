@@ -167,6 +167,13 @@ func SaveSlice[T any](u *Undo, s []T) {
 	}
 }
 
+// SaveMax returns how many words of a log it takes at most to save n values of T, that
+// lie together, at once.
+func SaveMax[T any](n int) int {
+	var zero T
+	return (n*int(unsafe.Sizeof(zero))+7+7)/8 + 1 // they need not begin with a word
+}
+
 // Put is [Save] without [Undo.Publish], before which *p must not change.
 func Put[T any](u *Undo, p *T) {
 	if u != nil {

@@ -483,3 +483,97 @@ func TestExchangeAllocatesNothing(t *testing.T) {
 		t.Errorf("taken up to position %d, want %d", in.Position, position)
 	}
 }
+
+// Both ends of a lane are taken up where their last commits left off, at any record,
+// whatever had been put or taken since: the reader gets every record once, and of the
+// source that it is of.
+func TestALaneIsTakenUpAtBothEnds(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		p := testPlan(2, false)
+		lane := newTestLane(1 << 10)
+		var owner [event.GroupCount]uint16
+		for g := range owner {
+			owner[g] = 1
+		}
+		out, in := NewOut(p, []*Lane{nil, lane}, &owner), NewInbox(p, []*Lane{lane, nil}, false)
+		k := newTestKeyed(p, 0)
+		var put, got, sent, taken int // records, and those of them that are committed
+		written, places := make([]uint64, 2), make([]Place, 1)
+		source := func(i int) uint32 { return uint32(i/5) % 7 }
+		for got < 400 {
+			switch r.IntN(8) {
+			case 0, 1, 2:
+				if !lane.Room(100) {
+					continue
+				}
+				out.Begin(0, source(put))
+				if put%3 == 0 {
+					out.Mark(0, &event.Mark{Kind: event.MarkGapOpen, Gap: uint32(put), Source: source(put)})
+				} else {
+					k.Batch.Reset()
+					k.Reset()
+					fill(r, p, 0, k, 1)
+					k.Select[0] = append(k.Select[0][:0], 0)
+					k.Batch.Time[0] = event.Nanos(put)
+					out.Prepare(0, k)
+					out.Send(0, k, 0, 1)
+				}
+				put++
+			case 3, 4:
+				s := in.Next()
+				if s == Empty {
+					continue
+				}
+				number, src := int(in.Mark.Gap), in.Mark.Source
+				if s == Event {
+					k.Batch.Reset()
+					k.Reset()
+					in.Take(k)
+					number, src = int(k.Batch.Time[0]), k.Batch.Source[0]
+				}
+				if number != got || src != source(got) {
+					t.Fatalf("seed %d: record %d of source %d, want %d of source %d", seed, number, src, got, source(got))
+				}
+				got++
+			case 5:
+				sent = put
+				out.Written(written)
+				out.Publish(0)
+			case 6:
+				taken = got
+				in.Taken(places)
+				in.Release()
+			default:
+				put, got = sent, taken
+				lane.tail, lane.headSeen, lane.head, lane.tailSeen = 0, 0, 0, 0 // nobody knows any more
+				out, in = NewOut(p, []*Lane{nil, lane}, &owner), NewInbox(p, []*Lane{lane, nil}, false)
+				out.Resume(written)
+				in.Resume(places)
+			}
+		}
+	}
+}
+
+// A reader knows that a hold has come through when the writer says so and the lane is
+// empty.
+func TestAHoldComesThroughALane(t *testing.T) {
+	p := testPlan(2, false)
+	lane := newTestLane(1 << 10)
+	out, in := NewOut(p, []*Lane{nil, lane}, new([event.GroupCount]uint16)), NewInbox(p, []*Lane{lane, nil}, false)
+	out.Mark(0, &event.Mark{Kind: event.MarkRelease})
+	out.Publish(0)
+	if in.Held(1) {
+		t.Error("held before the writer has stopped")
+	}
+	out.Hold(1)
+	if in.Held(1) || in.Held(2) {
+		t.Error("held with a record in the lane, or for another hold")
+	}
+	if in.Next() != Mark {
+		t.Fatal("no mark")
+	}
+	if !in.Held(1) || in.Held(2) {
+		t.Error("not held, or for another hold")
+	}
+}

@@ -63,7 +63,7 @@ type channel struct {
 	heldBytes, bodiesUsed uint32
 
 	lowers, lapses int32 // in use; lapses counts on, the entry is modulo lapsedMax
-	nextEnded      int32 // slot+1 of the channel that retired after this one
+	nextEnded      int32 // slot+1 of the channel that retired after this one, or is free too
 }
 
 // admit finds the packet's channel and goes on with it.
@@ -196,14 +196,7 @@ func (s *Sequencer) settle(i int32, c *channel) {
 	c.state = retired
 	fault.Point()
 	s.rel.Retired = int(i)
-	if before := s.st.lastEnded - 1; before < 0 {
-		s.st.firstEnded = i + 1
-	} else {
-		s.keep(before, &s.channels[before])
-		s.channels[before].nextEnded = i + 1
-	}
-	fault.Point()
-	s.st.lastEnded = i + 1
+	s.end(i)
 }
 
 // Where a packet's epoch lies.
@@ -425,10 +418,14 @@ func (s *Sequencer) remove(i int32) {
 	s.table[at] = 0
 }
 
-// take returns a slot for a new channel: an unused one, else that of the channel
-// that retired first; -1 if all are in use.
+// take returns a slot for a new channel: a forgotten or an unused one, else that of the
+// channel that retired first; -1 if all are in use.
 func (s *Sequencer) take() int32 {
 	s.keepState()
+	if i := s.st.firstFree - 1; i >= 0 {
+		s.st.firstFree = s.channels[i].nextEnded
+		return i
+	}
 	if int(s.st.used) < len(s.channels) {
 		s.st.used++
 		return s.st.used - 1

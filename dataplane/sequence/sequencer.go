@@ -23,6 +23,7 @@ const (
 // A Sequencer is the sequence stage of one feed on one worker. It is used by the
 // worker's thread only.
 type Sequencer struct {
+	name        string // of the feed
 	protocol    plan.Sequence
 	ids         [3]bool // IEX-TP protocol ids that the format decodes, from protocolTOPS15 on
 	restarts    bool    // the protocol has send times, and numbering that restarts
@@ -62,6 +63,7 @@ type state struct {
 	packets               int64 // held now
 	messages              uint64
 	soonest               event.Nanos // no deadline is before it
+	firstFree             int32       // slot+1: forgotten channels
 	carried               bool        // the release in hand is kept in the arena
 }
 
@@ -78,7 +80,7 @@ func New(f *plan.Feed, r *arena.Region, undo *arena.Undo) (*Sequencer, error) {
 		return nil, fmt.Errorf("sequence: feed %s: %w", f.Name, err)
 	}
 	s := &Sequencer{
-		protocol: f.Sequence, restarts: f.Sequence == plan.IEXTP, ids: [3]bool{true, true, true},
+		name: f.Name, protocol: f.Sequence, restarts: f.Sequence == plan.IEXTP, ids: [3]bool{true, true, true},
 		holdPackets: int32(f.HoldPackets), holdBytes: uint32(f.HoldBytes), holdFor: f.HoldFor,
 		bodyBytes: uint32(f.HoldBytes) + payloadMax + 1,
 		undo:      undo,

@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	histories = flag.Int("histories", 60, "random histories of the tests that end processes")
+	histories = flag.Int("histories", 40, "random histories of the tests that end processes")
 	firstSeed = flag.Uint64("seed", 1, "seed of the first history")
 )
 
@@ -574,7 +574,7 @@ func TestAProcessThatEndsAnywhereLeavesNoTrace(t *testing.T) {
 		loud.close()
 	}
 	t.Logf("%d histories, %d deaths, %d records", *histories, deaths, records)
-	if *histories >= 100 && (deaths < 2**histories || records < 10**histories) {
+	if *histories >= 40 && (deaths < 2**histories || records < 10**histories) {
 		t.Errorf("%d deaths and %d records in %d histories: they are not what they should be", deaths, records, *histories)
 	}
 }

@@ -1,0 +1,417 @@
+package window
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/outbox"
+	"github.com/headrace/headrace/dataplane/plan"
+)
+
+// A fleet is a world whose States have folded the same marks, each the events of its
+// own key groups.
+type fleet struct {
+	*world
+	owner [event.GroupCount]int
+	rows  []string
+}
+
+func newFleet(tb testing.TB, p *plan.Plan, states int, r *rand.Rand) *fleet {
+	tb.Helper()
+	f := &fleet{world: newWorld(tb, p, states, nil)}
+	for g := range f.owner {
+		f.owner[g] = r.IntN(states)
+	}
+	return f
+}
+
+// A step is one release: events of one source, and what is known of it then.
+type step struct {
+	feed   int
+	events []opEvent
+	marks  []event.Mark
+}
+
+// release makes a step in which nothing is dropped: what becomes of a dropped event may
+// depend on which windows its worker has.
+func (s *scribe) release(sources []uint32) step {
+	s.now[0] += event.Nanos(s.IntN(4))
+	st := step{feed: s.IntN(2)}
+	source := uint32(0)
+	if st.feed == 0 {
+		source = sources[s.IntN(len(sources))]
+	}
+	latest := event.MinNanos
+	for range 1 + s.IntN(12) {
+		e := opEvent{time: s.now[0] - event.Nanos(s.IntN(6)), source: source, id: int64(s.IntN(30)), value: int64(s.IntN(1000))}
+		latest = max(latest, e.time)
+		st.events = append(st.events, e)
+	}
+	add := func(m event.Mark) {
+		m.Source = source
+		st.marks = append(st.marks, m)
+	}
+	add(event.Mark{Kind: event.MarkRelease, Time: latest})
+	switch s.IntN(12) {
+	case 0:
+		s.gaps++
+		add(event.Mark{Kind: event.MarkGapOpen, Gap: s.gaps, Time: latest, Count: 3})
+	case 1:
+		add(event.Mark{Kind: event.MarkGapClose, Gap: s.gaps, Time: latest})
+	case 2:
+		s.gaps++
+		add(event.Mark{Kind: event.MarkHit, Gap: s.gaps, Time: latest})
+	case 3:
+		add(event.Mark{Kind: event.MarkRetire, Time: latest})
+	}
+	return st
+}
+
+// take does a step on every State, with sources as they are numbered by now.
+func (f *fleet) take(st *step, numbers map[uint32]uint32) {
+	renumbered := func(source uint32) uint32 {
+		if to, ok := numbers[source]; ok {
+			return to
+		}
+		return source
+	}
+	marks := slices.Clone(st.marks)
+	for i := range marks {
+		marks[i].Source = renumbered(marks[i].Source)
+	}
+	for i := range f.states {
+		var own []opEvent
+		for _, e := range st.events {
+			if f.owner[event.Group(historyHash(e.id))] == i {
+				e.source = renumbered(e.source)
+				own = append(own, e)
+			}
+		}
+		tx := &transaction{state: i, sweep: []int{100}}
+		for stream := range f.plan.Streams {
+			if f.plan.Streams[stream].Feed == st.feed {
+				tx.ops = append(tx.ops, op{kind: "fold", target: stream, events: own})
+			}
+		}
+		tx.ops = append(tx.ops, op{kind: "marks", target: st.feed, marks: marks})
+		f.run(tx, never)
+		f.settleDown(i)
+	}
+}
+
+// settleDown puts out what closes.
+func (f *fleet) settleDown(i int) {
+	for f.states[i].Closing() {
+		f.run(&transaction{state: i, ops: []op{{kind: "close", target: 100}}, sweep: []int{100}}, never)
+		f.collect(i)
+	}
+}
+
+// collect reads rows, and says of which query they are in a way that no plan changes.
+func (f *fleet) collect(i int) {
+	var p outbox.Partial
+	for {
+		ok, err := f.readers[i].Next(&p)
+		if err != nil {
+			f.tb.Fatal(err)
+		}
+		if !ok {
+			f.readers[i].Free(f.readers[i].Position())
+			return
+		}
+		if name := f.plan.Queries[p.Query].Name; p.Kind == outbox.KindPartial && name != "more" {
+			p.Query = 0
+			f.rows = append(f.rows, fmt.Sprintf("%s %+v", name, p))
+		}
+	}
+}
+
+func (f *fleet) finish() []string {
+	for i := range f.states {
+		f.run(&transaction{state: i, ops: []op{{kind: "flush"}}, sweep: []int{100}}, never)
+		f.settleDown(i)
+	}
+	slices.Sort(f.rows)
+	return f.rows
+}
+
+func pairs(n int) (out []Pair) {
+	for i := range n {
+		out = append(out, Pair{i, i})
+	}
+	return out
+}
+
+func numbers(n int) (out []int) {
+	for i := range n {
+		out = append(out, i)
+	}
+	return out
+}
+
+// move moves a group, perhaps with a process that ends in it: then it is taken back, or
+// brought to its end.
+func (f *fleet) move(r *rand.Rand, group, to int) (deaths int) {
+	from, queries := f.owner[group], pairs(len(f.plan.Queries))
+	if from == to {
+		return 0
+	}
+	copied := false
+	threaten := func() {
+		if r.IntN(3) == 0 {
+			arm(1 + int64(r.IntN(80)))
+		}
+	}
+	step := func(do func()) {
+		for {
+			threaten()
+			dead := attempt(do)
+			disarm()
+			if !dead && r.IntN(8) > 0 {
+				return
+			}
+			deaths++
+			f.reopen()
+			if !copied && dead {
+				f.states[to].ClearGroup(numbers(len(f.plan.Queries)), group)
+			} else if !dead {
+				return // it ended when this was done
+			}
+		}
+	}
+	step(func() {
+		if err := CopyGroup(f.states[to], f.states[from], queries, group); err != nil {
+			f.tb.Fatal(err)
+		}
+		copied = true
+	})
+	if r.IntN(10) == 0 { // not after all
+		f.states[to].ClearGroup(numbers(len(f.plan.Queries)), group)
+		return deaths
+	}
+	step(func() { f.states[from].ClearGroup(numbers(len(f.plan.Queries)), group) })
+	f.owner[group] = to
+	return deaths
+}
+
+// another is the plan with its queries and streams in another order, and one more.
+func another(workers int) *plan.Plan {
+	p := historyPlan(workers, 5)
+	widen(p)
+	p.Queries = append(p.Queries[2:4:4], p.Queries[0], p.Queries[1], p.Queries[0])
+	p.Queries[4].Name, p.Queries[4].Width = "more", 70
+	p.Streams = []plan.Stream{p.Streams[2], p.Streams[1], p.Streams[0]}
+	for i, s := range []int{1, 0, 2, 2, 2} {
+		p.Queries[i].Stream = s
+	}
+	p.Streams[0].Queries, p.Streams[1].Queries, p.Streams[2].Queries = []int{1}, []int{0}, []int{2, 3, 4}
+	return p
+}
+
+// widen makes room, so that nothing is dropped.
+func widen(p *plan.Plan) {
+	for i := range p.Queries {
+		p.Queries[i].Keys, p.Queries[i].Panes = 1000, 40
+		p.Queries[i].Idle = 0
+	}
+	p.Feeds[0].Channels = 5
+}
+
+// replan goes on with another plan and another number of States.
+func (f *fleet) replan(r *rand.Rand, p *plan.Plan, states int) *fleet {
+	next := newFleet(f.tb, p, states, r)
+	next.rows = f.rows
+	var queries []Pair
+	for i := range f.plan.Queries {
+		for j := range p.Queries {
+			if p.Queries[j].Name == f.plan.Queries[i].Name {
+				queries = append(queries, Pair{Dst: j, Src: i})
+			}
+		}
+	}
+	for _, s := range next.states {
+		for {
+			if r.IntN(2) == 0 {
+				arm(1 + int64(r.IntN(30)))
+			}
+			var err error
+			dead := attempt(func() { err = CopyLevels(s, f.states[r.IntN(len(f.states))], pairs(len(p.Feeds)), queries) })
+			disarm()
+			if err != nil {
+				f.tb.Fatal(err)
+			}
+			if !dead {
+				break
+			}
+		}
+	}
+	for group := range next.owner {
+		if err := MoveGroup(next.states[next.owner[group]], f.states[f.owner[group]], queries, group); err != nil {
+			f.tb.Fatal(err)
+		}
+	}
+	if states > 1 {
+		next.shared.Recount(next.states)
+	}
+	for _, s := range f.states {
+		for q := range s.queries {
+			for i := range s.queries[q].panes {
+				if p := &s.queries[q].panes[i]; p.Count > 0 && f.plan.Queries[q].Name != "more" {
+					f.tb.Fatalf("query %d: %d keys were left behind", q, p.Count)
+				}
+			}
+		}
+	}
+	f.close()
+	return next
+}
+
+// Key groups move between States, channels between workers' places, and all of it to
+// the States of another plan, in a process that ends in the middle of it: the rows are
+// those of States that kept what they had.
+func TestWhatMovesBetweenStatesMakesTheSameRows(t *testing.T) {
+	moves, deaths, rows, plans := 0, 0, 0, 0
+	count := (*histories + 3) / 4 // they are longer than the others
+	for n := range uint64(count) {
+		seed := *firstSeed + n
+		r := rand.New(rand.NewPCG(seed, 6))
+		states := 2 + r.IntN(3)
+		p := historyPlan(states, 4)
+		widen(p)
+		s := &scribe{Rand: r, plan: p, now: []event.Nanos{100}}
+		sources := []uint32{0, 1, plan.SourceStride, plan.SourceStride + 2}
+		still, moving := newFleet(t, p, states, r), newFleet(t, p, states, r)
+		renumbered := map[uint32]uint32{}
+		for range 20 + r.IntN(60) {
+			st := s.release(sources)
+			still.take(&st, nil)
+			moving.take(&st, renumbered)
+			if r.IntN(3) == 0 {
+				for range 1 + r.IntN(3) {
+					// Keys are in three groups; others are empty.
+					group := []int{0, 341, 682, r.IntN(event.GroupCount)}[r.IntN(4)]
+					deaths += moving.move(r, group, r.IntN(len(moving.states)))
+					moves++
+				}
+			}
+			if r.IntN(8) == 0 {
+				moving.renumber(r, sources, renumbered)
+			}
+			if r.IntN(30) == 0 {
+				next := another(1 + r.IntN(4))
+				if r.IntN(2) == 0 {
+					next = historyPlan(1+r.IntN(4), 4)
+					widen(next)
+				}
+				moving = moving.replan(r, next, next.Workers)
+				plans++
+			}
+		}
+		want, got := still.finish(), moving.finish()
+		if diff := difference(got, want); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+		rows += len(want)
+		still.close()
+		moving.close()
+	}
+	t.Logf("%d histories, %d moves, %d plans, %d deaths, %d rows", count, moves, plans, deaths, rows)
+	if count >= 10 && (moves < 5*count || deaths < count/2 || plans < count/4 || rows < 50*count) {
+		t.Error("the histories are not what they should be")
+	}
+}
+
+// renumber moves a channel to a free place of some worker, on every State.
+func (f *fleet) renumber(r *rand.Rand, sources []uint32, numbers map[uint32]uint32) {
+	f.tb.Helper()
+	source := sources[r.IntN(len(sources))]
+	now, ok := numbers[source]
+	if !ok {
+		now = source
+	}
+	to := uint32(r.IntN(3))*plan.SourceStride + uint32(r.IntN(5))
+	for _, s := range sources {
+		if at, ok := numbers[s]; ok && at == to || !ok && s == to {
+			return
+		}
+	}
+	for _, s := range f.states {
+		for {
+			if r.IntN(3) == 0 {
+				arm(1 + int64(r.IntN(6)))
+			}
+			var err error
+			dead := attempt(func() { err = s.RenumberSource(0, now, to) })
+			disarm()
+			if err != nil {
+				f.tb.Fatal(err)
+			}
+			if !dead {
+				break
+			}
+		}
+	}
+	numbers[source] = to
+}
+
+func TestAMoveThatCannotBeIsRefusedBeforeAnythingChanges(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 7))
+	p := historyPlan(2, 2)
+	widen(p)
+	s := &scribe{Rand: r, plan: p, now: []event.Nanos{100}}
+	f := newFleet(t, p, 2, r)
+	for g := range f.owner {
+		f.owner[g] = 0
+	}
+	for range 10 {
+		st := s.release([]uint32{0})
+		f.take(&st, nil)
+	}
+	from, to := f.states[0], f.states[1]
+	refused := func(err error, words ...string) {
+		t.Helper()
+		if err == nil {
+			t.Fatal("it was not refused")
+		}
+		for _, w := range words {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%q does not say %q", err, w)
+			}
+		}
+		for q := range to.queries {
+			for i := range to.queries[q].panes {
+				if to.queries[q].panes[i].Count > 0 {
+					t.Fatal("something was moved")
+				}
+			}
+		}
+	}
+	// No pane is free.
+	names := &to.queries[2]
+	kept := slices.Clone(names.panes)
+	for i := range names.panes {
+		names.panes[i] = pane{State: paneOpen, Index: int64(1000 + i)}
+	}
+	refused(MoveGroup(to, from, pairs(4), 0), "key group 0", "query names", "0 panes are free", "panes`")
+	copy(names.panes, kept)
+	// Another query.
+	refused(MoveGroup(to, from, []Pair{{Dst: 0, Src: 1}}, 0), "query bars", "windows of")
+	// Windows are closing.
+	from.FlushAll()
+	refused(MoveGroup(to, from, pairs(4), 0), "while windows close")
+	refused(CopyLevels(to, from, pairs(2), pairs(4)), "while windows close")
+	refused(MoveGroup(to, from, pairs(4), event.GroupCount), "key group 1024")
+	// A place that is taken, and one that there is not.
+	st := step{feed: 0, marks: []event.Mark{{Kind: event.MarkRelease, Source: 1, Time: 100}}}
+	f.take(&st, nil)
+	if err := to.RenumberSource(0, 0, 1); err == nil || !strings.Contains(err.Error(), "must be free") {
+		t.Errorf("got %v", err)
+	}
+	if err := to.RenumberSource(0, 0, 7*plan.SourceStride); err == nil || !strings.Contains(err.Error(), "no channel 0 of worker 7") {
+		t.Errorf("got %v", err)
+	}
+}
