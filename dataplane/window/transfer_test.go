@@ -215,7 +215,7 @@ func another(workers int) *plan.Plan {
 // widen makes room, so that nothing is dropped.
 func widen(p *plan.Plan) {
 	for i := range p.Queries {
-		p.Queries[i].Keys, p.Queries[i].Panes = 1000, 40
+		p.Queries[i].Keys, p.Queries[i].Panes = 1000, 12
 		p.Queries[i].Idle = 0
 	}
 	p.Feeds[0].Channels = 5
@@ -356,6 +356,49 @@ func (f *fleet) renumber(r *rand.Rand, sources []uint32, numbers map[uint32]uint
 		}
 	}
 	numbers[source] = to
+}
+
+// What was dropped beside a window is known wherever the window goes.
+func TestWhatAWindowHasLostMovesWithIt(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 8))
+	p := historyPlan(2, 2)
+	widen(p)
+	p.Queries[0].Keys = 2
+	old := newFleet(t, p, 2, r)
+	for g := range old.owner {
+		old.owner[g] = 0
+	}
+	var events []opEvent
+	for id := range int64(9) {
+		events = append(events, opEvent{time: 100, id: id})
+	}
+	st := step{feed: 0, events: events, marks: []event.Mark{{Kind: event.MarkRelease, Time: 100}}}
+	old.take(&st, nil)
+	if old.counters[0][0].Drops[event.DropKeyLimit] == 0 {
+		t.Fatal("no key was one too many")
+	}
+	for _, states := range []int{1, 2} {
+		next := newFleet(t, p, states, r)
+		if err := CopyLevels(next.states[0], old.states[0], pairs(2), pairs(4)); err != nil {
+			t.Fatal(err)
+		}
+		for group := range event.GroupCount {
+			if err := CopyGroup(next.states[0], old.states[0], pairs(4), group); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next.shared.CopyMarks(old.shared, pairs(4))
+		if states == 2 && !next.shared.marked(0, 10) {
+			t.Error("the mark was left behind")
+		}
+		for _, row := range next.finish() {
+			if strings.HasPrefix(row, "sums") != strings.Contains(row, "Flags:3") {
+				t.Errorf("%d States: %s", states, row)
+			}
+		}
+		next.close()
+	}
+	old.close()
 }
 
 func TestAMoveThatCannotBeIsRefusedBeforeAnythingChanges(t *testing.T) {
