@@ -309,7 +309,7 @@ func (w *Worker) remember(c Config) (err error) {
 	if m := w.memory.mark; m.Batch == w.memory.head.Commit+1 {
 		w.poison = m.read()
 		if c.SkipMarked && w.poison.Sure() {
-			w.skip = &w.poison.FrameRef
+			w.skip = &w.poison
 		}
 	}
 	_, err = w.undo.Rollback(w.memory.head.Commit)

@@ -50,6 +50,8 @@ type Config struct {
 	// the packet held for order, that is to be left out and counted as poison; nil: nothing
 	// is.
 	Skip *Mark
+	// SkipMarked is Skip of whatever that worker has marked, if that is sure to be it.
+	SkipMarked bool
 	// Resume are the queries' watermarks on this worker in the data plane before this
 	// one, nil if there was none: windows behind them are closed and those that may
 	// have been open are incomplete.

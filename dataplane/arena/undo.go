@@ -329,10 +329,3 @@ func (u *Undo) put(p unsafe.Pointer, bytes uintptr) {
 	log[n] = uint64(at/8)<<undoCountBits | uint64(n)
 	u.n += n + 1
 }
-
-// SaveMax returns how many words of a log it takes at most to save n values of T, that
-// lie together, at once.
-func SaveMax[T any](n int) int {
-	var zero T
-	return (n*int(unsafe.Sizeof(zero))+7+7)/8 + 1 // they need not begin with a word
-}
