@@ -127,8 +127,12 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 			return ready, g.explain(err)
 		}
 	}
-	if _, err := g.conn.Expect(handover.Ready, &ready); err != nil {
+	m, err := g.conn.Expect(handover.Ready, &ready)
+	if err != nil {
 		return ready, g.explain(err)
+	}
+	if !l.try {
+		r.watchDenials(m.FDs, ready.Unconfined)
 	}
 	return ready, g.conn.Limit(0)
 }
