@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -184,7 +185,7 @@ func spawn(binary string) (*spawned, error) {
 	c.Stderr = os.Stderr
 	// Nobody is to be interrupted by a signal of the Go runtime: workers that spin must
 	// not, and the others reach a function's begin often enough.
-	c.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
+	c.Env = append(os.Environ(), "GODEBUG="+strings.TrimPrefix(os.Getenv("GODEBUG")+",asyncpreemptoff=1", ","))
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the data plane: %w", err), conn.Close())
