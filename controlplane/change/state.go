@@ -192,7 +192,7 @@ func (c *Change) reordered(old *plan.Plan) {
 	}
 	c.Items = append(c.Items, Item{
 		Object: Run, Action: Changed, Field: "order", Tag: Warm,
-		Reason: "queries are numbered in the file's order; state goes on",
+		Reason: "feeds and queries stand in another order, or something that the config leaves open is settled otherwise; state goes on",
 	})
 }
 
