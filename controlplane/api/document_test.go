@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "write docs/openapi.json anew")
 
-func server(t testing.TB, run *apifake.Run, c api.Config) *api.Server {
-	t.Helper()
+func server(tb testing.TB, run *apifake.Run, c api.Config) *api.Server {
+	tb.Helper()
 	if c.Parts.Reader == nil {
 		c.Parts = run.Parts()
 	}
@@ -29,17 +29,17 @@ func server(t testing.TB, run *apifake.Run, c api.Config) *api.Server {
 	}
 	s, err := api.New(c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
-func documentOf(t testing.TB, s *api.Server) object {
-	t.Helper()
+func documentOf(tb testing.TB, s *api.Server) object {
+	tb.Helper()
 	var doc object
 	if err := json.Unmarshal(s.Document(), &doc); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return doc
 }
@@ -151,23 +151,23 @@ func TestAnswersAreWhatTheDocumentSays(t *testing.T) {
 }
 
 // judge compares an answer with what the document says of that status.
-func judge(t testing.TB, doc object, r api.Row, answer *http.Response) {
-	t.Helper()
+func judge(tb testing.TB, doc object, r api.Row, answer *http.Response) {
+	tb.Helper()
 	op := doc["paths"].(object)[r.Path].(object)[strings.ToLower(r.Method)].(object)
 	said, ok := op["responses"].(object)[strconv.Itoa(answer.StatusCode)].(object)
 	body, _ := io.ReadAll(answer.Body)
 	if !ok {
-		t.Errorf("%s: the document has no status %s: %s", r.ID, answer.Status, body)
+		tb.Errorf("%s: the document has no status %s: %s", r.ID, answer.Status, body)
 		return
 	}
 	if answer.Header.Get("X-Request-Id") == "" {
-		t.Errorf("%s: no request id", r.ID)
+		tb.Errorf("%s: no request id", r.ID)
 	}
 	content, _ := said["content"].(object)
 	media, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";")
 	c, ok := content[media].(object)
 	if !ok {
-		t.Errorf("%s: %s: the document does not have the type %q", r.ID, answer.Status, media)
+		tb.Errorf("%s: %s: the document does not have the type %q", r.ID, answer.Status, media)
 		return
 	}
 	if !strings.HasSuffix(media, "json") {
@@ -175,11 +175,11 @@ func judge(t testing.TB, doc object, r api.Row, answer *http.Response) {
 	}
 	var v any
 	if err := json.Unmarshal(body, &v); err != nil {
-		t.Errorf("%s: %v", r.ID, err)
+		tb.Errorf("%s: %v", r.ID, err)
 		return
 	}
 	if err := matches(doc, c["schema"].(object), v, r.ID); err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 // A Problem is an answer that is no success: application/problem+json of RFC 9457. As
 // an error it may be returned by every part, with any of the fields but Request.
-type Problem struct {
+type Problem struct { //nolint:errname // it is an answer first; RFC 9457 calls it that
 	// Type is a URI that names the kind of problem.
 	Type   string `json:"type"`
 	Title  string `json:"title"`

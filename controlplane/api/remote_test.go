@@ -105,6 +105,7 @@ func newLab(t *testing.T, clients ...config.Client) *lab {
 
 // keep writes the server's certificate.
 func (x *lab) keep(t *testing.T) {
+	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(x.server.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +241,7 @@ func TestAClientThatIsTakenOutIsRefusedOnItsOpenConnection(t *testing.T) {
 	x := newLab(t, config.Client{Name: "ann", Role: "admin", Pin: pin(ann)}, config.Client{Name: "bob", Role: "viewer", Pin: pin(bob)})
 	h := x.client(ann, nil)
 	defer h.CloseIdleConnections()
-	if a, err := x.get(h, "GET", "/v1/config"); err != nil || a.StatusCode != 200 {
+	if a, err := x.get(h, "GET", "/v1/config"); err != nil || a.StatusCode != http.StatusOK {
 		t.Fatal(a, err)
 	}
 	next := x.remote
@@ -248,7 +249,7 @@ func TestAClientThatIsTakenOutIsRefusedOnItsOpenConnection(t *testing.T) {
 	if err := x.s.Configure(config.API{Group: "headrace", Others: "nothing", Remote: &next}); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := x.get(h, "GET", "/v1/config"); err != nil || a.StatusCode != 403 {
+	if a, err := x.get(h, "GET", "/v1/config"); err != nil || a.StatusCode != http.StatusForbidden {
 		t.Errorf("on the open connection: %v %v", a, err)
 	}
 	h.CloseIdleConnections()
@@ -263,7 +264,7 @@ func TestAClientThatIsTakenOutIsRefusedOnItsOpenConnection(t *testing.T) {
 	}
 	b := x.client(bob, nil)
 	defer b.CloseIdleConnections()
-	if a, err := x.get(b, "GET", "/v1/config"); err != nil || a.StatusCode != 200 {
+	if a, err := x.get(b, "GET", "/v1/config"); err != nil || a.StatusCode != http.StatusOK {
 		t.Errorf("bob: %v %v", a, err)
 	}
 	// Without the section nothing listens.
@@ -277,7 +278,7 @@ func TestAClientThatIsTakenOutIsRefusedOnItsOpenConnection(t *testing.T) {
 	if err := x.s.Configure(config.API{Group: "headrace", Others: "nothing", Remote: &x.remote}); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := x.get(h, "GET", "/v1/config"); err != nil || a.StatusCode != 200 {
+	if a, err := x.get(h, "GET", "/v1/config"); err != nil || a.StatusCode != http.StatusOK {
 		t.Errorf("ann, again: %v %v", a, err)
 	}
 }
