@@ -163,7 +163,7 @@ func TestAConfigIsAppliedOnlyInThePlaceOfTheOneThatWasRead(t *testing.T) {
 	if a, _, _ := put(h, apifake.Text, `W/`+a.Header.Get("ETag"), ""); a.StatusCode != http.StatusPreconditionFailed {
 		t.Errorf("with a weak tag: %s", a.Status)
 	}
-	for _, bad := range []string{"abc", `"a`, `"a" "b"`, " "} {
+	for _, bad := range []string{"abc", `"a`, `"a" "b"`, ","} {
 		if a, _, p := put(h, apifake.Text, bad, ""); a.StatusCode != http.StatusBadRequest {
 			t.Errorf("If-Match %q: %+v", bad, p)
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"mime"
 	"net/http"
 	"net/url"
@@ -407,7 +408,7 @@ func setField(x reflect.Value, f reflect.StructField, raw json.RawMessage) strin
 	case long > 0:
 		wants += fmt.Sprintf(" of at most %d characters", long)
 	}
-	if string(raw) == "null" || json.Unmarshal(raw, x.Addr().Interface()) != nil {
+	if string(raw) == "null" || json.Unmarshal(whole(x, raw), x.Addr().Interface()) != nil {
 		return wants
 	}
 	switch {
@@ -417,6 +418,14 @@ func setField(x reflect.Value, f reflect.StructField, raw json.RawMessage) strin
 		return wants
 	}
 	return ""
+}
+
+// whole writes a number as Go reads integers: to JSON Schema 3.0 is one.
+func whole(x reflect.Value, raw json.RawMessage) json.RawMessage {
+	if f, err := strconv.ParseFloat(string(raw), 64); x.Kind() == reflect.Int && err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+		return strconv.AppendInt(nil, int64(f), 10)
+	}
+	return raw
 }
 
 // tagsOf reads the bounds of a field; the document says them too.

@@ -82,17 +82,23 @@ func operation(s *schemas, r *route) object {
 		op["requestBody"] = object{"required": needsBody(t), "content": object{typeJSON: object{"schema": s.body(t)}}}
 	case r.body != "":
 		op["requestBody"] = object{"required": true, "content": object{r.body: object{
-			"schema":   object{"type": "string", "minLength": 1, "maxLength": configMax, "description": "A config, as config.schema.json describes it."},
+			// The whole schema of a config is a document of its own, docs/config.schema.json.
+			"schema": object{
+				"type": "object", "description": "A config of at most 1 MiB, as docs/CONFIG.md and docs/config.schema.json describe it.",
+				"properties": object{"feeds": object{"type": "object"}, "queries": object{"type": "object"}}, "required": []any{"feeds", "queries"},
+			},
 			"examples": object{"flow": object{"value": exampleConfig}},
 		}}}
 	}
 	return op
 }
 
-const exampleConfig = `feeds: {all: {match: {port: 9000}, format: flow}}
-queries: {talkers: {from: all, key: [source], window: {tumbling: 1m}, select: {packets: count()}, sinks: [rows]}}
-sinks: {rows: {jsonl: {path: rows.jsonl}}}
-`
+// exampleConfig is a whole config.
+var exampleConfig = object{
+	"feeds":   object{"all": object{"match": object{"port": 9000}, "format": "flow"}},
+	"queries": object{"talkers": object{"from": "all", "key": []any{"source"}, "window": object{"tumbling": "1m"}, "select": object{"packets": "count()"}, "sinks": []any{"rows"}}},
+	"sinks":   object{"rows": object{"jsonl": object{"path": "rows.jsonl"}}},
+}
 
 // needsBody reports whether something in t must be given.
 func needsBody(t reflect.Type) bool {

@@ -237,11 +237,12 @@ func apply(c *call) error {
 	return c.answer(report)
 }
 
-// etags reads a header that lists entity tags. A weak one never matches If-Match.
+// etags reads a header that lists entity tags; an empty one is none. A weak tag never
+// matches If-Match.
 func etags(lines []string, header string, weak bool) (tags []string, given bool, err error) {
 	rest := strings.TrimSpace(strings.Join(lines, ","))
 	if rest == "" {
-		return nil, len(lines) > 0, badTags(header, len(lines) > 0)
+		return nil, false, nil
 	}
 	if rest == "*" {
 		return []string{"*"}, true, nil
@@ -251,7 +252,7 @@ func etags(lines []string, header string, weak bool) (tags []string, given bool,
 		strong, isWeak := strings.CutPrefix(part, "W/")
 		inner := strings.TrimSuffix(strings.TrimPrefix(strong, `"`), `"`)
 		if len(strong) != len(inner)+2 || strings.Contains(inner, `"`) {
-			return nil, true, badTags(header, true)
+			return nil, true, badTags(header)
 		}
 		if !isWeak || weak {
 			tags = append(tags, inner)
@@ -262,10 +263,7 @@ func etags(lines []string, header string, weak bool) (tags []string, given bool,
 	return tags, true, nil
 }
 
-func badTags(header string, bad bool) error {
-	if !bad {
-		return nil
-	}
+func badTags(header string) error {
 	return problem(http.StatusBadRequest, `write "revision" in double quotes, as ETag has it`, "the header %s is no list of entity tags", header)
 }
 
