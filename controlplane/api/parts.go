@@ -140,7 +140,7 @@ type Upgrade struct {
 	// Binary is the path of the binary on the run's host; empty: the one that the run was
 	// started from, as it is now.
 	Binary string `json:"binary,omitempty"`
-	// Anyway upgrades also if frames are lost by it, or state.
+	// Anyway upgrades also if frames are lost by it.
 	Anyway bool `json:"anyway,omitempty"`
 }
 
