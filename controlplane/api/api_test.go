@@ -348,7 +348,7 @@ func TestACaptureStreamsAndSaysWhenItIsCutOff(t *testing.T) {
 	if err != nil || a.Header.Get("Content-Type") != "application/x-pcapng" || len(body) != 48+3*32 {
 		t.Errorf("%v %v: %d bytes", err, a.Header, len(body))
 	}
-	run.Cut = true
+	run.Cut.Store(true)
 	if a, err = post(t.Context(), "?count=3"); err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,8 @@ func TestACaptureStreamsAndSaysWhenItIsCutOff(t *testing.T) {
 	}
 	a.Body.Close()
 	// Its time is over: what there is, is the file.
-	run.Cut, run.Endless = false, true
+	run.Cut.Store(false)
+	run.Endless.Store(true)
 	if a, err = post(t.Context(), "?count=3&seconds=1"); err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +384,7 @@ func TestACaptureStreamsAndSaysWhenItIsCutOff(t *testing.T) {
 	for _, a := range open {
 		a.Body.Close()
 	}
-	run.Endless = false
+	run.Endless.Store(false)
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		a, err := post(t.Context(), "?count=1")
 		if err != nil {
@@ -490,6 +491,9 @@ func FuzzRequest(f *testing.F) {
 	f.Add("POST", "/v1/pause", "application/json; charset=x", "*", `{"feed":"cars"}`)
 	f.Add("PUT", "/v1/workers", "application/json", "", `{"workers":1e2,"workers":3}`)
 	f.Add("POST", "/v1/capture?count=1&seconds=1&feed=%ff", "", "", "")
+	run := apifake.New("a")
+	s := server(f, run, api.Config{})
+	h, doc, table := api.As(s, "admin"), documentOf(f, s), api.Table(run.Parts())
 	f.Fuzz(func(t *testing.T, method, target, media, match, body string) {
 		r, err := http.NewRequest(method, "http://headrace", strings.NewReader(body))
 		if err != nil {
@@ -499,17 +503,15 @@ func FuzzRequest(f *testing.F) {
 			r.URL = u
 		}
 		r.Header["Content-Type"], r.Header["If-Match"] = []string{media}, []string{match}
-		run := apifake.New("a")
-		s := server(t, run, api.Config{})
 		w := httptest.NewRecorder()
-		api.As(s, "admin").ServeHTTP(w, r)
+		h.ServeHTTP(w, r)
 		a := w.Result()
 		if a.StatusCode >= 500 {
 			t.Errorf("%s %s: %s %s", method, target, a.Status, w.Body)
 		}
-		for _, row := range api.Table(run.Parts()) {
+		for _, row := range table {
 			if row.Method == method && row.Path == r.URL.Path && a.StatusCode != http.StatusNotModified {
-				judge(t, documentOf(t, s), row, a)
+				judge(t, doc, row, a)
 			}
 		}
 	})

@@ -235,7 +235,7 @@ func TestACaptureIsAFileAndSaysWhenItIsNotWhole(t *testing.T) {
 	if err != nil || out != string(text) {
 		t.Errorf("to standard output: %v, %d bytes", err, len(out))
 	}
-	run.Cut = true
+	run.Cut.Store(true)
 	if _, _, err = do(t, "capture", "--count", "2", "-o", path, "--name", name); err == nil || !strings.Contains(err.Error(), "cut off after 80 bytes") {
 		t.Errorf("%v", err)
 	}

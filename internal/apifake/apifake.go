@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headrace/headrace/controlplane/api"
@@ -58,7 +59,7 @@ type Run struct {
 	Panics bool
 	// Endless makes captures go on until they are stopped, Cut makes them fail after the
 	// first frame.
-	Endless, Cut bool
+	Endless, Cut atomic.Bool
 }
 
 // New returns a run with the config Text.
@@ -286,12 +287,12 @@ func (r *Run) Capture(ctx context.Context, c api.Capture, w io.Writer) error {
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
-	for n := 0; n < c.Count || r.Endless; n++ {
-		if r.Endless || ctx.Err() != nil {
+	for n := 0; n < c.Count || r.Endless.Load(); n++ {
+		if r.Endless.Load() || ctx.Err() != nil {
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		if r.Cut && n == 1 {
+		if r.Cut.Load() && n == 1 {
 			return errors.New("apifake: as asked")
 		}
 		block := binary.LittleEndian.AppendUint32(nil, 6) // enhanced packet
