@@ -179,6 +179,28 @@ func TestAConfigIsAppliedOnlyInThePlaceOfTheOneThatWasRead(t *testing.T) {
 	}
 }
 
+// A feed that is no more leaves its number behind, not its name.
+func TestEverythingCanBeAskedAfterAFeedWasReplaced(t *testing.T) {
+	run := apifake.New("a")
+	h := api.As(server(t, run, api.Config{}), "admin")
+	if a, r, p := put(h, strings.Replace(apifake.Text, "unit: ms", "unit: us", 1), "*", ""); a.StatusCode != http.StatusOK || r.KeptFeeds != 1 || r.KeptQueries != 1 {
+		t.Fatalf("%s %+v %+v", a.Status, r, p)
+	}
+	for _, path := range []string{"/v1/status", "/v1/plan", "/v1/config", "/v1/explain"} {
+		a := send(h, "GET", path, "")
+		body, _ := io.ReadAll(a.Body)
+		if a.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", path, body)
+		}
+		if path == "/v1/explain" && (strings.Contains(string(body), "removed") || !strings.Contains(string(body), ": 2 feeds")) {
+			t.Errorf("%s", body)
+		}
+	}
+	if a := send(h, "POST", "/v1/pause", "{}", jsonHeader...); a.StatusCode != http.StatusOK || !slices.Equal(run.Paused(), []string{"cars", "talk"}) {
+		t.Errorf("paused: %q", run.Paused())
+	}
+}
+
 func TestOfTwoOperatorsWhoReadTheSameConfigOneChangesIt(t *testing.T) {
 	run := apifake.New("a")
 	h := api.As(server(t, run, api.Config{}), "admin")

@@ -28,7 +28,7 @@ const (
 	whyLayout   = "worker memory is laid out anew"
 	whyColumns  = "queries that use a changed column begin anew, the others go on"
 	loseFeed    = "the feed's place in its channels, and open windows of its queries: they begin anew"
-	loseQuery   = "the query's open windows: they are fired incomplete or discarded, and it begins anew"
+	loseQuery   = "the query's open windows: they are fired or discarded, as on_stop says, and it begins anew"
 	loseWindows = "windows that are open: they begin anew and say that they are incomplete"
 )
 
