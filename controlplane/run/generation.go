@@ -44,6 +44,7 @@ type generation struct {
 	zeroCopy []bool // by queue
 	stock    *stock // nil: nothing outlives the process
 	lives    lives
+	opened   []int // members that were opened for a handover
 	pump     *export.Pump
 	tap      *cluster.Tap // nil: no group
 
@@ -94,7 +95,10 @@ func (r *control) startProcess(g *generation, resume [][]event.Nanos) (err error
 type launch struct {
 	binary string // "": this one
 	resume [][]event.Nanos
-	fault  bool // the process before failed: what it had in hand is left out
+	from   *handover.FromBody // another data plane's state, which is in old
+	old    *stock
+	owners *owners // nil: by the number of workers
+	fault  bool    // the process before failed: what it had in hand is left out
 	try    bool
 }
 
@@ -115,10 +119,13 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if err := r.spawn(g, l.binary); err != nil {
 		return ready, err
 	}
-	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try}
+	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try, From: l.from, Owners: l.owners}
 	if g.stock != nil {
 		body.Kept = &g.stock.body
 		fds = append(fds, g.stock.descriptors()...)
+	}
+	if l.from != nil {
+		fds = append(append(fds, l.old.regions...), l.old.shared)
 	}
 	if err := g.conn.Send(handover.Start, &body, fds); err != nil {
 		return ready, g.explain(err)

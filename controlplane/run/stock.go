@@ -3,6 +3,7 @@ package run
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,13 +26,14 @@ type stock struct {
 	memories []int // of the owners' frames
 	members  []int
 	regions  []int // by worker
-	shared   int
+	shared   int   // of all workers
+	queues   int   // belongs to the sockets, as the memories do
 }
 
 // openStock opens the sockets of l, which receive nothing yet, and makes the memory for
 // the workers, empty.
 func openStock(l xsk.Layout) (*stock, error) {
-	s := &stock{shared: -1}
+	s := &stock{shared: -1, queues: -1}
 	owners, err := xsk.OpenRawOwners(l)
 	if err != nil {
 		return nil, err
@@ -45,6 +47,9 @@ func openStock(l xsk.Layout) (*stock, error) {
 		s.body.ZeroCopy, s.body.Fallback = append(s.body.ZeroCopy, o.ZeroCopy), append(s.body.Fallback, why)
 	}
 	if s.members, err = xsk.OpenMembers(l, s.owners); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	if s.queues, err = arena.Create("headrace queues", proc.RegionBytes); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	if err := s.makeMemory(l.Workers); err != nil {
@@ -86,14 +91,14 @@ func stockOf(b *handover.KeptBody, fds []int) (*stock, []int, error) {
 	}
 	s := &stock{body: *b}
 	s.owners, s.memories, s.members, s.regions = take(b.Owners), take(b.Owners), take(b.Members), take(b.Regions)
-	s.shared = take(1)[0]
+	s.shared, s.queues = take(1)[0], take(1)[0]
 	return s, fds, nil
 }
 
 // descriptors are all of s, in the order of [handover.KeptBody]. They stay s's.
 func (s *stock) descriptors() []int {
 	var fds []int
-	for _, part := range [][]int{s.owners, s.memories, s.members, s.regions, {s.shared}} {
+	for _, part := range [][]int{s.owners, s.memories, s.members, s.regions, {s.shared, s.queues}} {
 		fds = append(fds, part...)
 	}
 	return fds
@@ -104,13 +109,36 @@ func (s *stock) close() error {
 	if s == nil {
 		return nil
 	}
+	s.closeMemory()
 	closeAll(s.owners)
 	closeAll(s.memories)
 	closeAll(s.members)
+	if s.queues >= 0 {
+		_ = unix.Close(s.queues)
+	}
+	*s = stock{shared: -1, queues: -1}
+	return nil
+}
+
+// closeMemory lets go of the workers' memory alone.
+func (s *stock) closeMemory() {
+	if s == nil {
+		return
+	}
 	closeAll(s.regions)
 	if s.shared >= 0 {
 		_ = unix.Close(s.shared)
 	}
-	*s = stock{shared: -1}
-	return nil
+	s.regions, s.shared = nil, -1
+}
+
+// yield lets go of what next, which goes on with the sockets, has not taken over.
+func (s *stock) yield(next *stock) {
+	s.closeMemory()
+	for _, fd := range s.members {
+		if !slices.Contains(next.members, fd) {
+			_ = unix.Close(fd)
+		}
+	}
+	*s = stock{shared: -1, queues: -1}
 }

@@ -64,7 +64,8 @@ type StartBody struct {
 // KeptBody describes sockets and memory that outlive a data plane. Its descriptors are,
 // in this order: the owners' sockets and their memories, each in the order of
 // xsk.Layout.Owners; the members' sockets, in the order of xsk.Layout.Members; a region
-// for each worker; the region that the workers share.
+// for each worker; the region that the workers share; the region of the queues, which
+// belongs to the sockets.
 type KeptBody struct {
 	Owners, Members, Regions int
 	// ZeroCopy is what each owner was granted.
@@ -74,7 +75,7 @@ type KeptBody struct {
 }
 
 // Descriptors returns how many descriptors go with k.
-func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 1 }
+func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 2 }
 
 // PoisonBody is what a worker had in hand when it failed.
 type PoisonBody struct {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/xsk"
 )
 
 // parts are the descriptors of what outlives this process: it was there before us, and
@@ -16,6 +17,7 @@ type parts struct {
 	members  []int
 	regions  []int
 	shared   int
+	queues   int
 }
 
 func (p *parts) take(k *handover.KeptBody, fds []int) {
@@ -26,7 +28,7 @@ func (p *parts) take(k *handover.KeptBody, fds []int) {
 		return part
 	}
 	p.owners, p.memories, p.members, p.regions = next(k.Owners), next(k.Owners), next(k.Members), next(k.Regions)
-	p.shared = fds[0]
+	p.shared, p.queues = fds[0], fds[1]
 }
 
 // region returns worker w's region, or a new one if nothing outlives us.
@@ -43,4 +45,17 @@ func (p *process) sharedRegion() (*arena.Region, error) {
 		return arena.New("headrace shared", RegionBytes)
 	}
 	return arena.Open(p.parts.shared)
+}
+
+// adoptOwners takes up the owners' sockets, with what is known of their queues.
+func (p *process) adoptOwners() ([]*xsk.Owner, error) {
+	r, err := arena.Open(p.parts.queues)
+	if err != nil {
+		return nil, err
+	}
+	owners, err := xsk.AdoptOwners(p.start.Layout, p.parts.owners, p.parts.memories, r)
+	if err != nil {
+		return nil, err
+	}
+	return owners, r.Complete(xsk.StateVersion)
 }

@@ -170,7 +170,7 @@ func (p *process) takeSockets() (members []int, err error) {
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	if k := p.start.Kept; k != nil {
 		p.zeroCopy = k.ZeroCopy
-		p.owners, err = xsk.AdoptOwners(p.start.Layout, p.parts.owners, p.parts.memories, p.common)
+		p.owners, err = p.adoptOwners()
 		return p.parts.members, err
 	}
 	return p.openSockets()

@@ -1,0 +1,413 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/replay"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/xsk"
+)
+
+// Owners says which worker has each key group.
+type owners = [event.GroupCount]uint16
+
+// A warm handover puts another data plane in the place of the running one, with another
+// plan, other workers, or other owners of key groups, while packets go on coming:
+//
+//  1. the workers are held: nothing is in hand, packets wait in the rings;
+//  2. the XDP program is told of the new feeds and owners; workers that give channels
+//     away take what was placed with them before;
+//  3. the pump writes every row that is out, and ends with its segment;
+//  4. the process ends, and the next one takes over what goes on, from memory to memory;
+//  5. a new pump goes on with the new segment.
+//
+// Until the next one runs, everything can be put back: the old memory is only read.
+type warm struct {
+	next    Setup
+	feeds   []int // for each feed of the plan the old number of the one that goes on, -1: none does
+	queries []int
+	owners  *owners // nil: as they are, or by the number of workers if that changes
+}
+
+const (
+	holdPatience = 5 * time.Second
+	holdPause    = 200 * time.Microsecond
+	pumpPatience = 10 * time.Second
+)
+
+// hand makes the warm handover w and returns how long no worker took frames. After an
+// error everything is as before, unless it says otherwise. Where some workers both give
+// groups and get some it takes several.
+func (r *control) hand(w *warm) (time.Duration, error) {
+	if err := r.mayHand(w); err != nil {
+		return 0, err
+	}
+	old, err := r.network.tables.Owners()
+	if err != nil {
+		return 0, err
+	}
+	want := old
+	switch {
+	case w.owners != nil:
+		want = *w.owners
+	case w.next.Plan.Workers != r.Plan.Workers:
+		want = spread(&old, w.next.Plan.Workers)
+	}
+	var pause time.Duration
+	for _, part := range rounds(&old, &want) {
+		table := old
+		for _, group := range part {
+			table[group] = want[group]
+		}
+		took, err := r.handOnce(w, &old, &table)
+		if err != nil {
+			return pause, err
+		}
+		pause, old = max(pause, took), table
+		w = &warm{next: r.Setup, feeds: identity(len(r.Plan.Feeds)), queries: identity(len(r.Plan.Queries))}
+	}
+	return pause, nil
+}
+
+func identity(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
+}
+
+// handOnce is hand where no worker that gives groups gets any.
+func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
+	g, next := r.g, &generation{layout: r.g.layout}
+	next.layout.Workers = w.next.Plan.Workers
+	if err := next.layout.Check(); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := r.hold(g); err != nil {
+		return 0, err
+	}
+	if err := r.handHeld(w, g, next, old, want); err != nil {
+		return 0, errors.Join(err, r.takeBack(g, next, old))
+	}
+	pause := time.Since(began)
+	r.Log.Info("the data plane was handed over", "workers", w.next.Plan.Workers, "data_plane", next.pid, "takeovers", next.lives.warm, "pause", pause)
+	return pause, nil
+}
+
+// mayHand says why w cannot be.
+func (r *control) mayHand(w *warm) error {
+	switch {
+	case r.g.stock == nil:
+		return errors.New("with `crash: cold` nothing outlives the data plane: stop and start instead")
+	case r.stopping:
+		return errEnding
+	case r.Plan.Group != nil:
+		return errors.New("a box of a group keeps its plan while it runs: stop it, change its config, and start it; the other boxes go on meanwhile")
+	case w.next.Plan.Workers > max(r.Plan.WorkersMax, r.Plan.Workers):
+		return fmt.Errorf("%d workers: workers_max is %d, and sockets and memory are made for no more", w.next.Plan.Workers, r.Plan.WorkersMax)
+	}
+	return r.affordable()
+}
+
+// spread gives the groups of workers that go, and a fair share of all to those that come,
+// to the workers that there will be; as few as possible change.
+func spread(old *owners, to int) owners {
+	want := *old
+	share := make([]int, to)
+	for i := range share {
+		share[i] = event.GroupCount / to
+		if i < event.GroupCount%to {
+			share[i]++
+		}
+	}
+	var homeless []int
+	for g := range want {
+		if w := int(want[g]); w < to && share[w] > 0 {
+			share[w]--
+		} else {
+			homeless = append(homeless, g)
+		}
+	}
+	w := 0
+	for _, g := range homeless {
+		for share[w] == 0 {
+			w++
+		}
+		want[g] = uint16(w)
+		share[w]--
+	}
+	return want
+}
+
+// hold brings all workers to where nothing is under way.
+func (r *control) hold(g *generation) error {
+	number := g.segment.SetHold(segment.Hold, 0)
+	if number == 0 {
+		return errEnding
+	}
+	if err := r.held(g, number); err != nil {
+		g.segment.SetCommand(segment.Go)
+		return err
+	}
+	return nil
+}
+
+// held waits for all workers to reach hold number.
+func (r *control) held(g *generation, number uint64) error {
+	for end := time.Now().Add(holdPatience); ; time.Sleep(holdPause) {
+		behind := -1
+		for w := range r.Plan.Workers {
+			if x := g.segment.Worker(w); x.State() != segment.Held || x.HeldFor() != number {
+				behind = w
+			}
+		}
+		switch {
+		case behind < 0:
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("worker %d does not come to rest within %v: a sink that does not take its rows may be why", behind, holdPatience)
+		}
+	}
+}
+
+// handHeld goes on when the workers are held.
+func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err error) {
+	if err := r.openMembers(g, next); err != nil {
+		return err
+	}
+	if err := r.network.tables.SetFeeds(w.next.Plan.Feeds); err != nil {
+		return err
+	}
+	if err := r.moveSlots(g, old, want); err != nil {
+		return err
+	}
+	if err := endPump(g); err != nil {
+		return err
+	}
+	r.endProcess(g)
+	if err := r.renew(w, g, next); err != nil {
+		return err
+	}
+	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries, Owners: old}
+	before := r.Setup
+	r.Setup = w.next
+	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want})
+	if err == nil && !ready.Warm {
+		err = errors.New("the data plane did not take the state over")
+	}
+	if err == nil {
+		r.values, err = replay.Values(r.Plan)
+	}
+	if err == nil {
+		err = r.startPump(next)
+	}
+	if err != nil {
+		r.Setup = before
+		return err
+	}
+	r.settle(w, g, next, before.Plan)
+	return nil
+}
+
+// openMembers opens the sockets of workers that come, and puts all sockets of next in a
+// stock that has them in common with g's.
+func (r *control) openMembers(g, next *generation) error {
+	next.zeroCopy = g.zeroCopy
+	byWorker := make([][]int, next.layout.Workers)
+	rest := g.stock.members
+	for _, s := range g.layout.Members() {
+		if s.Worker < len(byWorker) {
+			byWorker[s.Worker] = append(byWorker[s.Worker], rest[0])
+		}
+		rest = rest[1:]
+	}
+	next.stock = &stock{body: g.stock.body, owners: g.stock.owners, memories: g.stock.memories, shared: -1, queues: g.stock.queues}
+	for w := g.layout.Workers; w < next.layout.Workers; w++ {
+		fds, err := xsk.OpenMembersOf(next.layout, g.stock.owners, w)
+		if err != nil {
+			return err
+		}
+		byWorker[w] = fds
+		next.opened = append(next.opened, fds...)
+	}
+	var err error
+	if next.stock.members, err = next.layout.Weave(byWorker); err != nil {
+		return err
+	}
+	sockets, err := next.layout.Assign(next.stock.owners, next.stock.members)
+	if err != nil {
+		return err
+	}
+	return r.network.setSockets(sockets)
+}
+
+// moveSlots tells the XDP program of the owners in want. Workers that give groups away
+// then take what lies in their rings: it was placed before. Those that get some stay as
+// they are, since they have no state yet for what may lie in theirs.
+func (r *control) moveSlots(g *generation, old, want *owners) error {
+	past := uint64(0)
+	for group := range old {
+		if old[group] == want[group] {
+			continue
+		}
+		past |= 1 << old[group]
+		if err := r.network.tables.SetOwner(group, int(want[group])); err != nil {
+			return err
+		}
+	}
+	if past == 0 {
+		return nil
+	}
+	if err := r.network.tables.Barrier(); err != nil {
+		return err
+	}
+	number := g.segment.SetHold(segment.HoldPast, past)
+	if number == 0 {
+		return errEnding
+	}
+	return r.held(g, number)
+}
+
+// rounds divides the groups that change owner so that in no round a worker both gives
+// some and gets some. There is at least one round. Where workers do both, it goes by the
+// highest bit in which the numbers of the two differ, and whether it is set or cleared.
+func rounds(old, want *owners) (list [][]int) {
+	var parts [2 * 16][]int
+	var all []int
+	gives, gets := uint64(0), uint64(0)
+	for g := range old {
+		a, b := old[g], want[g]
+		if a == b {
+			continue
+		}
+		all, gives, gets = append(all, g), gives|1<<a, gets|1<<b
+		bit := bits.Len16(a^b) - 1
+		parts[2*bit+int(a>>bit&1)] = append(parts[2*bit+int(a>>bit&1)], g)
+	}
+	if gives&gets == 0 {
+		return [][]int{all}
+	}
+	for _, p := range parts {
+		if p != nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// endPump has g's pump write everything that is out, and end.
+func endPump(g *generation) error {
+	g.pump.Finish()
+	select {
+	case err, ok := <-g.pumped:
+		if ok && err != nil {
+			return err
+		}
+		return nil
+	case <-time.After(pumpPatience):
+		return fmt.Errorf("rows that are out are not written within %v: a sink does not take them", pumpPatience)
+	}
+}
+
+// endProcess ends g's process, whose workers are held.
+func (r *control) endProcess(g *generation) {
+	g.kill()
+	for range g.heard { //nolint:revive // until it is gone
+	}
+	g.deathOf(0)
+	g.process, g.pid = nil, 0
+	_ = g.conn.Close()
+}
+
+// renew makes next's segment and memory. Sinks go on where they are.
+func (r *control) renew(w *warm, g, next *generation) (err error) {
+	if err := next.stock.makeMemory(next.layout.Workers); err != nil {
+		return err
+	}
+	next.stock.count()
+	if next.segment, err = segment.Create(w.next.Plan); err != nil {
+		return err
+	}
+	if err := next.segment.Restrict(segment.Control); err != nil {
+		return err
+	}
+	for _, name := range segment.Sinks(w.next.Plan) {
+		var c segment.Commit
+		if from := g.segment.Sink(name); from != nil && from.Load(&c) {
+			c.Positions = make([]uint64, next.segment.Layout.Workers)
+			next.segment.Sink(name).Store(&c)
+		}
+	}
+	next.segment.NextControl()
+	next.beat()
+	return nil
+}
+
+// takeBack lets g go on after a handover that did not come about.
+func (r *control) takeBack(g, next *generation, old *owners) error {
+	var errs []error
+	if next.pid > 0 {
+		next.kill()
+		_ = next.reap()
+	}
+	errs = append(errs, r.network.tables.SetFeeds(r.Plan.Feeds))
+	for group, w := range old {
+		errs = append(errs, r.network.tables.SetOwner(group, int(w)))
+	}
+	for _, i := range r.network.instances {
+		for w := g.layout.Workers; w < next.layout.Workers; w++ {
+			for q := range i.Queues() {
+				errs = append(errs, i.ClearSocket(q, w))
+			}
+		}
+	}
+	errs = append(errs, r.network.tables.Barrier())
+	if next.segment != nil {
+		errs = append(errs, next.segment.Close())
+	}
+	closeAll(next.opened)
+	next.stock.closeMemory()
+	g.segment.SetCommand(segment.Go)
+	if g.pid != 0 {
+		return errors.Join(errs...) // it lives, and so does its pump, or that has failed by itself
+	}
+	former := r.figures.source.Takeover()
+	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{owners: old}, time.Now())); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	r.show(g, former)
+	r.handOver(g, former)
+	return errors.Join(errs...)
+}
+
+// settle makes next the generation that runs.
+func (r *control) settle(w *warm, g, next *generation, old *plan.Plan) {
+	for _, i := range r.network.instances {
+		for worker := next.layout.Workers; worker < g.layout.Workers; worker++ {
+			for q := range i.Queues() {
+				if err := i.ClearSocket(q, worker); err != nil {
+					r.Log.Error("a socket stays in the program's map", "error", err)
+				}
+			}
+		}
+	}
+	former := r.figures.source.Renumber(old, w.queries, w.feeds, r.goneSockets(g, next))
+	next.lives = lives{warm: g.lives.warm + 1, since: time.Now(), pause: g.lives.pause}
+	r.g = next
+	r.figures.source.Plan = r.Plan
+	r.show(next, former)
+	r.handOver(next, r.figures.source.Takeover())
+	g.stock.yield(next.stock)
+	g.conn = nil
+	if err := g.close(); err != nil {
+		r.Log.Warn("something of the last data plane stays", "error", err)
+	}
+}
