@@ -86,7 +86,8 @@ func identity(n int) []int {
 
 // handOnce is hand where no worker that gives groups gets any.
 func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
-	g, next := r.g, &generation{layout: r.g.layout}
+	g, next := r.g, newGeneration()
+	next.layout = g.layout
 	next.layout.Workers = w.next.Plan.Workers
 	if err := next.layout.Check(); err != nil {
 		return 0, err
@@ -184,13 +185,13 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.openMembers(g, next); err != nil {
 		return err
 	}
-	if err := r.network.tables.SetFeeds(w.next.Plan.Feeds); err != nil {
+	if err := r.network.tables.SetFeeds(r.steered(w.next.Plan)); err != nil {
 		return err
 	}
 	if err := r.moveSlots(g, old, want); err != nil {
 		return err
 	}
-	if err := endPump(g); err != nil {
+	if err := finishPump(g); err != nil {
 		return err
 	}
 	w.account = r.figures.source.Snapshot().Renumber(w.queries, w.feeds, goneSockets(g, next))
@@ -215,6 +216,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 		r.Setup = before
 		return err
 	}
+	next.listen()
 	r.settle(w, g, next)
 	return nil
 }
@@ -305,8 +307,8 @@ func rounds(old, want *owners) (list [][]int) {
 	return list
 }
 
-// endPump has g's pump write everything that is out, and end.
-func endPump(g *generation) error {
+// finishPump has g's pump write everything that is out, and end.
+func finishPump(g *generation) error {
 	g.pump.Finish()
 	select {
 	case err, ok := <-g.pumped:
@@ -361,7 +363,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		next.kill()
 		_ = next.reap()
 	}
-	errs = append(errs, r.network.tables.SetFeeds(r.Plan.Feeds))
+	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)))
 	for group, w := range old {
 		errs = append(errs, r.network.tables.SetOwner(group, int(w)))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/replay"
@@ -49,6 +50,8 @@ type Config struct {
 	// Leave lets a first signal end only this process: the data plane goes on, and a
 	// control of the same name takes over.
 	Leave bool
+	// Level is the least that Log logs; nil: it cannot be changed.
+	Level *slog.LevelVar
 	Log   *slog.Logger
 	// Ledger gets the ledger at the end.
 	Ledger io.Writer
@@ -67,20 +70,28 @@ const beatEvery = time.Second
 // control is the control process.
 type control struct {
 	Config
-	folder  *folder
-	network *network
-	values  []rows.Values
-	figures figures
-	g       *generation
-	policy  policy // restarts that lose state
-	faults  policy // data planes that failed by themselves
-	budget  budget
-	store   *store
-	spare   *spawned // a data plane in waiting
-	peers   *peers   // nil: no group
-	asks    chan ask
-	over    chan struct{} // closed: nothing more can be asked
-	shown   atomic.Pointer[status.Continuity]
+	folder   *folder
+	network  *network
+	values   []rows.Values
+	figures  figures
+	g        *generation
+	policy   policy // restarts that lose state
+	faults   policy // data planes that failed by themselves
+	budget   budget
+	store    *store
+	spare    *spawned // a data plane in waiting
+	binary   string   // what data planes are started from; "": this one
+	peers    *peers   // nil: no group
+	asks     chan ask
+	api      *api.Server
+	applied  time.Time // when Setup was put in force
+	capturer api.Capturer
+	force    atomic.Pointer[force]
+	paused   []string // feeds
+	load     load
+	auto     bool          // groups are moved when it is worth it
+	over     chan struct{} // closed: nothing more can be asked
+	shown    atomic.Pointer[status.Continuity]
 
 	signals  chan os.Signal
 	asked    int  // signals so far
@@ -99,7 +110,7 @@ type control struct {
 func Run(ctx context.Context, c Config) error {
 	r := &control{
 		Config: c, signals: make(chan os.Signal, 4), asks: make(chan ask), over: make(chan struct{}),
-		policy: policy{most: restartsMax}, faults: policy{most: faultsMax},
+		policy: policy{most: restartsMax}, faults: policy{most: faultsMax}, applied: time.Now(),
 	}
 	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
 	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
@@ -253,8 +264,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.hear(m)
 		case a := <-r.asks:
 			a.answer <- a.do()
-			if heard != nil {
-				heard = g.heard // there may be another process
+			if g != r.g || heard != nil { // there may be another process, and another pump
+				g = r.g
+				heard, pumped = g.heard, g.pumped
 			}
 		case err := <-pumped:
 			pumped = nil
@@ -276,6 +288,11 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			if !r.stopping {
 				r.network.watchLinks()
+			}
+			if heard != nil {
+				r.lookAtLoad(g)
+				g = r.g
+				heard, pumped = g.heard, g.pumped
 			}
 		}
 	}

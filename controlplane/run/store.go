@@ -146,7 +146,7 @@ func (r *control) resume() (*generation, status.Former, error) {
 		return nil, status.Former{}, nil
 	}
 	defer r.store.drop()
-	g := &generation{}
+	g := newGeneration()
 	former, err := r.takeStored(g, found)
 	if err == nil {
 		err = r.takeOver(g, launch{}, time.Now())

@@ -56,6 +56,11 @@ type StartBody struct {
 	// Try asks only whether this binary could go on with what is kept: the answer is
 	// Ready or Refused, and the process ends. The data plane before it may be running.
 	Try bool
+	// Owners is the worker of each key group; nil: they are spread evenly.
+	Owners *[event.GroupCount]uint16
+	// From is another data plane, of another plan, whose state goes on in this one; nil:
+	// there is none.
+	From *FromBody
 	// Fault says that the data plane before this one failed by itself: a frame that a
 	// failed worker had in hand is not looked at again.
 	Fault bool
@@ -76,6 +81,19 @@ type KeptBody struct {
 
 // Descriptors returns how many descriptors go with k.
 func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 2 }
+
+// FromBody describes a data plane that has ended while it was held. The descriptors of its
+// workers' regions and of the region that they shared come behind those of Kept. They are
+// only read.
+type FromBody struct {
+	Plan    *plan.Plan
+	Regions int
+	// Feeds and Queries have, for each of the new plan, the number in Plan of the one whose
+	// state goes on in it, or -1.
+	Feeds, Queries []int
+	// Owners is the worker that had each key group; nil: they were spread evenly.
+	Owners *[event.GroupCount]uint16
+}
 
 // PoisonBody is what a worker had in hand when it failed.
 type PoisonBody struct {
