@@ -193,6 +193,7 @@ func (r *control) begin() error {
 	}
 	if !r.stopping {
 		r.network.watchLinks()
+		r.store.ready("receiving")
 		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
 	}
 	return nil
@@ -249,6 +250,12 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			r.stop("asked to stop")
 		case s := <-r.signals:
+			if s == unix.SIGHUP {
+				r.reload()
+				g = r.g
+				heard, pumped = g.heard, g.pumped
+				break
+			}
 			if r.asked++; r.asked > 1 {
 				return false, errors.Join(ErrKilled, r.giveUp())
 			}
@@ -279,6 +286,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.stop(err.Error())
 		case <-beat.C:
 			g.beat()
+			r.store.alive()
 			r.budget.look(g, r.Plan.Workers)
 			r.showContinuity(g)
 			r.endStalled(g)
@@ -346,6 +354,21 @@ func (r *control) hear(m *handover.Message) {
 			r.stop(r.failure.Error())
 		}
 	}
+}
+
+// reload puts the config file in force as it is now.
+func (r *control) reload() {
+	text, err := os.ReadFile(r.Source)
+	if err == nil {
+		err = r.store.reloading()
+	}
+	if err == nil {
+		_, err = r.apply(&api.Application{Text: text, Source: r.Source})
+	}
+	if err != nil {
+		r.Log.Error("the config stays as it was", "source", r.Source, "error", err)
+	}
+	r.store.ready("receiving")
 }
 
 // leave reports whether this process ends by itself alone, being asked to.
