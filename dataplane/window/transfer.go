@@ -59,7 +59,7 @@ func CopyGroup(dst, src *State, queries []Pair, group int) error {
 		from, to := &src.queries[p.Src], &dst.queries[p.Dst]
 		to.mark[0].Hit = max(to.mark[0].Hit, from.mark[0].Hit)
 		for slot := range from.panes {
-			if flags, any := luggage(dst, src, from, slot, group); any {
+			if flags, some := luggage(dst, src, from, slot, group); some {
 				to.takeGroup(from, slot, group, flags)
 			}
 		}
@@ -70,7 +70,7 @@ func CopyGroup(dst, src *State, queries []Pair, group int) error {
 // luggage returns the flags that a group takes along from pane number slot of q, one of
 // src's queries, and whether it takes anything. Where the States share no allowance,
 // what is marked there goes with the pane.
-func luggage(dst, src *State, q *query, slot, group int) (flags uint32, any bool) {
+func luggage(dst, src *State, q *query, slot, group int) (flags uint32, some bool) {
 	p := &q.panes[slot]
 	if p.State != paneOpen {
 		return 0, false
@@ -96,7 +96,7 @@ func canTake(dst, src *State, p Pair, group int) error {
 		}
 	}
 	for slot := range from.panes {
-		if _, any := luggage(dst, src, from, slot, group); !any {
+		if _, some := luggage(dst, src, from, slot, group); !some {
 			continue
 		}
 		i := from.panes[slot].Index
