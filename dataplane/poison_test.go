@@ -67,8 +67,8 @@ func TestAFrameOfWhichTheProcessDiesIsLeftOut(t *testing.T) {
 		frames, messages uint64 // counted as poison
 	}{
 		{"unsequenced", 1, 101, 0, 0, 1, 0},
-		{"sequenced", 0, 3, 0, 0, 1, 0},
-		{"sequenced, and held for order when it is decoded", 0, 100, 0, 0, 0, 3},
+		{"sequenced", 2, 2, 0, 0, 1, 0},
+		{"sequenced, and held for order when it is decoded", 2, 100, 0, 0, 0, 3},
 		{"in the middle of a frame that a batch has begun", 1, 103, 40, 250, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
