@@ -18,7 +18,21 @@ func TestAKillAtAnyStatementChangesNothing(t *testing.T) {
 		fault.Arm(1+r.Int64N(most), strike)
 		defer fault.Arm(0, strike)
 		x.run(r, func() {
-			if fault.Left() == 0 && x.starts < 600 {
+			if fault.Left() == 0 && x.starts < crashStarts() {
+				fault.Arm(1+r.Int64N(most), strike)
+			}
+		})
+	})
+}
+
+// The same of moves: they are finished or taken back.
+func TestAKillInAMoveChangesNothing(t *testing.T) {
+	forMoves(t, crashRuns(2), func(x *plant, r *rand.Rand) {
+		most := int64(500 + r.IntN(5000))
+		strike := func() { panic(killed{}) }
+		defer fault.Arm(0, strike)
+		x.run(r, func() {
+			if fault.Left() == 0 && x.starts < crashStarts() {
 				fault.Arm(1+r.Int64N(most), strike)
 			}
 		})
