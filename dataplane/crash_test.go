@@ -519,11 +519,11 @@ func firstOther(got, want []string) string {
 }
 
 // crashRuns is how many runs with kills a test makes: more if the environment says so.
-func crashRuns(least int) int {
+func crashRuns() int {
 	if n, err := strconv.Atoi(os.Getenv("HEADRACE_CRASH_RUNS")); err == nil {
 		return n
 	}
-	return least
+	return 2
 }
 
 // crashStarts is after how many starts a run goes on undisturbed.
@@ -577,7 +577,7 @@ func forCrashes(t *testing.T, runs int, f func(x *plant, r *rand.Rand)) {
 
 // All workers are given up at once, between two cycles of any of them.
 func TestWorkersGoOnWhereOthersStopped(t *testing.T) {
-	forCrashes(t, crashRuns(2), func(x *plant, r *rand.Rand) {
+	forCrashes(t, crashRuns(), func(x *plant, r *rand.Rand) {
 		often := 1 + r.IntN(40)
 		x.run(r, func() {
 			if r.IntN(often) == 0 && x.starts < crashStarts() {
@@ -664,7 +664,7 @@ func (x *plant) checkTogether(want *plant) {
 // Key groups and channels move among workers now and then, and all workers are given up
 // now and then.
 func TestGroupsThatMoveMakeTheSameRows(t *testing.T) {
-	forMoves(t, crashRuns(2), func(x *plant, r *rand.Rand) {
+	forMoves(t, crashRuns(), func(x *plant, r *rand.Rand) {
 		often := 50 + r.IntN(200)
 		x.run(r, func() {
 			if r.IntN(often) == 0 && x.starts < crashStarts() {
@@ -672,4 +672,42 @@ func TestGroupsThatMoveMakeTheSameRows(t *testing.T) {
 			}
 		})
 	})
+}
+
+// Memory of another plan is refused before it is looked at.
+func TestMemoryOfAnotherLayoutIsRefused(t *testing.T) {
+	p := crashPlan(1)
+	x := newPlant(t, p, crashFrames(t, p, 100))
+	x.start()
+	x.tick()
+	x.cycle(0, false)
+	x.reopen()
+	other := crashPlan(1)
+	other.Queries[0].Keys *= 2
+	_, err := NewWorker(Config{Plan: other, Segment: x.segment.Worker(0), Region: x.regions[0], Owner: &[event.GroupCount]uint16{}, Receiver: &tap{ring: x.sources[0]}, Rollback: true})
+	if !errors.Is(err, arena.ErrLayout) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err = NewWorker(Config{Plan: p, Segment: x.segment.Worker(0), Region: x.regions[0], Owner: &[event.GroupCount]uint16{}, Receiver: &belt{}, Rollback: true}); err == nil {
+		t.Fatal("a receiver without positions is taken")
+	}
+	x.reopen()
+	x.start()
+}
+
+// What a start over warm memory takes, beside mapping it.
+func BenchmarkWarmStart(b *testing.B) {
+	t := &testing.T{}
+	p := crashPlan(1)
+	p.Queries[0].Keys = 65536
+	x := newPlant(t, p, crashFrames(t, p, 200))
+	x.start()
+	for range 20 {
+		x.tick()
+		x.cycle(0, false)
+	}
+	for b.Loop() {
+		x.reopen()
+		x.start()
+	}
 }
