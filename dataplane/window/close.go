@@ -110,7 +110,7 @@ func (s *State) spend(q *query, slot int) {
 // goes on after a kill.
 func (s *State) Sweep(n int) int {
 	did := 0
-	for i := range s.queries {
+	for i := 0; s.spent > 0 && i < len(s.queries); i++ {
 		q := &s.queries[i]
 		for slot := 0; q.spent > 0 && slot < len(q.panes); slot++ {
 			if q.panes[slot].State != paneSpent {

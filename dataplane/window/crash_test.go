@@ -172,7 +172,7 @@ func (s *scribe) op(state int) op {
 	return o
 }
 
-// history is a number of transactions of several States, ending with a flush.
+// history is a number of transactions of several States, ending with a flush or without.
 func (s *scribe) history(states, n int) (out []transaction) {
 	next := func(state int, ops ...op) {
 		tx := transaction{state: state, ops: ops}
@@ -190,7 +190,11 @@ func (s *scribe) history(states, n int) (out []transaction) {
 		next(state, ops...)
 	}
 	for state := range states {
-		next(state, op{kind: "flush"}, op{kind: "close", target: 25})
+		end := "flush"
+		if s.IntN(4) == 0 {
+			end = "discard"
+		}
+		next(state, op{kind: end}, op{kind: "close", target: 25})
 		for range 4 {
 			next(state, op{kind: "close", target: 200})
 		}
@@ -352,6 +356,8 @@ func (w *world) do(state int, o *op) {
 		s.Close(w.writers[state], o.target)
 	case "flush":
 		s.FlushAll()
+	case "discard":
+		s.DiscardAll()
 	default:
 		w.tb.Fatalf("no op is called %q", o.kind)
 	}

@@ -118,6 +118,19 @@ func (s *Shared) Recount(states []*State) {
 	}
 }
 
+// CopyMarks takes over which windows of the queries have lost something, for the States
+// of another plan. Nobody uses either of the two; numbers come with [Shared.Recount].
+func (s *Shared) CopyMarks(from *Shared, queries []Pair) {
+	for _, p := range queries {
+		for i, c := range from.cells[p.Src*sharedPanes:][:sharedPanes] {
+			if c&cellMark != 0 {
+				s.cells[p.Dst*sharedPanes+i] = c &^ cellKeys
+				fault.Point()
+			}
+		}
+	}
+}
+
 // add adds keys to a window, unless its cell is another open window's.
 func (s *Shared) add(query int, window int64, keys uint64) {
 	c, tag := s.cell(query, window)

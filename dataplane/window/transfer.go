@@ -59,18 +59,27 @@ func CopyGroup(dst, src *State, queries []Pair, group int) error {
 		from, to := &src.queries[p.Src], &dst.queries[p.Dst]
 		to.mark[0].Hit = max(to.mark[0].Hit, from.mark[0].Hit)
 		for slot := range from.panes {
-			if from.wants(slot, group) {
-				to.takeGroup(from, slot, group)
+			if flags, some := luggage(dst, src, from, slot, group); some {
+				to.takeGroup(from, slot, group, flags)
 			}
 		}
 	}
 	return nil
 }
 
-// wants reports whether pane number slot has anything that a group takes along.
-func (q *query) wants(slot, group int) bool {
+// luggage returns the flags that a group takes along from pane number slot of q, one of
+// src's queries, and whether it takes anything. Where the States share no allowance,
+// what is marked there goes with the pane.
+func luggage(dst, src *State, q *query, slot, group int) (flags uint32, some bool) {
 	p := &q.panes[slot]
-	return p.State == paneOpen && (q.groups[slot*event.GroupCount+group] > 0 || p.Flags != 0)
+	if p.State != paneOpen {
+		return 0, false
+	}
+	flags = p.Flags
+	if shared := src.config.Shared; shared != nil && shared != dst.config.Shared && shared.marked(q.number, p.Index) {
+		flags |= flagIncomplete
+	}
+	return flags, flags != 0 || q.groups[slot*event.GroupCount+group] > 0
 }
 
 func canTake(dst, src *State, p Pair, group int) error {
@@ -87,7 +96,7 @@ func canTake(dst, src *State, p Pair, group int) error {
 		}
 	}
 	for slot := range from.panes {
-		if !from.wants(slot, group) {
+		if _, some := luggage(dst, src, from, slot, group); !some {
 			continue
 		}
 		i := from.panes[slot].Index
@@ -155,15 +164,15 @@ func sameProgram(a, b *plan.Program, of, was []plan.Column) bool {
 	})
 }
 
-// takeGroup copies a group's entries from pane number slot of another query, and what
-// the pane has earned.
-func (q *query) takeGroup(from *query, slot, group int) {
+// takeGroup copies a group's entries from pane number slot of another query, and sets
+// the flags that the pane has earned there.
+func (q *query) takeGroup(from *query, slot, group int, flags uint32) {
 	p := &from.panes[slot]
 	at := q.slotOf(p.Index)
 	if at < 0 {
 		at = q.openPane(nil, p.Index)
 	}
-	q.panes[at].Flags |= p.Flags
+	q.panes[at].Flags |= flags
 	fault.Point()
 	used, theirs := q.usedOf(at, group), from.usedOf(slot, group)
 	// The map first: after a kill it says what may not be clear.

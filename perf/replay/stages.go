@@ -32,7 +32,7 @@ var stageOf = []struct{ prefix, stage string }{
 	{"dataplane.(*feed).prepare", "filter, key"},
 	{"dataplane/window.(*State).Close", "close"},
 	{"dataplane/window.(*State).closePane", "close"},
-	{"dataplane/window.(*query).clear", "close"},
+	{"dataplane/window.(*State).sweepPane", "close"},
 	{"dataplane/outbox.(*Writer)", "close"},
 	{"dataplane/window.New", "set-up"},
 	{"dataplane/window.", "fold"},
