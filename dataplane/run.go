@@ -101,7 +101,11 @@ func (w *Worker) Live(l Live) {
 		}
 		if now >= told+heartbeat {
 			told = now
-			w.publish(now)
+			if held { // the memory is somebody else's now
+				w.segment.Beat(uint64(now))
+			} else {
+				w.publish(now)
+			}
 		}
 		// What can go wrong with the sockets is looked after by another thread.
 		_ = l.Idle.Rest(n, l.Port)

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/headrace/headrace/dataplane/arena"
@@ -154,12 +155,41 @@ func NewWorker(c Config) (*Worker, error) {
 		plan: c.Plan, id: c.Worker, receiver: c.Receiver, segment: c.Segment,
 		gate: c.Gate, sent: make([]uint64, event.QueriesMax), skip: c.Skip,
 	}
-	if err := w.build(c); err != nil {
+	err := fits(c)
+	if err == nil {
+		err = w.build(c)
+	}
+	if err == nil {
+		if c.Plan.Workers > 1 {
+			w.exchange(c)
+		}
+		err = w.start(c)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
 	}
 	return w, nil
 }
 
+// fits builds a worker in memory that is thrown away, to find out whether a warm region
+// is laid out as its will be: only then may what is there be looked at.
+func fits(c Config) (err error) {
+	warm := c.Region
+	if !warm.Warm() {
+		return nil
+	}
+	if c.Region, err = arena.New("headrace probe", probeBytes); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Region.Close()) }()
+	probe := &Worker{plan: c.Plan, id: c.Worker, segment: c.Segment}
+	if err := probe.build(c); err != nil {
+		return err
+	}
+	return warm.Fits(StateVersion, c.Region.Layout())
+}
+
+// build takes everything from the region.
 func (w *Worker) build(c Config) error {
 	if err := w.remember(c); err != nil {
 		return err
@@ -185,10 +215,7 @@ func (w *Worker) build(c Config) error {
 			return fmt.Errorf("feed %s: %w", p.Feeds[i].Name, err)
 		}
 	}
-	if p.Workers > 1 {
-		w.exchange(c)
-	}
-	return w.start(c)
+	return nil
 }
 
 // exchange sets up lanes: in replay a worker sends its own events through a lane

@@ -128,8 +128,18 @@ func (r *Region) Complete(version uint64) error {
 		atomic.StoreUint64(&h.Complete, 1)
 		return nil
 	}
-	if h.Version != version || h.Layout != r.layout {
-		return fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", h.Version, h.Layout, version, r.layout, ErrLayout)
+	return r.Fits(version, r.layout)
+}
+
+// Layout is the hash of everything that has been handed out.
+func (r *Region) Layout() uint64 { return r.layout }
+
+// Fits returns an error wrapping [ErrLayout] unless the region, a warm one, holds what a
+// builder of that version and layout has left: so it is found out before anything there
+// is looked at, by building the same in another region first.
+func (r *Region) Fits(version, layout uint64) error {
+	if h := r.header(); h.Version != version || h.Layout != layout {
+		return fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", h.Version, h.Layout, version, layout, ErrLayout)
 	}
 	return nil
 }
