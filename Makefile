@@ -97,6 +97,17 @@ test-guest: deps-guest ## the tests that need another kernel, in a guest under Q
 test-guest-short: deps-guest ## those of them that stand for the rest: RDMA verbs, and global rows over them
 	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -short -timeout 10m -count=1 -v -run Guest ./internal/boxes
 
+SCHEMATHESIS := schemathesis==4.32.5
+
+.PHONY: deps-api
+deps-api: ## install what `make test-api` uses: schemathesis, in bin/
+	python3 -m venv $(BIN)/schemathesis
+	$(BIN)/schemathesis/bin/pip install -q '$(SCHEMATHESIS)'
+
+.PHONY: test-api
+test-api: ## made-up requests against the API, by its own document (EXAMPLES=100)
+	$(GO) test -timeout 20m -count=1 -v -run Schemathesis ./controlplane/api -schemathesis $(or $(EXAMPLES),100)
+
 .PHONY: race
 race: ## the tests under the race detector, where it can see the memory
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(GO) list ./... | grep -v -e /perf/ -e /internal/acceptance -e /internal/demo -e /internal/peersdemo -e /internal/boxes -e /controlplane/run)

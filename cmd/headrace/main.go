@@ -19,6 +19,7 @@ import (
 	"github.com/headrace/headrace/controlplane/explain"
 	"github.com/headrace/headrace/controlplane/generate"
 	"github.com/headrace/headrace/controlplane/group"
+	"github.com/headrace/headrace/controlplane/operate"
 	"github.com/headrace/headrace/controlplane/receive"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/run"
@@ -79,6 +80,7 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
 		generate.Command(), send.Command(), receive.Command(), status.Command(), group.Command(), version(),
 	)
+	c.AddCommand(operate.Commands()...)
 	// They would come by themselves, but only after asUsage.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()

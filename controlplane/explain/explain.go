@@ -43,10 +43,12 @@ const (
 // Explain writes what p, the plan of c, does.
 func Explain(w io.Writer, c *config.Config, p *plan.Plan, o Options) error {
 	e := &explainer{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), c: c, p: p, o: o}
-	e.line("%s: %s, %s, %s (room for %d), %s", c.File(), count(len(p.Feeds), "feed"), count(len(p.Queries), "query"), count(p.Workers, "worker"), p.WorkersMax, stop(p.Flush))
+	e.line("%s: %s, %s, %s (room for %d), %s", c.File(), count(len(c.Feeds), "feed"), count(len(p.Queries), "query"), count(p.Workers, "worker"), p.WorkersMax, stop(p.Flush))
 	e.interfaces()
 	for i := range p.Feeds {
-		e.feed(&p.Feeds[i])
+		if !p.Feeds[i].Removed {
+			e.feed(&p.Feeds[i])
+		}
 	}
 	for i := range p.Queries {
 		if err := e.query(&p.Queries[i]); err != nil {

@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,26 +15,26 @@ import (
 // answerMax bounds what a client reads.
 const answerMax = 64 << 20
 
-// ask gets /status from the socket at path.
-func ask(ctx context.Context, path string) ([]byte, error) {
+// ask gets /status from the run of a name.
+func ask(ctx context.Context, name string) ([]byte, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, name) },
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://headrace/status", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	answer, err := transport.RoundTrip(request)
-	if err != nil {
+	if errors.Is(err, ErrNotRunning) || errors.Is(err, ErrBadName) {
 		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("status: %s: %w", name, err)
 	}
 	defer answer.Body.Close() //nolint:errcheck // nothing is lost with it
 	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", path, answer.Status)
+		return nil, fmt.Errorf("status: %s answers %s", name, answer.Status)
 	}
 	return io.ReadAll(io.LimitReader(answer.Body, answerMax))
 }

@@ -46,16 +46,18 @@ func checkName(name string) error {
 // dirs are the folders in which sockets may be, the first that can be used being
 // where a new one is made.
 func dirs() []string {
+	const system = "/run/headrace"
 	var list []string
-	if os.Geteuid() == 0 {
-		list = append(list, "/run/headrace")
+	// A service has it made for its user.
+	if first := os.Geteuid() == 0 || ours(system) == nil; first {
+		list = append(list, system)
 	}
 	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
 		list = append(list, filepath.Join(d, "headrace"))
 	}
 	list = append(list, filepath.Join(os.TempDir(), fmt.Sprintf("headrace-%d", os.Getuid())))
-	if os.Geteuid() != 0 {
-		list = append(list, "/run/headrace") // to ask a run of root's, if it lets us
+	if !slices.Contains(list, system) {
+		list = append(list, system) // to ask a run of root's, if it lets us
 	}
 	return list
 }
@@ -64,7 +66,7 @@ func dirs() []string {
 func runtimeDir() (string, error) {
 	var errs []error
 	for _, d := range dirs() {
-		err := os.MkdirAll(d, 0o750)
+		err := os.MkdirAll(d, 0o755) // the sockets in it say who may ask
 		if err == nil {
 			err = ours(d)
 		}
@@ -157,23 +159,26 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(s.Report()) // an error is the client's going away
 }
 
+// Sample takes a snapshot now and then until ctx ends, so that reports have rates.
+func (s *Server) Sample(ctx context.Context) {
+	s.sample()
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.sample()
+		}
+	}
+}
+
 // Serve answers on l until ctx ends. It closes l and leaves no goroutine.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	s.sample()
 	sampler, stop := context.WithCancel(ctx)
 	var wait sync.WaitGroup
-	wait.Go(func() {
-		tick := time.NewTicker(sampleEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-sampler.Done():
-				return
-			case <-tick.C:
-				s.sample()
-			}
-		}
-	})
+	wait.Go(func() { s.Sample(sampler) })
 	err := serve(ctx, l, s)
 	stop()
 	wait.Wait()
@@ -191,18 +196,17 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	return nil
 }
 
-// Fetch asks the run of the given name for its report, as JSON. The error wraps
+// Dial connects to the socket of the run of the given name. The error wraps
 // [ErrNotRunning] and lists the names that do run.
-func Fetch(ctx context.Context, name string) ([]byte, error) {
+func Dial(ctx context.Context, name string) (net.Conn, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	for _, d := range dirs() {
-		body, err := ask(ctx, filepath.Join(d, name+".sock"))
+	var d net.Dialer
+	for _, dir := range dirs() {
+		c, err := d.DialContext(ctx, "unix", filepath.Join(dir, name+".sock"))
 		if err == nil {
-			return body, nil
+			return c, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
 			return nil, fmt.Errorf("status: %w", err)
@@ -213,6 +217,14 @@ func Fetch(ctx context.Context, name string) ([]byte, error) {
 		running = "running: " + strings.Join(names, ", ")
 	}
 	return nil, fmt.Errorf("status: %s: %w; %s", name, ErrNotRunning, running)
+}
+
+// Fetch asks the run of the given name for its report, as JSON. The error is that of
+// [Dial], or says what the answer was.
+func Fetch(ctx context.Context, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return ask(ctx, name)
 }
 
 // Names returns the names that answer, sorted.

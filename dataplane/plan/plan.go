@@ -239,6 +239,10 @@ type Feed struct {
 	Stride       int    // raw: bytes a record, 0: one record a packet
 	Day          string // itch: "2010-12-24", "": of the first receive stamp
 	Zone         string // itch: IANA name
+
+	// Removed says that the feed is no more and only keeps its number from being used
+	// again while frames with it may be on their way: no rule leads to it, no query reads it.
+	Removed bool `json:",omitempty"`
 }
 
 // A Stream is a feed keyed by one list of columns.
