@@ -85,6 +85,10 @@ func (r *control) take(g *generation) (status.Former, error) {
 			return status.Former{}, r.differs(err)
 		}
 	}
+	if body.Confined && len(fds) > 0 {
+		r.watchDenials(fds[:1], "")
+		fds = fds[1:]
+	}
 	var former status.Former
 	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds); err != nil {
 		return former, r.differs(err)

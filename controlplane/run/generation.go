@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -127,8 +128,12 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 			return ready, g.explain(err)
 		}
 	}
-	if _, err := g.conn.Expect(handover.Ready, &ready); err != nil {
+	m, err := g.conn.Expect(handover.Ready, &ready)
+	if err != nil {
 		return ready, g.explain(err)
+	}
+	if !l.try {
+		r.watchDenials(m.FDs, ready.Unconfined)
 	}
 	return ready, g.conn.Limit(0)
 }
@@ -180,7 +185,7 @@ func spawn(binary string) (*spawned, error) {
 	c.Stderr = os.Stderr
 	// Nobody is to be interrupted by a signal of the Go runtime: workers that spin must
 	// not, and the others reach a function's begin often enough.
-	c.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
+	c.Env = append(os.Environ(), "GODEBUG="+strings.TrimPrefix(os.Getenv("GODEBUG")+",asyncpreemptoff=1", ","))
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the data plane: %w", err), conn.Close())

@@ -37,7 +37,7 @@ type lives struct {
 // so the pump, do not notice.
 func (r *control) revive(g *generation) error {
 	began := time.Now()
-		if g.stock == nil {
+	if g.stock == nil {
 		return errCold
 	}
 	state, fault := g.deathOf(r.Plan.Workers)

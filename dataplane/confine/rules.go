@@ -51,7 +51,7 @@ func rules(pid int) []rule {
 		free(unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY),
 		free(unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_CREATE1, unix.SYS_EVENTFD2),
 		free(unix.SYS_RT_SIGRETURN, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGACTION, unix.SYS_SIGALTSTACK, unix.SYS_RESTART_SYSCALL),
-		free(unix.SYS_GETPID, unix.SYS_GETTID),
+		free(unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETEUID),
 		{{unix.SYS_TGKILL, []condition{{0, low, uint64(pid)}}}}, // preemption; an end by its own signal
 		{{unix.SYS_MMAP, data}, {unix.SYS_MPROTECT, data}},
 		free(unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_BRK),

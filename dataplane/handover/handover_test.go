@@ -178,8 +178,14 @@ func TestAnOrphanIsFoundByItsFolderOnlyWhileItListens(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, socketName), nil, 0o600); err != nil {
 		t.Fatal(err) // what a dead one left is replaced
 	}
-	l, err := Listen(dir)
+	l, err := Bind(dir)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Dial(dir); err == nil {
+		t.Fatalf("connected to %v before it listens", c)
+	}
+	if err := Listen(l); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Accept(l); !errors.Is(err, unix.EAGAIN) {
@@ -204,10 +210,9 @@ func TestAnOrphanIsFoundByItsFolderOnlyWhileItListens(t *testing.T) {
 	}
 	a.Close()
 	b.Close()
-	Unlisten(dir)
 	unix.Close(l)
-	if _, err := Dial(dir); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("Dial after = %v, want ENOENT", err)
+	if _, err := Dial(dir); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("Dial after = %v, want ECONNREFUSED", err)
 	}
 }
 

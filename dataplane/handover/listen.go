@@ -19,26 +19,28 @@ const (
 // ErrStranger reports a connection from another user.
 var ErrStranger = errors.New("the other process belongs to another user")
 
-// Listen opens the socket of a data plane without a control in dir. It returns the
-// listening descriptor.
-func Listen(dir string) (int, error) {
+// Bind makes the socket by which a data plane can be found in dir, at which it does not
+// listen yet: [Listen] needs no more than its descriptor.
+func Bind(dir string) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("handover: %w", os.NewSyscallError("socket", err))
 	}
-	Unlisten(dir)
 	path := filepath.Join(dir, socketName)
-	if err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrUnix{Name: path})); err == nil {
-		err = os.NewSyscallError("listen", unix.Listen(fd, 4))
-	}
-	if err != nil {
-		return -1, errors.Join(fmt.Errorf("handover: %s: %w", path, err), unix.Close(fd))
+	_ = os.Remove(path) // of the data plane before this one
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return -1, errors.Join(fmt.Errorf("handover: %s: %w", path, os.NewSyscallError("bind", err)), unix.Close(fd))
 	}
 	return fd, nil
 }
 
-// Unlisten removes the socket's name from dir.
-func Unlisten(dir string) { _ = os.Remove(filepath.Join(dir, socketName)) }
+// Listen begins to listen at what [Bind] made.
+func Listen(fd int) error {
+	if err := unix.Listen(fd, 4); err != nil {
+		return fmt.Errorf("handover: %w", os.NewSyscallError("listen", err))
+	}
+	return nil
+}
 
 // Accept takes a connection of the same user from a listening descriptor. The error
 // wraps EAGAIN if there is none, [ErrStranger] if it was somebody else's.

@@ -90,10 +90,13 @@ type PoisonBody struct {
 	Left bool
 }
 
-// ReadyBody says how the start went.
+// ReadyBody says how the start went. If the process is confined, the descriptor comes
+// with it that tells of system calls which were denied.
 type ReadyBody struct {
 	// Warm: state was kept. A batch that was under way has been taken back.
 	Warm bool
+	// Unconfined says why the process is not confined; "" if it is.
+	Unconfined string
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.
@@ -122,12 +125,14 @@ type RefusedBody struct {
 }
 
 // RunningBody goes with the descriptors of the segment's data file and control file,
-// then those of Kept, then those of Keep.
+// then those of Kept, then, if Confined, the one of denied system calls, then those of
+// Keep.
 type RunningBody struct {
 	Version     int
 	PID         int
 	Layout      xsk.Layout
 	ZeroCopy    []bool
 	Kept        *KeptBody // as in StartBody
+	Confined    bool
 	Description []byte
 }

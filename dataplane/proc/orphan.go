@@ -22,6 +22,9 @@ func (p *process) orphaned() error {
 	if !p.hasKept {
 		return errAbandoned // nothing to hand over, and nothing attached
 	}
+	if err := handover.Listen(p.door); err != nil {
+		return err
+	}
 	p.listener = p.door
 	timeout := p.plan.OrphanTimeout
 	p.deadline = p.clock().Add(timeout)
@@ -78,9 +81,12 @@ func (p *process) offer(c *handover.Conn) error {
 	data, control := p.segment.FDs()
 	body := handover.RunningBody{
 		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy,
-		Kept: p.start.Kept, Description: p.about,
+		Kept: p.start.Kept, Confined: p.denials > 0, Description: p.about,
 	}
 	fds := append([]int{data, control}, p.parts.all...)
+	if body.Confined {
+		fds = append(fds, p.denials)
+	}
 	if err := c.Send(handover.Running, &body, append(fds, p.kept...)); err != nil {
 		return err
 	}

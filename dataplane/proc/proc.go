@@ -15,6 +15,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/confine"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/exchange"
 	"github.com/headrace/headrace/dataplane/handover"
@@ -44,6 +45,7 @@ type process struct {
 	segment *segment.Segment
 	lock    int           // descriptor that says that we live
 	door    int           // a socket to be found by, for the time without a control
+	denials int           // where the kernel tells of denied system calls; 0: nowhere
 	parts   parts         // what outlives us; nothing with `crash: cold`
 	common  *arena.Region // of all workers
 	ready   handover.ReadyBody
@@ -87,10 +89,19 @@ func Main(fd int) error {
 	if p.start.Try {
 		return p.conn.Send(handover.Ready, p.ready, nil)
 	}
-	close(p.begin)
-	if err := p.conn.Send(handover.Ready, p.ready, nil); err != nil {
+	// Confined from here on: what control hears of it comes with the answer.
+	listener, err := confine.Apply(confine.Options{})
+	var fds []int
+	if err != nil {
+		p.ready.Unconfined = err.Error()
+	} else {
+		p.denials, fds = listener, []int{listener}
+	}
+	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil {
 		return err
 	}
+	p.provoke()
+	close(p.begin)
 	return p.keep()
 }
 
@@ -119,7 +130,7 @@ func (p *process) prepare() error {
 	p.init(p)
 	p.ready.Warm = p.common.Warm()
 	// Now: later nothing can be opened any more.
-	if p.door, err = handover.Listen(p.start.Dir); err != nil {
+	if p.door, err = handover.Bind(p.start.Dir); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
 	if err := dropPrivileges(); err != nil {
