@@ -122,6 +122,7 @@ type plant struct {
 	bags    int // cycles that ended with something in the bag
 	low     int // words of the undo log that a batch may use; 0: all
 	skip    *Mark
+	rings   [][]uint32 // by worker: where the first one begins
 
 	holds bool // run asks for holds now and then
 	moves bool // and moves groups in them
@@ -187,6 +188,13 @@ func (x *plant) reopen() {
 // start builds the workers, over whatever their memory holds.
 func (x *plant) start() {
 	x.t.Helper()
+	if err := x.tryStart(); err != nil {
+		x.t.Fatalf("start %d: %v", x.starts, err)
+	}
+}
+
+func (x *plant) tryStart() error {
+	x.t.Helper()
 	x.starts++
 	n := x.plan.Workers
 	var lanes [][]*exchange.Lane
@@ -213,8 +221,13 @@ func (x *plant) start() {
 	var workers []*Worker
 	var states []*window.State
 	for i := range n {
+		var rings []uint32
+		if i < len(x.rings) {
+			rings = x.rings[i]
+		}
 		w, err := NewWorker(Config{
-			Plan: x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: journal.Owner(), Shared: shared,
+			Rings: rings,
+			Plan:  x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: &x.owner, Shared: shared,
 			Rollback: true, Skip: x.skip,
 			Attach: func(rings []uint32) (xsk.Receiver, error) {
 				r := &tap{t: x.t, ring: x.sources[i]}
@@ -228,7 +241,7 @@ func (x *plant) start() {
 			},
 		})
 		if err != nil {
-			x.t.Fatalf("start %d: %v", x.starts, err)
+			return err
 		}
 		if x.low > 0 {
 			w.need = w.undo.Cap() - x.low
@@ -238,10 +251,8 @@ func (x *plant) start() {
 	if shared != nil {
 		shared.Recount(states)
 	}
-	if err := journal.Recover(workers); err != nil {
-		x.t.Fatal(err)
-	}
-	x.workers, x.journal = workers, journal
+	x.workers = workers
+	return nil
 }
 
 // lanes are hardly larger than what must fit: mostly full.
@@ -308,7 +319,7 @@ func (x *plant) cycle(i int, over bool) bool {
 		return false
 	}
 	port := w.receiver.(*tap)
-	w.obey(x.segment.Command(), x.segment.Hold(), port)
+	w.obey(x.segment.Command(), x.segment.Hold(), x.segment.Past(i), port)
 	if w.hold != 0 && x.isHeld(i) {
 		return false
 	}
@@ -352,11 +363,11 @@ func (x *plant) hold(r *rand.Rand) {
 	x.t.Helper()
 	if !x.segment.Command().Holds() {
 		if r.IntN(300) == 0 {
-			command := []segment.Command{segment.Hold, segment.HoldPast}[r.IntN(2)]
-			x.segment.SetHold(command)
-			for _, s := range x.sources {
-				if s.past = 0; command == segment.HoldPast {
-					s.past = len(s.frames)
+			past := r.Uint64()
+			x.segment.SetHold(segment.HoldPast, past)
+			for i, s := range x.sources {
+				if s.past = 0; past>>uint(i)&1 != 0 {
+					s.past = s.limit
 				}
 			}
 			x.asked++

@@ -47,6 +47,9 @@ type Config struct {
 	// Attach, if set, makes the Receiver, given the positions of its rings up to which
 	// everything was taken; nil if nothing was.
 	Attach func(rings []uint32) (xsk.Receiver, error)
+	// Rings are the positions that a worker begins at that has committed nothing itself:
+	// those of the worker that it takes over from ([Worker.Rings]).
+	Rings []uint32
 	// Skip is what the worker before this one ended in ([Worker.Poison]): the frame, or
 	// the packet held for order, that is to be left out and counted as poison; nil: nothing
 	// is.
@@ -69,6 +72,8 @@ type Worker struct {
 	windows  *window.State
 	undo     *arena.Undo // nil: a batch that is not committed is lost
 	need     int         // words that a step between two looks at the log may save
+	undone   bool        // the log had something of a batch that was not committed
+	shared   *window.Shared
 	memory   *memory
 	feeds    []feed
 	counters *segment.Counters
@@ -191,10 +196,22 @@ func fits(c Config) (err error) {
 
 // build takes everything from the region.
 func (w *Worker) build(c Config) error {
-	if err := w.remember(c); err != nil {
+	if err := w.state(c); err != nil {
 		return err
 	}
 	w.box = outbox.NewWriter(c.Segment.Ring())
+	if c.Plan.Workers > 1 {
+		w.exchange(c)
+	}
+	return w.start(c)
+}
+
+// state builds what is in the region.
+func (w *Worker) state(c Config) error {
+	if err := w.remember(c); err != nil {
+		return err
+	}
+	w.shared = c.Shared
 	p, limit := c.Plan, window.Alone
 	switch {
 	case p.Workers > 1 && p.Replay:

@@ -87,7 +87,13 @@ func New(name string, limit int) (*Region, error) {
 
 // Open maps the region behind a descriptor, which it takes over unless it fails. The
 // region is warm if its structures have been built before, perhaps by another process.
-func Open(fd int) (*Region, error) {
+func Open(fd int) (*Region, error) { return open(fd, unix.MAP_SHARED) }
+
+// View maps the region behind a descriptor, as [Open] does, but what is written there
+// stays in this mapping: others, and who comes later, do not see it.
+func View(fd int) (*Region, error) { return open(fd, unix.MAP_PRIVATE) }
+
+func open(fd, sharing int) (*Region, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("fstat", err))
@@ -95,7 +101,7 @@ func Open(fd int) (*Region, error) {
 	if st.Size < headerBytes || st.Size > 1<<46 {
 		return nil, fmt.Errorf("arena: a region of %d bytes", st.Size)
 	}
-	mem, err := unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, sharing|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("mmap", err))
 	}
