@@ -227,7 +227,7 @@ func (x *plant) tryStart() error {
 		}
 		w, err := NewWorker(Config{
 			Rings: rings,
-			Plan:  x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: &x.owner, Shared: shared,
+			Plan:  x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: journal.Owner(), Shared: shared,
 			Rollback: true, Skip: x.skip,
 			Attach: func(rings []uint32) (xsk.Receiver, error) {
 				r := &tap{t: x.t, ring: x.sources[i]}

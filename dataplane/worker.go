@@ -200,10 +200,7 @@ func (w *Worker) build(c Config) error {
 		return err
 	}
 	w.box = outbox.NewWriter(c.Segment.Ring())
-	if c.Plan.Workers > 1 {
-		w.exchange(c)
-	}
-	return w.start(c)
+	return nil
 }
 
 // state builds what is in the region.
