@@ -122,7 +122,8 @@ type plant struct {
 	bags    int // cycles that ended with something in the bag
 	low     int // words of the undo log that a batch may use; 0: all
 	skip    *Mark
-	rings   [][]uint32 // by worker: where the first one begins
+	rings   [][]uint32                // by worker: where the first one begins
+	owners  *[event.GroupCount]uint16 // in the beginning, nil: evenly
 
 	holds bool // run asks for holds now and then
 	moves bool // and moves groups in them
@@ -206,6 +207,9 @@ func (x *plant) tryStart() error {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+	if x.owners != nil && !x.regions[n+2].Warm() {
+		*journal.Owner() = *x.owners
+	}
 	if n > 1 {
 		lanes = x.lanes()
 		if err = x.regions[n].Complete(StateVersion); err != nil {
@@ -251,7 +255,10 @@ func (x *plant) tryStart() error {
 	if shared != nil {
 		shared.Recount(states)
 	}
-	x.workers = workers
+	if err := journal.Recover(workers); err != nil {
+		return err
+	}
+	x.workers, x.journal = workers, journal
 	return nil
 }
 
@@ -367,7 +374,7 @@ func (x *plant) hold(r *rand.Rand) {
 			x.segment.SetHold(segment.HoldPast, past)
 			for i, s := range x.sources {
 				if s.past = 0; past>>uint(i)&1 != 0 {
-					s.past = s.limit
+					s.past = len(s.frames)
 				}
 			}
 			x.asked++

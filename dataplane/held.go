@@ -29,7 +29,10 @@ func (w *Worker) openHeld(c Config) error {
 	if !c.Region.Warm() {
 		return fmt.Errorf("the region is empty: %w", arena.ErrLayout)
 	}
-	if err := w.state(c); err != nil {
+	if err := fits(c); err != nil {
+		return err
+	}
+	if err := w.build(c); err != nil {
 		return err
 	}
 	if err := c.Region.Complete(StateVersion); err != nil {

@@ -143,9 +143,9 @@ type journey struct {
 
 func newJourney(t *testing.T, p *plan.Plan, frames []xsk.Frame, seed uint64) *journey {
 	t.Helper()
-	j := &journey{plant: newPlant(t, p, make([][]xsk.Frame, p.Workers)), r: rand.New(rand.NewPCG(seed, 7)), pending: frames}
-	j.route = j.owner
+	j := &journey{plant: newPlant(t, p, nil), r: rand.New(rand.NewPCG(seed, 7)), pending: frames}
 	j.start()
+	j.route = *j.journal.Owner()
 	return j
 }
 
@@ -161,7 +161,6 @@ func (j *journey) tick() {
 		s := j.sources[j.route[f.Meta.Group]]
 		f.Packet = uint64(len(s.frames))
 		s.frames = append(s.frames, f)
-		s.limit = len(s.frames)
 	}
 }
 
@@ -230,8 +229,8 @@ func (j *journey) settled(past uint64) {
 	})
 	for i := range j.workers {
 		s := j.sources[i]
-		if past>>uint(i)&1 != 0 && s.released != s.limit {
-			j.t.Fatalf("worker %d is held at frame %d, those before %d lay in its ring", i, s.released, s.limit)
+		if past>>uint(i)&1 != 0 && s.released != len(s.frames) {
+			j.t.Fatalf("worker %d is held at frame %d, those before %d lay in its ring", i, s.released, len(s.frames))
 		}
 	}
 	j.collect()
@@ -274,13 +273,13 @@ func (j *journey) prepare(l *leg) {
 	for w := range j.workers {
 		order = append(order, w)
 	}
-	if up := slices.ContainsFunc(moves(j.owner, l.owners), func(m [2]uint16) bool { return m[0] < m[1] }); up {
+	if up := slices.ContainsFunc(moves(*j.journal.Owner(), l.owners), func(m [2]uint16) bool { return m[0] < m[1] }); up {
 		slices.Reverse(order)
 	}
 	for _, w := range order {
 		gives := w >= l.plan.Workers
 		for g := range l.owners {
-			if int(j.owner[g]) == w && l.owners[g] != j.owner[g] {
+			if was := j.journal.Owner()[g]; int(was) == w && l.owners[g] != was {
 				j.route[g], gives = l.owners[g], true
 			}
 		}
@@ -357,13 +356,13 @@ func (j *journey) views() []*Worker {
 func (j *journey) next(l *leg) (*plant, error) {
 	j.t.Helper()
 	old := j.views()
-	x := newPlant(j.t, l.plan, make([][]xsk.Frame, l.plan.Workers))
-	x.owner, x.now, x.sources = l.owners, j.now, j.sources[:l.plan.Workers:l.plan.Workers]
+	x := newPlant(j.t, l.plan, nil)
+	x.owners, x.now, x.sources = &l.owners, j.now, j.sources[:l.plan.Workers:l.plan.Workers]
 	for _, w := range old {
 		x.rings = append(x.rings, w.Rings())
 	}
 	x.start()
-	return x, Transfer(TransferConfig{From: old, To: x.workers, OwnersFrom: &j.owner, OwnersTo: &l.owners, Feeds: l.feeds, Queries: l.queries})
+	return x, Transfer(TransferConfig{From: old, To: x.workers, OwnersFrom: j.journal.Owner(), OwnersTo: &l.owners, Feeds: l.feeds, Queries: l.queries})
 }
 
 // take makes a leg.
@@ -505,7 +504,7 @@ func calmJourney(t *testing.T, workers int) (*journey, []xsk.Frame) {
 func TestOtherWorkersGoOnAsIfNothingHadBeen(t *testing.T) {
 	calm, frames := calmJourney(t, 1)
 	feeds, queries := names(calm.plan)
-	for seed := range uint64(crashRuns(2)) {
+	for seed := range uint64(crashRuns()) {
 		j := newJourney(t, journeyPlan(1), frames, seed)
 		held := uint64(0)
 		for _, workers := range []int{3, 3, 2, 1, 2, 4} {
@@ -514,7 +513,7 @@ func TestOtherWorkersGoOnAsIfNothingHadBeen(t *testing.T) {
 			for range j.r.IntN(400) {
 				j.turn(false)
 			}
-			j.take(j.same(workers, others(j.r, j.owner, j.plan.Workers, workers)))
+			j.take(j.same(workers, others(j.r, *j.journal.Owner(), j.plan.Workers, workers)))
 			for f := range j.sums().Feeds {
 				held += j.sums().Feeds[f].MessagesHeld
 			}
@@ -569,7 +568,7 @@ func TestAnotherPlanGoesOn(t *testing.T) {
 	calm, frames := calmJourney(t, 2)
 	whole := newJourney(t, newJourney(t, journeyPlan(2), nil, 1).otherLeg(2).plan, frames, 1)
 	whole.end()
-	for seed := range uint64(crashRuns(2)) {
+	for seed := range uint64(crashRuns()) {
 		workers := 1 + int(seed%3)
 		j := newJourney(t, journeyPlan(2), frames, seed)
 		left := len(frames)/2 - j.r.IntN(len(frames)/10)

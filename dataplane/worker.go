@@ -196,19 +196,12 @@ func fits(c Config) (err error) {
 
 // build takes everything from the region.
 func (w *Worker) build(c Config) error {
-	if err := w.state(c); err != nil {
-		return err
-	}
-	w.box = outbox.NewWriter(c.Segment.Ring())
-	return nil
-}
-
-// state builds what is in the region.
-func (w *Worker) state(c Config) error {
 	if err := w.remember(c); err != nil {
 		return err
 	}
-	w.shared = c.Shared
+	if w.shared = c.Shared; c.Segment != nil {
+		w.box = outbox.NewWriter(c.Segment.Ring())
+	}
 	p, limit := c.Plan, window.Alone
 	switch {
 	case p.Workers > 1 && p.Replay:
