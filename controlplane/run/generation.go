@@ -144,6 +144,11 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if err != nil {
 		return ready, g.explain(err)
 	}
+	if ready.Owners != nil {
+		if err := r.network.setOwners(ready.Owners); err != nil {
+			return ready, err
+		}
+	}
 	if !l.try {
 		r.watchDenials(m.FDs, ready.Unconfined)
 	}

@@ -60,6 +60,9 @@ func (r *control) hand(w *warm) (time.Duration, error) {
 	case w.next.Plan.Workers != r.Plan.Workers:
 		want = spread(&old, w.next.Plan.Workers)
 	}
+	if w.next.Plan == r.Plan && r.Plan.Workers > 1 {
+		return r.moveGroups(&old, &want)
+	}
 	var pause time.Duration
 	for _, part := range rounds(&old, &want) {
 		table := old
@@ -364,9 +367,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		_ = next.reap()
 	}
 	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)))
-	for group, w := range old {
-		errs = append(errs, r.network.tables.SetOwner(group, int(w)))
-	}
+	errs = append(errs, r.network.setOwners(old))
 	for _, i := range r.network.instances {
 		for w := g.layout.Workers; w < next.layout.Workers; w++ {
 			for q := range xsk.QueuesMax {
@@ -433,4 +434,70 @@ func goneSockets(g, next *generation) []status.Sockets {
 		}
 	}
 	return list
+}
+
+// moveGroups gives key groups to other workers of the same data plane. Its workers are
+// held meanwhile, and frames wait in the rings; the process goes on.
+func (r *control) moveGroups(old, want *owners) (time.Duration, error) {
+	g := r.g
+	began := time.Now()
+	if err := r.hold(g); err != nil {
+		return 0, err
+	}
+	defer g.segment.SetCommand(segment.Go)
+	table := *old
+	for _, part := range rounds(old, want) {
+		next := table
+		to := map[int][]int{}
+		for _, group := range part {
+			next[group] = want[group]
+			to[int(want[group])] = append(to[int(want[group])], group)
+		}
+		err := r.moveSlots(g, &table, &next)
+		for w := 0; w < r.Plan.Workers && err == nil; w++ {
+			var n int
+			n, err = r.give(g, to[w], w)
+			for _, group := range to[w][:n] {
+				table[group] = uint16(w)
+			}
+		}
+		if err != nil {
+			return 0, errors.Join(err, r.network.setOwners(&table))
+		}
+		table = next
+	}
+	return time.Since(began), nil
+}
+
+// give has the data plane give groups to worker to, and returns how many it has given.
+func (r *control) give(g *generation, groups []int, to int) (int, error) {
+	if len(groups) == 0 {
+		return 0, nil
+	}
+	if err := g.conn.Send(handover.Move, handover.MoveBody{Groups: groups, To: to}, nil); err != nil {
+		return 0, err
+	}
+	end := time.After(holdPatience)
+	for {
+		select {
+		case m, ok := <-g.heard:
+			if !ok {
+				return 0, errors.New("the data plane ended while key groups moved")
+			}
+			var b handover.MovedBody
+			if m.Kind != handover.Moved {
+				r.hear(m)
+				continue
+			}
+			if err := m.Decode(&b); err != nil {
+				return 0, err
+			}
+			if b.Error != "" {
+				return min(b.Moved, len(groups)), errors.New(b.Error)
+			}
+			return len(groups), nil
+		case <-end:
+			return 0, fmt.Errorf("key groups were not moved within %v", holdPatience)
+		}
+	}
 }
