@@ -21,7 +21,6 @@ import (
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -47,6 +46,7 @@ type process struct {
 	door    int           // a socket to be found by, for the time without a control
 	denials int           // where the kernel tells of denied system calls; 0: nowhere
 	parts   parts         // what outlives us; nothing with `crash: cold`
+	former  former        // another data plane whose state goes on here
 	common  *arena.Region // of all workers
 	ready   handover.ReadyBody
 
@@ -128,7 +128,7 @@ func (p *process) prepare() error {
 		return err
 	}
 	p.init(p)
-	p.ready.Warm = p.common.Warm()
+	p.ready.Warm = p.ready.Warm || p.common.Warm()
 	// Now: later nothing can be opened any more.
 	if p.door, err = handover.Bind(p.start.Dir); err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -147,7 +147,7 @@ func (p *process) receiveStart() error {
 	}
 	want := 3
 	if p.start.Kept != nil {
-		want += p.start.Kept.Descriptors()
+		want += p.start.Kept.Descriptors() + descriptors(p.start.From)
 	}
 	if len(m.FDs) != want || p.start.Plan == nil || p.start.Kept != nil && p.start.Kept.Regions < p.start.Plan.Workers {
 		m.Close()
@@ -155,7 +155,9 @@ func (p *process) receiveStart() error {
 	}
 	p.plan, p.lock = p.start.Plan, m.FDs[2]
 	if p.start.Kept != nil {
-		p.parts.take(p.start.Kept, m.FDs[3:])
+		n := 3 + p.start.Kept.Descriptors()
+		p.parts.take(p.start.Kept, m.FDs[3:n:n])
+		p.parts.former = m.FDs[n:]
 	}
 	p.segment, err = segment.Open(m.FDs[0], m.FDs[1], segment.Data, p.plan)
 	return err
@@ -206,7 +208,10 @@ func (p *process) openSockets() (members []int, err error) {
 // buildWorkers makes workers, each on its own thread, which then waits for begin.
 func (p *process) buildWorkers(members []int) error {
 	n := p.plan.Workers
-	p.owner = steer.OwnerTable(n)
+	p.owner = ownersOf(p.start.Owners, n)
+	if err := p.openFormer(); err != nil {
+		return err
+	}
 	p.lost = make([]atomic.Uint64, n)
 	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
 	if n > 1 {
@@ -236,7 +241,7 @@ func (p *process) buildWorkers(members []int) error {
 	if p.shared != nil && p.common.Warm() {
 		dataplane.Recount(p.shared, p.workers)
 	}
-	return nil
+	return p.takeOver()
 }
 
 // work is a worker's thread.
@@ -275,7 +280,7 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	}
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
-		Lanes: p.lanes, Owner: &p.owner, Shared: p.shared, Rollback: p.start.Kept != nil,
+		Lanes: p.lanes, Owner: &p.owner, Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
 		SkipMarked: p.start.Fault && p.segment.Worker(w).State() == segment.Failed,
 		Attach: func(rings []uint32) (xsk.Receiver, error) {
 			port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, rings)
