@@ -202,7 +202,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
-	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries, Owners: old}
+	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
 	before := r.Setup
 	r.Setup = w.next
 	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want})
@@ -386,7 +386,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		return errors.Join(errs...) // it lives, and so does its pump, or that has failed by itself
 	}
 	former := r.figures.source.Takeover()
-	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{owners: old}, time.Now())); err != nil {
+	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{}, time.Now())); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	r.show(g, former)

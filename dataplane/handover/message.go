@@ -93,8 +93,6 @@ type FromBody struct {
 	// Feeds and Queries have, for each of the new plan, the number in Plan of the one whose
 	// state goes on in it, or -1.
 	Feeds, Queries []int
-	// Owners is the worker that had each key group; nil: they were spread evenly.
-	Owners *[event.GroupCount]uint16
 }
 
 // PoisonBody is what a worker had in hand when it failed.
