@@ -389,11 +389,9 @@ func clocks() (now event.Nanos, offset time.Duration) {
 	return now, offset
 }
 
-// kill ends the process, now.
+// kill ends the process, now. It asks nothing of the workers by the segment: the next
+// process's would hear it too.
 func (g *generation) kill() {
-	if g.segment != nil {
-		g.segment.SetCommand(segment.Kill)
-	}
 	if g.pid > 0 {
 		_ = unix.Kill(g.pid, unix.SIGKILL) // it may have ended
 	}

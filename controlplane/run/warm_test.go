@@ -61,3 +61,30 @@ func TestRootKilledDataPlanesGoOnWhereTheyWere(t *testing.T) {
 		})
 	}
 }
+
+// asks runs a command of headrace against the appliance.
+func (a *appliance) asks(args ...string) string {
+	a.t.Helper()
+	return string(headrace(a.t, a.end, append(args, "--name", a.name)...))
+}
+
+// starDeep is deepConfig with another window as a second query.
+const moreDeep = deepConfig + "workers_max: 4\n"
+
+func TestRootWorkersComeAndGoUnderLoad(t *testing.T) {
+	undisturbed(t, 1, moreDeep, func(a *appliance) {
+		for _, n := range []string{"3", "2", "4", "1", "2"} {
+			t.Log(a.asks("workers", n))
+			time.Sleep(200 * time.Millisecond)
+		}
+	})
+}
+
+func TestRootAnUpgradeIsNotNoticed(t *testing.T) {
+	undisturbed(t, 2, deepConfig, func(a *appliance) {
+		for range 3 {
+			t.Log(a.asks("upgrade", "--anyway"))
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
