@@ -112,7 +112,7 @@ func inRoot(t *testing.T, dir, script string) (stdout, stderr string, err error)
 	}
 	at := t.TempDir()
 	c := exec.CommandContext(t.Context(), "unshare", "-m", "sh", "-ec",
-		fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s:%s %s; mount -t proc proc %s/proc; chroot %s sh -ec \"$SCRIPT\"", dir, root, at, at, at))
+		fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s:%s %s; mount -t proc proc %s/proc; mount -t tmpfs tmpfs %s/run; mount -t tmpfs tmpfs %s/tmp; chroot %s sh -ec \"$SCRIPT\"", dir, root, at, at, at, at, at))
 	c.Env = append(os.Environ(), "SCRIPT="+script)
 	var out, complaints strings.Builder
 	c.Stdout, c.Stderr = &out, &complaints

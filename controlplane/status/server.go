@@ -47,6 +47,10 @@ func checkName(name string) error {
 // where a new one is made.
 func dirs() []string {
 	var list []string
+	if d := os.Getenv("RUNTIME_DIRECTORY"); d != "" { // a unit's own, with RuntimeDirectory=
+		d, _, _ = strings.Cut(d, ":")
+		list = append(list, d)
+	}
 	if os.Geteuid() == 0 {
 		list = append(list, "/run/headrace")
 	}
