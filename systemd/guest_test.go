@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"flag"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,9 @@ import (
 
 	"github.com/headrace/headrace/internal/guest"
 )
+
+// insideRun selects tests in the guest, to look at one of them again.
+var insideRun = flag.String("inside", "^Test(Inside|AForbidden|ASilent|WhatA)", "which tests TestGuestUnits runs in the guest")
 
 // The units in a Debian 13 whose first process is systemd; the tests in it are those
 // whose names begin with TestInside. The filter of the data plane is tried on that kernel
@@ -23,7 +27,7 @@ func TestGuestUnits(t *testing.T) {
 		Packages: []string{".", "../dataplane/confine"},
 		With:     []string{tar},
 		Setup:    "tar -C / --no-same-owner -xf /work/stage.tar; systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; install -m755 /work/github.com.headrace.headrace.systemd/test /usr/local/bin/headrace-standin",
-		Run:      "^Test(Inside|AForbidden|ASilent|WhatA)",
+		Run:      *insideRun,
 		MaySkip:  true, // TestInside of what the binary cannot do yet
 	})
 }

@@ -78,7 +78,7 @@ func property(t *testing.T, unit, name string) string {
 // until waits for what is said to become true.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); !f(); time.Sleep(300 * time.Millisecond) { // each look is several programs
 		if time.Now().After(end) {
 			journal, _ := exec.Command("journalctl", "-b", "-n", "60", "--no-pager", "-o", "cat").Output()
 			t.Fatalf("not within %v: %s\n%s", patience, what, journal)

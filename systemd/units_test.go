@@ -89,8 +89,8 @@ func stage(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	make := exec.CommandContext(t.Context(), "make", "-s", "-C", "..", "install-systemd", "DESTDIR="+dir)
-	if out, err := make.CombinedOutput(); err != nil {
+	install := exec.CommandContext(t.Context(), "make", "-s", "-C", "..", "install-systemd", "DESTDIR="+dir)
+	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("make install-systemd: %v\n%s", err, out)
 	}
 	to := filepath.Join(dir, "usr/local/bin")
