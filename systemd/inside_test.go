@@ -59,10 +59,15 @@ func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	if err != nil {
-		journal, _ := exec.Command("journalctl", "-b", "-n", "40", "--no-pager", "-o", "cat").Output()
-		t.Fatalf("%s %s: %v\n%s\n%s", name, strings.Join(args, " "), err, out, journal)
+		t.Fatalf("%s %s: %v\n%s\n%s", name, strings.Join(args, " "), err, out, journal())
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// journal is what the units said last.
+func journal() []byte {
+	out, _ := exec.Command("journalctl", "-b", "-n", "60", "--no-pager", "-o", "cat", "-u", "headrace*").Output()
+	return out
 }
 
 func systemctl(t *testing.T, args ...string) string {
@@ -80,8 +85,7 @@ func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !f(); time.Sleep(300 * time.Millisecond) { // each look is several programs
 		if time.Now().After(end) {
-			journal, _ := exec.Command("journalctl", "-b", "-n", "60", "--no-pager", "-o", "cat").Output()
-			t.Fatalf("not within %v: %s\n%s", patience, what, journal)
+			t.Fatalf("not within %v: %s\n%s", patience, what, journal())
 		}
 	}
 }
@@ -212,11 +216,14 @@ func TestInsideTheDataPlanesUnitIsConfinedAndWatched(t *testing.T) {
 	again("a worker that hangs")
 }
 
+// idle is a data plane of which nothing is asked.
+const idle = "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nType=exec\nBindReadOnlyPaths=/bin /usr/bin\nWatchdogSec=0\n"
+
 func TestInsideKeptDescriptorsComeBack(t *testing.T) {
 	inside(t)
 	dropIn(t, control, "[Service]\nExecStartPre=\nExecStart=\nExecStart="+standIn+"\nEnvironment="+standInEnv+"=control\nWatchdogSec=6\n")
 	// The target is loaded, and refers to the unit; the data plane is not of interest here.
-	dropIn(t, "headrace-dataplane@.service", "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nType=exec\nBindReadOnlyPaths=/bin /usr/bin\nWatchdogSec=0\n")
+	dropIn(t, "headrace-dataplane@.service", idle)
 	systemctl(t, "start", "headrace.target")
 	inherited := func(how string, want int) {
 		t.Helper()
@@ -350,7 +357,8 @@ func TestInsideRowsComeOutOfConfinedControl(t *testing.T) {
 	if !whole {
 		// Until the data plane takes its start over the socket, control starts it itself: what
 		// its unit adds is tried with the stand-in.
-		dropIn(t, control, "[Service]\nType=exec\nWatchdogSec=0\nNotifyAccess=none\nExecStart=\nExecStart="+binary+" run -c /etc/headrace/headrace.yaml --name headrace\n")
+		dropIn(t, "headrace-dataplane@.service", idle)
+		dropIn(t, control, "[Service]\nType=exec\nWatchdogSec=0\nNotifyAccess=none\nSystemCallFilter=capset\nExecStart=\nExecStart="+binary+" run -c /etc/headrace/headrace.yaml --name headrace\n")
 	}
 	systemctl(t, "start", control)
 	receiving(t)
