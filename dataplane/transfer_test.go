@@ -355,14 +355,24 @@ func (j *journey) views() []*Worker {
 // next builds the workers of a leg over empty regions and gives them j's state.
 func (j *journey) next(l *leg) (*plant, error) {
 	j.t.Helper()
+	x, transfer := j.draft(l)
+	return x, transfer()
+}
+
+// draft returns what the workers of a leg will be, and what makes them.
+func (j *journey) draft(l *leg) (x *plant, transfer func() error) {
+	j.t.Helper()
 	old := j.views()
-	x := newPlant(j.t, l.plan, nil)
+	x = newPlant(j.t, l.plan, nil)
 	x.owners, x.now, x.sources = &l.owners, j.now, j.sources[:l.plan.Workers:l.plan.Workers]
 	for _, w := range old {
 		x.rings = append(x.rings, w.Rings())
 	}
-	x.start()
-	return x, Transfer(TransferConfig{From: old, To: x.workers, OwnersFrom: j.journal.Owner(), OwnersTo: &l.owners, Feeds: l.feeds, Queries: l.queries})
+	owners := *j.journal.Owner()
+	return x, func() error {
+		x.start()
+		return Transfer(TransferConfig{From: old, To: x.workers, OwnersFrom: &owners, OwnersTo: &l.owners, Feeds: l.feeds, Queries: l.queries})
+	}
 }
 
 // take makes a leg.
