@@ -291,8 +291,8 @@ func (w *Worker) remember(c Config) (err error) {
 		return err
 	}
 	if !c.Rollback {
-		w.counters, err = segment.CountersIn(r, p, nil)
-		return err
+		w.counters = segment.NewCounters(p)
+		return nil
 	}
 	if w.need, err = stepWords(p); err != nil {
 		return err

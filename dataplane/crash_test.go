@@ -460,7 +460,7 @@ func (x *plant) run(r *rand.Rand, kill func()) {
 			switch {
 			case x.cycle(i, over):
 				idle = 0
-			case idle < 100*len(x.workers):
+			case idle < 50*len(x.workers):
 				idle++
 			default:
 				idle = 0
@@ -531,7 +531,7 @@ func crashStarts() int {
 	if os.Getenv("HEADRACE_CRASH_RUNS") != "" {
 		return 600
 	}
-	return 60
+	return 30
 }
 
 // forCrashes calls f with plants that are to be disturbed, and checks them.

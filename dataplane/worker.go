@@ -518,7 +518,7 @@ func (w *Worker) foldStream(s int) {
 }
 
 // Counters returns the worker's own counters. They are exact once the worker has
-// ended.
+// ended. With an undo log they are gone with the region.
 func (w *Worker) Counters() *segment.Counters { return w.counters }
 
 // NewLanes takes the lanes between all pairs of p's workers from r; in replay also
