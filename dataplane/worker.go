@@ -62,6 +62,7 @@ type Worker struct {
 	plan     *plan.Plan
 	id       int
 	receiver xsk.Receiver
+	rings    Positioned // the receiver, with an undo log
 	segment  *segment.Worker
 	box      *outbox.Writer
 	windows  *window.State
@@ -268,7 +269,7 @@ func (w *Worker) receive() int {
 	}
 	most := len(w.frames)
 	if w.slow > 0 {
-		w.slow, most = w.slow-1, 1
+		most = 1
 	}
 	if w.hold != 0 {
 		most = min(most, w.quota)
@@ -280,6 +281,7 @@ func (w *Worker) receive() int {
 	w.count = w.receiver.Receive(w.frames[:most])
 	w.more = w.count == most
 	w.quota -= min(w.quota, w.count)
+	w.slow -= min(w.slow, w.count)
 	w.counters.Worker.Frames += uint64(w.count)
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))
