@@ -2,6 +2,8 @@ package run
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -86,5 +88,41 @@ func TestRootAnUpgradeIsNotNoticed(t *testing.T) {
 			t.Log(a.asks("upgrade", "--anyway"))
 			time.Sleep(100 * time.Millisecond)
 		}
+	})
+}
+
+func TestRootAnotherConfigTakesNoFrame(t *testing.T) {
+	const extra = `
+  prices:
+    from: deep
+    where: message == "trade"
+    key: [symbol]
+    window: {tumbling: 5m}
+    watermark: {delay: 121s}
+    select:
+      high: max(price)
+    sinks: [rows]
+`
+	undisturbed(t, 2, deepConfig, func(a *appliance) {
+		dir := t.TempDir()
+		plain, more := filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
+		text, err := os.ReadFile(a.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n", 1)
+		for path, text := range map[string]string{plain: string(text), more: changed} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := time.Now()
+		for i := range 10 {
+			out := a.asks("apply", []string{more, plain}[i%2], "-o", "json")
+			if i < 2 {
+				t.Log(out)
+			}
+		}
+		t.Logf("10 changes within %v", time.Since(before))
 	})
 }
