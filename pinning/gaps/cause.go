@@ -112,16 +112,16 @@ func spansOf(g gap, events []event, tid int) []span {
 		}
 	}
 	for _, e := range events {
-		switch {
-		case e.name == "sched_switch":
+		switch e.name {
+		case "sched_switch":
 			switched(e, tid, begin, finish)
-		case e.name == "workqueue_execute_start":
+		case "workqueue_execute_start":
 			// The worker that runs is already in a span: it is named after its work.
 			if i, ok := open[Switch]; ok {
 				spans[i].Cause = Cause{Kind: Work, What: submatch(function, e.args, 1), PID: spans[i].PID}
 			}
-		case e.name == "nmi_handler":
-			nanos, _ := strconv.ParseInt(submatch(delta, e.args, 1), 10, 64) //nolint:errcheck // 0 if the kernel says none
+		case "nmi_handler":
+			nanos, _ := strconv.ParseInt(submatch(delta, e.args, 1), 10, 64) // 0 if the kernel says none
 			spans = append(spans, span{Cause{Kind: NMI}, max(e.at-nanos, g.from), min(e.at+grain, g.to)})
 		default:
 			if c, entry, ok := interrupt(e); ok && entry {
@@ -174,6 +174,6 @@ func submatch(r *regexp.Regexp, text string, n int) string {
 }
 
 func number(digits string) int {
-	n, _ := strconv.Atoi(digits) //nolint:errcheck // a number that the pattern has checked
+	n, _ := strconv.Atoi(digits) // a number that the pattern has checked
 	return n
 }

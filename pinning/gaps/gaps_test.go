@@ -72,15 +72,18 @@ func TestAGapIsTheWorkOfWhoHadTheCoreForMostOfIt(t *testing.T) {
 			{2990 * micro, "local_timer_entry", "vector=236"}, {2999 * micro, "local_timer_exit", "vector=236"},
 		}, Cause{Kind: Unexplained}},
 		{"a tick whose soft interrupt took longer", gap{0, 90 * micro}, []event{
-			{1 * micro, "local_timer_entry", "vector=236"}, {4 * micro, "local_timer_exit", "vector=236"},
-			{5 * micro, "softirq_entry", "vec=1 [action=TIMER]"}, {88 * micro, "softirq_exit", "vec=1 [action=TIMER]"},
+			{1 * micro, "local_timer_entry", "vector=236"},
+			{4 * micro, "local_timer_exit", "vector=236"},
+			{5 * micro, "softirq_entry", "vec=1 [action=TIMER]"},
+			{88 * micro, "softirq_exit", "vec=1 [action=TIMER]"},
 		}, Cause{Kind: SoftIRQ, What: "TIMER"}},
 		{"a card's interrupt", gap{0, 12 * micro}, []event{
 			{1 * micro, "irq_handler_entry", "irq=36 name=eth0-rx-1"}, {11 * micro, "irq_handler_exit", "irq=36 ret=handled"},
 		}, Cause{Kind: IRQ, What: "36 eth0-rx-1"}},
 		{"another task, with a tick in it", gap{0, 4000 * micro}, []event{
 			{1 * micro, "sched_switch", "prev_comm=me prev_pid=77 prev_prio=120 prev_state=R ==> next_comm=a b next_pid=9 next_prio=120"},
-			{1000 * micro, "local_timer_entry", "vector=236"}, {1004 * micro, "local_timer_exit", "vector=236"},
+			{1000 * micro, "local_timer_entry", "vector=236"},
+			{1004 * micro, "local_timer_exit", "vector=236"},
 			{3998 * micro, "sched_switch", "prev_comm=a b prev_pid=9 prev_prio=120 prev_state=S ==> next_comm=me next_pid=77 next_prio=120"},
 		}, Cause{Kind: Switch, What: "a b", PID: 9}},
 		{"two tasks, the second for longer", gap{0, 400 * micro}, []event{
@@ -104,8 +107,10 @@ func TestAGapIsTheWorkOfWhoHadTheCoreForMostOfIt(t *testing.T) {
 
 func TestCausesAreAddedUpAndWhatTheBufferLostIsSaid(t *testing.T) {
 	events := []event{
-		{200 * micro, "local_timer_entry", ""}, {204 * micro, "local_timer_exit", ""},
-		{300 * micro, "local_timer_entry", ""}, {309 * micro, "local_timer_exit", ""},
+		{200 * micro, "local_timer_entry", ""},
+		{204 * micro, "local_timer_exit", ""},
+		{300 * micro, "local_timer_entry", ""},
+		{309 * micro, "local_timer_exit", ""},
 	}
 	gaps := []gap{{10 * micro, 15 * micro}, {199 * micro, 205 * micro}, {299 * micro, 310 * micro}, {400 * micro, 450 * micro}}
 	got := explain(gaps, events, 100*micro, 77)
@@ -266,7 +271,7 @@ func TestChildThatSpins(t *testing.T) {
 	if os.Getenv("HEADRACE_GAPS_SPIN") == "" {
 		t.Skip("is a child of another test")
 	}
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); { //nolint:revive // it has nothing else to do
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 	}
 }
 

@@ -278,7 +278,7 @@ func count(cpu int) counted {
 	}
 	for line := range strings.Lines(string(text)) {
 		if f := strings.Fields(line); len(f) > 8 && f[0] == "cpu"+strconv.Itoa(cpu) {
-			c.steal, _ = strconv.ParseUint(f[8], 10, 64) //nolint:errcheck // 0 if it is no number
+			c.steal, _ = strconv.ParseUint(f[8], 10, 64) // 0 if it is no number
 		}
 	}
 	return c
