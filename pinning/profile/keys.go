@@ -123,7 +123,7 @@ func suggestion(key string) string {
 		for n < min(len(key), len(k.Name)) && key[n] == k.Name[n] {
 			n++
 		}
-		if n > length {
+		if n > length || n == length && best != "" && len(k.Name) < len(best) {
 			best, length = k.Name, n
 		}
 	}
