@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/headrace/headrace/pinning/gaps"
 )
 
 // Class is a promise about how long a worker may be kept from its core: at p99.9 of
@@ -126,3 +128,6 @@ func round(d time.Duration) time.Duration {
 	}
 	return d.Round(unit)
 }
+
+// ClassOf returns the best class that a measurement alone allows.
+func ClassOf(r *gaps.Report) Class { return classOf(r.Worst().P999) }

@@ -63,6 +63,9 @@ type NIC struct {
 	State string
 	// DefaultRoute reports that the host is reached through it.
 	DefaultRoute bool
+	// Elsewhere reports that sysfs shows another network namespace, so that node,
+	// interrupts and losses are not known.
+	Elsewhere bool
 	// Master is what it belongs to, as a bond or a bridge; "" if nothing.
 	Master string
 }
@@ -183,18 +186,30 @@ func isolated(f *Facts) topology.CPUSet {
 }
 
 func gatherNIC(root fs.FS, p Probes, name string) (NIC, error) {
-	t, err := topology.ReadNIC(root, name)
-	if err != nil {
-		return NIC{}, err
-	}
-	n := NIC{NIC: t}
+	var n NIC
+	var err error
+	n.Ethernet, n.EthernetUnknown = p.Ethernet(name)
 	dir := "sys/class/net/" + name
-	n.State, _ = text(root, dir+"/operstate")
-	if target, err := fs.ReadLink(root, dir+"/master"); err == nil {
-		n.Master = target[strings.LastIndexByte(target, '/')+1:]
+	index, _ := integer(root, dir+"/ifindex")
+	if n.NIC, err = topology.ReadNIC(root, name); n.Ethernet.Index > 0 && (err != nil || int(index) != n.Ethernet.Index) {
+		// sysfs is that of another network namespace: what it has of this name is another
+		// interface, or none.
+		n.Elsewhere = true
+		n.NIC = topology.NIC{Name: name, Node: -1, MTU: n.Ethernet.MTU}
+		n.State = "down"
+		if n.Ethernet.Up {
+			n.State = "up"
+		}
+	} else if err != nil {
+		return n, err
+	} else {
+		n.State, _ = text(root, dir+"/operstate")
+		if target, err := fs.ReadLink(root, dir+"/master"); err == nil {
+			n.Master = target[strings.LastIndexByte(target, '/')+1:]
+		}
 	}
 	n.DefaultRoute = defaultRoute(root, name)
-	if n.Ethernet, n.EthernetUnknown = p.Ethernet(name); n.EthernetUnknown == nil && n.Driver == "" {
+	if n.Driver == "" {
 		n.Driver = n.Ethernet.Driver
 	}
 	n.XDP = p.XDP(n.NIC, n.DefaultRoute)
@@ -249,6 +264,9 @@ func (f *Facts) sample() Sample {
 	}
 	for i := range f.NICs {
 		name, counts := f.NICs[i].Name, map[string]uint64{}
+		if f.NICs[i].Elsewhere {
+			continue
+		}
 		for _, c := range []string{"rx_packets", "rx_dropped", "rx_missed_errors", "rx_fifo_errors"} {
 			if digits, ok := text(f.Root, "sys/class/net/"+name+"/statistics/"+c); ok {
 				counts[c], _ = strconv.ParseUint(digits, 10, 64) // 0 if it is no number

@@ -80,11 +80,15 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing was written
 	drv, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP): // nothing with a driver; it has offloads all the same
+		drv = &unix.EthtoolDrvinfo{}
+	case err != nil:
 		return e, fmt.Errorf("interface %s: %w", name, os.NewSyscallError("ioctl ETHTOOL_GDRVINFO", err))
 	}
 	e.Driver, e.Version = unix.ByteSliceToString(drv.Driver[:]), unix.ByteSliceToString(drv.Version[:])
 	e.Firmware, e.Bus = unix.ByteSliceToString(drv.Fw_version[:]), unix.ByteSliceToString(drv.Bus_info[:])
+	e.Index, e.MTU, e.Up = plain(fd, name)
 	c := channelsAnswer{cmd: getChannels}
 	if ethtool(fd, name, unsafe.Pointer(&c)) == nil {
 		e.Channels = &Channels{Combined: int(c.both), CombinedMax: int(c.maxCombined), Rx: int(c.rx), RxMax: int(c.maxRx)}
@@ -102,6 +106,21 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 	}
 	e.Features = features(fd, name)
 	return e, nil
+}
+
+// plain asks for what every interface has.
+func plain(fd int, name string) (index, mtu int, up bool) {
+	ask := func(request uint) uint32 {
+		r, err := unix.NewIfreq(name)
+		if err != nil || unix.IoctlIfreq(fd, request, r) != nil {
+			return 0
+		}
+		if request == unix.SIOCGIFFLAGS {
+			return uint32(r.Uint16())
+		}
+		return r.Uint32()
+	}
+	return int(ask(unix.SIOCGIFINDEX)), int(ask(unix.SIOCGIFMTU)), ask(unix.SIOCGIFFLAGS)&unix.IFF_RUNNING != 0
 }
 
 // features returns the offloads that are on; nil if the kernel does not tell.

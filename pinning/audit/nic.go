@@ -178,8 +178,8 @@ func checkOffloads(f *Facts, n *NIC) Finding {
 		out.Why = "most drivers refuse native XDP then; with the others several datagrams arrive as one and their boundaries are gone"
 		out.Fix = fmt.Sprintf("%s, or: ethtool -K %s lro off", tuneLine(f), n.Name)
 	case on["rx-gro-hw"]:
-		out.Severity, out.What = Fail, "the card joins packets (hardware GRO)"
-		out.Why = "most drivers refuse native XDP then; joined packets do not fit into a chunk of 2 KiB"
+		out.Severity, out.What = Warn, "the card joins packets (hardware GRO)"
+		out.Why = "some drivers refuse native XDP then, as virtio_net; joined packets do not fit into a chunk of 2 KiB"
 		out.Fix = fmt.Sprintf("%s, or: ethtool -K %s rx-gro-hw off", tuneLine(f), n.Name)
 	case on["rx-vlan-hw-parse"] && f.Config != nil && len(f.Config.VLANs) > 0:
 		out.Severity, out.What = Fail, fmt.Sprintf("the card takes VLAN tags out of packets, and feed %s matches by VLAN", strings.Join(f.Config.VLANs, ", "))
@@ -263,6 +263,9 @@ func checkZeroCopy(_ *Facts, n *NIC) Finding {
 }
 
 func checkDrops(f *Facts, n *NIC) Finding {
+	if n.Elsewhere {
+		return Finding{ID: "nic.drops", Severity: Unknown, What: "what the card loses is not known", Measured: "/sys shows another network namespace"}
+	}
 	before, after := f.Before.NICs[n.Name], f.After.NICs[n.Name]
 	var now, ever []string
 	for _, c := range []string{"rx_dropped", "rx_missed_errors", "rx_fifo_errors"} {

@@ -20,6 +20,10 @@ type Probes interface {
 // Ethernet is what a driver says. What a driver does not know is nil.
 type Ethernet struct {
 	Driver, Version, Firmware, Bus string
+	// Index, MTU and Up are the kernel's, in the network namespace of the process, which
+	// need not be that of sysfs. Index 0 is unknown.
+	Index, MTU int
+	Up         bool
 
 	Channels *Channels
 	Rings    *Rings

@@ -204,3 +204,9 @@ func capabilities(f *Facts) (uint64, bool) {
 	}
 	return 0, false
 }
+
+// KernelRelease returns the kernel's version as it writes it, "" if it does not.
+func KernelRelease(root fs.FS) string {
+	release, _ := text(root, "proc/sys/kernel/osrelease")
+	return release
+}
