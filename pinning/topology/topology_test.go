@@ -7,11 +7,13 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/headrace/headrace/pinning/treetest"
 )
 
-func read(t *testing.T, b *tree) *Machine {
+func read(t *testing.T, b *treetest.Tree) *Machine {
 	t.Helper()
-	m, err := Read(b.fs())
+	m, err := Read(b.FS())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +30,7 @@ func set(t *testing.T, list string) CPUSet {
 }
 
 func TestTwoSocketsWithTwoThreadsACore(t *testing.T) {
-	m := read(t, twoSockets(t))
+	m := read(t, treetest.TwoSockets(t))
 	if len(m.CPUs) != 16 || len(m.Cores) != 8 || !m.SMT || !m.NUMA {
 		t.Fatalf("%d CPUs, %d cores, SMT %v, NUMA %v; want 16, 8, both", len(m.CPUs), len(m.Cores), m.SMT, m.NUMA)
 	}
@@ -61,7 +63,7 @@ func TestTwoSocketsWithTwoThreadsACore(t *testing.T) {
 }
 
 func TestSubNUMAClusters(t *testing.T) {
-	m := read(t, subNUMA(t))
+	m := read(t, treetest.SubNUMA(t))
 	if len(m.Nodes) != 4 || m.SMT || len(m.L3Groups()) != 4 {
 		t.Fatalf("%d nodes, SMT %v, L3 groups %v", len(m.Nodes), m.SMT, m.L3Groups())
 	}
@@ -74,13 +76,13 @@ func TestSubNUMAClusters(t *testing.T) {
 }
 
 func TestASingleNodeWithoutNUMAFiles(t *testing.T) {
-	b := newTree(t)
-	b.sets("0-3", "0-3", "0-3")
+	b := treetest.New(t)
+	b.Sets("0-3", "0-3", "0-3")
 	for cpu := range 4 {
-		b.cpu(cpu, 0, cpu, set(t, "").String())
+		b.CPU(cpu, 0, cpu, set(t, "").String())
 	}
-	b.file("proc/meminfo", "MemTotal:        8000 kB\nMemFree:         1000 kB")
-	b.file("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "7")
+	b.File("proc/meminfo", "MemTotal:        8000 kB\nMemFree:         1000 kB")
+	b.File("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "7")
 	m := read(t, b)
 	if m.NUMA || len(m.Nodes) != 1 || m.Nodes[0].CPUs.String() != "0-3" || m.Nodes[0].MemoryBytes != 8000<<10 || m.Nodes[0].HugePages[0].Pages != 7 {
 		t.Errorf("nodes %+v", m.Nodes)
@@ -94,7 +96,7 @@ func TestASingleNodeWithoutNUMAFiles(t *testing.T) {
 }
 
 func TestHotPlugGaps(t *testing.T) {
-	m := read(t, gaps(t))
+	m := read(t, treetest.Gaps(t))
 	if len(m.CPUs) != 8 || m.Online.String() != "0-1,3-4,6-7" || m.Possible.Len() != 16 {
 		t.Fatalf("CPUs %v", m.CPUs)
 	}
@@ -126,11 +128,11 @@ func TestHotPlugGaps(t *testing.T) {
 }
 
 func TestAHybridMachineKnowsItsKinds(t *testing.T) {
-	b := newTree(t)
-	b.sets("0-5", "0-5", "0-5")
-	b.file("sys/devices/cpu_core/cpus", "0-3")
-	b.file("sys/devices/cpu_atom/cpus", "4-5")
-	b.file("sys/devices/system/cpu/nohz_full", "(null)")
+	b := treetest.New(t)
+	b.Sets("0-5", "0-5", "0-5")
+	b.File("sys/devices/cpu_core/cpus", "0-3")
+	b.File("sys/devices/cpu_atom/cpus", "4-5")
+	b.File("sys/devices/system/cpu/nohz_full", "(null)")
 	for cpu := range 6 {
 		siblings := "4"
 		if cpu < 4 {
@@ -138,8 +140,8 @@ func TestAHybridMachineKnowsItsKinds(t *testing.T) {
 		} else if cpu == 5 {
 			siblings = "5"
 		}
-		b.cpu(cpu, 0, cpu, siblings)
-		b.cache(cpu, 2, 2, "Unified", "2M", siblings)
+		b.CPU(cpu, 0, cpu, siblings)
+		b.Cache(cpu, 2, 2, "Unified", "2M", siblings)
 	}
 	m := read(t, b)
 	if len(m.Cores) != 4 || m.Cores[0].Kind != "core" || m.Cores[3].Kind != "atom" || !m.SMT {
@@ -151,15 +153,15 @@ func TestAHybridMachineKnowsItsKinds(t *testing.T) {
 }
 
 func TestACardOnABus(t *testing.T) {
-	b := twoSockets(t)
-	b.nic("eth0", "virtio2", 1, 2, 30, 31, 32)
-	b.file("proc/interrupts", "           CPU0       CPU1\n 30:  1 2 PCI-MSIX-0000:00:03.0   0-edge      virtio2-config\n"+
+	b := treetest.TwoSockets(t)
+	b.NIC("eth0", "virtio2", 1, 2, 30, 31, 32)
+	b.File("proc/interrupts", "           CPU0       CPU1\n 30:  1 2 PCI-MSIX-0000:00:03.0   0-edge      virtio2-config\n"+
 		" 31:  5 5 PCI-MSIX-0000:00:03.0   1-edge  virtio2-input.0\n 32: 0 0 PCI-MSIX virtio2-output.0\n 40: 3 4 IO-APIC 4-edge ttyS0\n"+
 		"LOC: 70 80   Local timer interrupts\nERR:          9\n")
 	for irq, action := range map[int]string{30: "virtio2-config", 31: "virtio2-input.0", 32: "virtio2-output.0", 40: "ttyS0"} {
-		b.irq(irq, "0-1", "1", action)
+		b.IRQ(irq, "0-1", "1", action)
 	}
-	n, err := ReadNIC(b.fs(), "eth0")
+	n, err := ReadNIC(b.FS(), "eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +171,7 @@ func TestACardOnABus(t *testing.T) {
 	if len(n.IRQs) != 3 || n.IRQs[1].Number != 31 || n.IRQs[1].Count != 10 || n.IRQs[1].Actions[0] != "virtio2-input.0" || n.IRQs[1].Effective.String() != "1" {
 		t.Errorf("interrupts %+v", n.IRQs)
 	}
-	in, err := ReadInterrupts(b.fs())
+	in, err := ReadInterrupts(b.FS())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,24 +182,24 @@ func TestACardOnABus(t *testing.T) {
 
 func TestACardThatIsNotThere(t *testing.T) {
 	for _, name := range []string{"eth9", "", "../x", "a/b"} {
-		if _, err := ReadNIC(twoSockets(t).fs(), name); err == nil {
+		if _, err := ReadNIC(treetest.TwoSockets(t).FS(), name); err == nil {
 			t.Errorf("interface %q was read", name)
 		}
 	}
 }
 
 func TestBrokenFilesAreNamed(t *testing.T) {
-	b := twoSockets(t)
-	b.file("sys/devices/system/node/node1/distance", "21")
-	if _, err := Read(b.fs()); err == nil {
+	b := treetest.TwoSockets(t)
+	b.File("sys/devices/system/node/node1/distance", "21")
+	if _, err := Read(b.FS()); err == nil {
 		t.Error("a row of one distance to two nodes was taken")
 	}
-	b = twoSockets(t)
-	b.file("sys/devices/system/cpu/online", "0-x")
-	if _, err := Read(b.fs()); !errors.Is(err, ErrCPUList) {
+	b = treetest.TwoSockets(t)
+	b.File("sys/devices/system/cpu/online", "0-x")
+	if _, err := Read(b.FS()); !errors.Is(err, ErrCPUList) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Read(newTree(t).fs()); !errors.Is(err, ErrNoCPUs) {
+	if _, err := Read(treetest.New(t).FS()); !errors.Is(err, ErrNoCPUs) {
 		t.Errorf("an empty tree gives %v", err)
 	}
 }
