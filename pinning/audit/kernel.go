@@ -4,71 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/pinning/card"
 )
 
 // Kernel asks the running kernel. It changes nothing and needs no privilege but for
 // reading a /dev/ptpN.
 type Kernel struct{}
 
-// Numbers of requests and layouts of linux/ethtool.h.
-const (
-	getCoalesce = 0x0e
-	getRings    = 0x10
-	getStrings  = 0x1b
-	getCount    = 0x37
-	getFeatures = 0x3a
-	getChannels = 0x3c
-
-	setFeatures = 4 // of strings
-	nameBytes   = 32
-)
-
-type channelsAnswer struct {
-	cmd                                                      uint32
-	maxRx, maxTx, maxOther, maxCombined, rx, tx, other, both uint32
-}
-
-type ringsAnswer struct {
-	cmd                                                 uint32
-	rxMax, rxMiniMax, rxJumboMax, txMax, rx, mini, j, t uint32
-}
-
-type coalesceAnswer struct {
-	cmd               uint32
-	rxUsecs, rxFrames uint32
-	_                 [2]uint32
-	_                 [5]uint32
-	adaptiveRx, _     uint32
-	_                 [11]uint32
-}
-
-// Sizes of struct ethtool_channels, ethtool_ringparam and ethtool_coalesce.
-var (
-	_ [36]byte = [unsafe.Sizeof(channelsAnswer{})]byte{}
-	_ [36]byte = [unsafe.Sizeof(ringsAnswer{})]byte{}
-	_ [92]byte = [unsafe.Sizeof(coalesceAnswer{})]byte{}
-)
-
-// request is struct ifreq with a pointer.
-type request struct {
-	name [unix.IFNAMSIZ]byte
-	at   unsafe.Pointer
-	_    [8]byte
-}
-
-// ethtool makes one request; the answer begins with its number.
-func ethtool(fd int, name string, answer unsafe.Pointer) error {
-	r := request{at: answer}
-	copy(r.name[:unix.IFNAMSIZ-1], name)
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&r))); e != 0 {
-		return os.NewSyscallError("ioctl SIOCETHTOOL", e)
-	}
-	return nil
-}
+// watched are the offloads that matter to XDP.
+var watched = []string{"rx-gro", "rx-gro-hw", "rx-lro", "rx-ntuple-filter", "rx-vlan-hw-parse"}
 
 // Ethernet asks a NIC's driver. Each request that a driver does not know leaves its part
 // of the answer empty.
@@ -89,23 +39,48 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 	e.Driver, e.Version = unix.ByteSliceToString(drv.Driver[:]), unix.ByteSliceToString(drv.Version[:])
 	e.Firmware, e.Bus = unix.ByteSliceToString(drv.Fw_version[:]), unix.ByteSliceToString(drv.Bus_info[:])
 	e.Index, e.MTU, e.Up = plain(fd, name)
-	c := channelsAnswer{cmd: getChannels}
-	if ethtool(fd, name, unsafe.Pointer(&c)) == nil {
-		e.Channels = &Channels{Combined: int(c.both), CombinedMax: int(c.maxCombined), Rx: int(c.rx), RxMax: int(c.maxRx)}
-	}
-	r := ringsAnswer{cmd: getRings}
-	if ethtool(fd, name, unsafe.Pointer(&r)) == nil {
-		e.Rings = &Rings{Rx: int(r.rx), RxMax: int(r.rxMax)}
-	}
-	q := coalesceAnswer{cmd: getCoalesce}
-	if ethtool(fd, name, unsafe.Pointer(&q)) == nil {
-		e.Coalesce = &Coalesce{RxUsecs: int(q.rxUsecs), RxFrames: int(q.rxFrames), Adaptive: q.adaptiveRx != 0}
-	}
+	read(name, &e)
 	if t, err := unix.IoctlGetEthtoolTsInfo(fd, name); err == nil {
 		e.PHC = int(t.Phc_index)
 	}
-	e.Features = features(fd, name)
 	return e, nil
+}
+
+// read reads the card's settings. What it does not know stays nil.
+func read(name string, e *Ethernet) {
+	if n, ok := numbers(name, "channels"); ok {
+		most, _ := numbers(name, "channels-max")
+		e.Channels = &Channels{Combined: n["combined"], CombinedMax: most["combined"], Rx: n["rx"], RxMax: most["rx"]}
+	}
+	if n, ok := numbers(name, "rings"); ok {
+		most, _ := numbers(name, "rings-max")
+		e.Rings = &Rings{Rx: n["rx"], RxMax: most["rx"]}
+	}
+	if n, ok := numbers(name, "coalesce"); ok {
+		e.Coalesce = &Coalesce{RxUsecs: n["rx-usecs"], RxFrames: n["rx-frames"], Adaptive: n["adaptive-rx"] != 0}
+	}
+	for _, feature := range watched {
+		if state, err := (card.Kernel{}).Get(name, "feature "+feature); err == nil {
+			if e.Features == nil {
+				e.Features = map[string]bool{}
+			}
+			e.Features[feature] = state == "on"
+		}
+	}
+}
+
+// numbers reads a setting of the form "rx=512 tx=512".
+func numbers(nic, name string) (map[string]int, bool) {
+	value, err := (card.Kernel{}).Get(nic, name)
+	if err != nil {
+		return nil, false
+	}
+	all := map[string]int{}
+	for part := range strings.FieldsSeq(value) {
+		key, digits, _ := strings.Cut(part, "=")
+		all[key], _ = strconv.Atoi(digits) // 0 if it is no number
+	}
+	return all, true
 }
 
 // plain asks for what every interface has.
@@ -121,36 +96,6 @@ func plain(fd int, name string) (index, mtu int, up bool) {
 		return r.Uint32()
 	}
 	return int(ask(unix.SIOCGIFINDEX)), int(ask(unix.SIOCGIFMTU)), ask(unix.SIOCGIFFLAGS)&unix.IFF_RUNNING != 0
-}
-
-// features returns the offloads that are on; nil if the kernel does not tell.
-func features(fd int, name string) map[string]bool {
-	var count struct {
-		cmd, _ uint32
-		mask   uint64
-		n      [1]uint32
-	}
-	count.cmd, count.mask = getCount, 1<<setFeatures
-	if ethtool(fd, name, unsafe.Pointer(&count)) != nil || count.mask == 0 || count.n[0] == 0 || count.n[0] > 1024 {
-		return nil
-	}
-	n := int(count.n[0])
-	// Headers of two or three words, then names of 32 bytes; blocks of 32 features.
-	names := make([]uint32, 3+n*nameBytes/4)
-	names[0], names[1], names[2] = getStrings, setFeatures, uint32(n)
-	blocks := (n + 31) / 32
-	state := make([]uint32, 2+4*blocks)
-	state[0], state[1] = getFeatures, uint32(blocks)
-	if ethtool(fd, name, unsafe.Pointer(&names[0])) != nil || ethtool(fd, name, unsafe.Pointer(&state[0])) != nil {
-		return nil
-	}
-	text := unsafe.Slice((*byte)(unsafe.Pointer(&names[3])), n*nameBytes)
-	on := map[string]bool{}
-	for i := range n {
-		const active = 2 // available, requested, active, never changed
-		on[unix.ByteSliceToString(text[i*nameBytes:(i+1)*nameBytes])] = state[2+4*(i/32)+active]&(1<<(i%32)) != 0
-	}
-	return on
 }
 
 // Clock asks the kernel how right its clock is, and reads a NIC's beside it.

@@ -166,7 +166,7 @@ func checkOffloads(f *Facts, n *NIC) Finding {
 		return Finding{ID: "nic.offloads", Severity: Unknown, What: "the card's offloads are not known", Measured: "the driver does not tell"}
 	}
 	var set []string
-	for _, name := range []string{"rx-lro", "rx-gro", "rx-gro-hw", "rx-vlan-hw-parse", "rx-ntuple-filter"} {
+	for _, name := range watched {
 		if on[name] {
 			set = append(set, name)
 		}
