@@ -291,16 +291,24 @@ func TestRootNoiseNamesADisturber(t *testing.T) {
 	if err := unix.SchedSetaffinity(shell.Process.Pid, &only); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := run(t, nil, "doctor", "noise", "--cores", strconv.Itoa(cpu), "--for", "1s", "--json")
+	// Others may want the core too: these two come first.
+	if err := unix.Setpriority(unix.PRIO_PROCESS, shell.Process.Pid, -15); err != nil {
+		t.Log(err)
+	}
+	path, err := built.Headrace("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "nice", "-n", "-15", path, "doctor", "noise", "--cores", strconv.Itoa(cpu), "--for", "1s", "--json").Output()
 	var r NoiseReport
-	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 {
-		t.Fatalf("exit code %d, %v: %s%s", code, err, out, errs)
+	if err := errors.Join(err, json.Unmarshal(out, &r)); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	if r.CausesUnknown != "" || r.Disturbed != "" {
 		t.Fatalf("causes: %s; disturbed: %s", r.CausesUnknown, r.Disturbed)
 	}
 	for _, c := range r.Cores[0].Causes {
-		if c.Kind == gaps.Switch && c.PID == shell.Process.Pid && c.Lost > 100*time.Millisecond {
+		if c.Kind == gaps.Switch && c.PID == shell.Process.Pid && c.Lost > 10*time.Millisecond {
 			if r.Class < audit.ClassC {
 				t.Errorf("class %v on half a core", r.Class)
 			}

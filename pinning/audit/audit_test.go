@@ -119,7 +119,14 @@ func TestAFaultIsFoundAndNothingElse(t *testing.T) {
 		{"interrupts on a worker core", func(h *host) {
 			h.facts = func(f *Facts) { f.After.Interrupts.Lines[1].Counts[2] += 7 }
 		}, "irq.workers", Warn, ClassB, "30 eth0-rx-0: 7", nil},
-		{"interrupts that may come on a worker core", func(h *host) { h.files["proc/irq/30/effective_affinity_list"] = "2" }, "irq.workers", Warn, ClassB, "30", nil},
+		{"interrupts that may come on a worker core", func(h *host) {
+			h.files["proc/irq/30/smp_affinity_list"], h.files["proc/irq/30/effective_affinity_list"] = "0-3", "2"
+		}, "irq.workers", Warn, ClassB, "30 eth0-rx-0", nil},
+		{"an interrupt that will move to a worker core when it comes", func(h *host) { h.files["proc/irq/30/smp_affinity_list"] = "2" }, "irq.workers", Warn, ClassB, "30", nil},
+		{"a card's interrupt that has not come yet", func(h *host) {
+			h.files["proc/irq/30/smp_affinity_list"] = "2"
+			h.files["proc/interrupts"] = strings.Replace(h.files["proc/interrupts"], "1000       2000", "0       0", 1)
+		}, "irq.workers", Warn, ClassB, "30", nil},
 		{"irqbalance", func(h *host) { h.files["proc/812/comm"] = "irqbalance\n" }, "irq.balance", Warn, ClassB, "pid 812", nil},
 
 		{"no huge pages", func(h *host) {
@@ -210,6 +217,13 @@ func TestWhatIsThereIsNotTakenForAFault(t *testing.T) {
 			h.files["proc/812/comm"] = "irqbalance\n"
 			h.files["proc/812/environ"] = "PATH=/bin\x00IRQBALANCE_BANNED_CPULIST=2-3\x00"
 		}, "irq.balance", "banned: 2-3"},
+		{"an interrupt that will move away when it comes", func(h *host) {
+			h.files["proc/irq/30/effective_affinity_list"] = "2"
+		}, "irq.workers", "0 of 2"},
+		{"an interrupt that never came", func(h *host) {
+			h.files["proc/irq/11/smp_affinity_list"], h.files["proc/irq/11/effective_affinity_list"] = "2", "2"
+			h.files["proc/interrupts"] += " 11:          0          0          0          0  IO-APIC  11-edge      old\n"
+		}, "irq.workers", "0 of 3"},
 		{"a partition in place of the command line", func(h *host) {
 			h.files["sys/devices/system/cpu/isolated"] = ""
 			h.files["sys/fs/cgroup/headrace.slice/cpuset.cpus.partition"] = "isolated"
@@ -348,10 +362,23 @@ func TestWhatIsNotThereIsAnError(t *testing.T) {
 	}
 }
 
+func TestTheClosestReadingOfTwoClocksCounts(t *testing.T) {
+	ahead, within := closest([]reading{{1000, 9000, 3000}, {10_000, 10_350, 10_200}, {20_000, 20_999, 20_800}})
+	if ahead != 250 || within != 100 {
+		t.Errorf("%v ahead, within %v; want 250ns, within 100ns", ahead, within)
+	}
+	if _, _, err := compare("/dev/null"); err == nil || !strings.Contains(err.Error(), "/dev/null") {
+		t.Errorf("what is no clock was read: %v", err)
+	}
+	if c := (Kernel{}).Clock(9999); c.PHCUnknown == nil || c.PHC != 9999 {
+		t.Errorf("a clock that is not there: %+v", c)
+	}
+}
+
 // The running machine is looked at without a complaint of the reader.
 func TestThisMachineIsLookedAt(t *testing.T) {
 	h := sound()
-	f, err := Gather(t.Context(), os.DirFS("/"), Kernel2{h}, Options{Span: 20 * time.Millisecond})
+	f, err := Gather(t.Context(), os.DirFS("/"), asker{h}, Options{Span: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +400,7 @@ func TestThisMachineIsLookedAt(t *testing.T) {
 	}
 }
 
-// Kernel2 asks the real kernel but for XDP.
-type Kernel2 struct{ *host }
+// asker asks the real kernel but for XDP.
+type asker struct{ *host }
 
-func (Kernel2) Clock(phc int) Clock { return Kernel{}.Clock(phc) }
+func (asker) Clock(phc int) Clock { return Kernel{}.Clock(phc) }

@@ -14,6 +14,12 @@ func checkIRQs(f *Facts) []Finding {
 	if f.After.Interrupts == nil || f.Before.Interrupts == nil {
 		return []Finding{{ID: "irq.workers", Severity: Unknown, What: "interrupts cannot be counted", Measured: "no /proc/interrupts"}}
 	}
+	var cards []int
+	for i := range f.NICs {
+		for _, q := range f.NICs[i].IRQs {
+			cards = append(cards, q.Number)
+		}
+	}
 	var came, may []string
 	for _, q := range f.IRQs {
 		n := uint64(0)
@@ -21,15 +27,19 @@ func checkIRQs(f *Facts) []Finding {
 		for _, cpu := range f.Workers.List() {
 			n += f.After.Interrupts.Count(name, cpu) - f.Before.Interrupts.Count(name, cpu)
 		}
+		// Where it goes; a move takes effect with the next interrupt, and until then the two
+		// have nothing in common.
 		where := q.Effective
-		if where.Empty() {
+		if where.Intersect(q.Affinity).Empty() {
 			where = q.Affinity
 		}
+		// What has never come is no trouble, but for a card that waits for its feed.
+		live := q.Count > 0 || slices.Contains(cards, q.Number)
 		label := strings.TrimSpace(name + " " + strings.Join(q.Actions, " "))
 		switch {
 		case n > 0:
 			came = append(came, fmt.Sprintf("%s: %d", label, n))
-		case !where.Intersect(f.Workers).Empty() && q.Count > 0:
+		case live && !where.Intersect(f.Workers).Empty():
 			may = append(may, label)
 		}
 	}

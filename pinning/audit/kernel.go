@@ -120,8 +120,14 @@ func (Kernel) Clock(phc int) Clock {
 	return c
 }
 
-// compare reads a NIC's clock between two readings of the system's, some times, and
-// takes the closest.
+// readings is how often two clocks are compared.
+const readings = 9
+
+// A reading is a NIC's clock between two readings of the system's, in nanoseconds since
+// 1970 by each.
+type reading struct{ before, nic, after int64 }
+
+// compare says by how much a NIC's clock is ahead of the system's.
 func compare(path string) (ahead, within time.Duration, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -131,18 +137,45 @@ func compare(path string) (ahead, within time.Duration, err error) {
 		return 0, 0, err
 	}
 	defer f.Close() //nolint:errcheck // it was only read
-	const readings = 9
-	x, err := unix.IoctlPtpSysOffsetExtended(int(f.Fd()), readings)
+	all, err := readBoth(int(f.Fd()))
 	if err != nil {
-		return 0, 0, os.NewSyscallError("ioctl PTP_SYS_OFFSET_EXTENDED", err)
+		return 0, 0, fmt.Errorf("%s: %w", path, err)
 	}
+	ahead, within = closest(all)
+	return ahead, within, nil
+}
+
+// readBoth lets the driver read both clocks next to each other; where it cannot, they
+// are read by system calls, which are farther apart.
+func readBoth(fd int) ([]reading, error) {
+	var all []reading
+	if x, err := unix.IoctlPtpSysOffsetExtended(fd, readings); err == nil {
+		nanos := func(t unix.PtpClockTime) int64 { return t.Sec*1e9 + int64(t.Nsec) }
+		for i := range x.Samples {
+			all = append(all, reading{nanos(x.Ts[i][0]), nanos(x.Ts[i][1]), nanos(x.Ts[i][2])})
+		}
+		return all, nil
+	}
+	// The clock of a descriptor: FD_TO_CLOCKID of clock_getres(2).
+	id := int32(^fd<<3 | 3)
+	for range readings {
+		var before, nic, after unix.Timespec
+		err := errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME, &before), unix.ClockGettime(id, &nic), unix.ClockGettime(unix.CLOCK_REALTIME, &after))
+		if err != nil {
+			return nil, os.NewSyscallError("clock_gettime", err)
+		}
+		all = append(all, reading{before.Nano(), nic.Nano(), after.Nano()})
+	}
+	return all, nil
+}
+
+// closest takes the reading that took the shortest time: the NIC's was somewhere in it.
+func closest(all []reading) (ahead, within time.Duration) {
 	within = 1 << 62
-	nanos := func(t unix.PtpClockTime) int64 { return t.Sec*1e9 + int64(t.Nsec) }
-	for i := range x.Samples {
-		before, nic, after := nanos(x.Ts[i][0]), nanos(x.Ts[i][1]), nanos(x.Ts[i][2])
-		if d := time.Duration(after-before) / 2; d < within {
-			within, ahead = d, time.Duration(nic-(before+(after-before)/2))
+	for _, r := range all {
+		if half := (r.after - r.before) / 2; time.Duration(half) < within {
+			within, ahead = time.Duration(half), time.Duration(r.nic-(r.before+half))
 		}
 	}
-	return ahead, within, nil
+	return ahead, within
 }
