@@ -3,6 +3,7 @@ package card
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,11 +29,11 @@ type setting struct {
 
 // settings are the first words of names.
 var settings = map[string]setting{
-	"channels":     {getChannels, setChannels, shellOf("-L")},
+	"channels":     {getChannels, setChannels, shellOf("-L", getChannels)},
 	"channels-max": {get: getChannelsMax},
-	"rings":        {getRings, setRings, shellOf("-G")},
+	"rings":        {getRings, setRings, shellOf("-G", getRings)},
 	"rings-max":    {get: getRingsMax},
-	"coalesce":     {getCoalesce, setCoalesce, shellOf("-C")},
+	"coalesce":     {getCoalesce, setCoalesce, shellOf("-C", getCoalesce)},
 	"feature":      {getFeature, setFeature, shellFeature},
 	"rss-table":    {getTable, setTable, shellTable},
 	"rss-key":      {getKey, setKey, shellKey},
@@ -118,10 +119,15 @@ func parse(fields []field, value string) error {
 	return nil
 }
 
-// shellOf makes the shell line of a setting of several numbers. Those that are zero are
-// left out where the card has no such number, which ethtool(8) refuses to set.
-func shellOf(option string) func(nic, rest, value string) string {
-	return func(nic, _, value string) string {
-		return fmt.Sprintf("ethtool %s %s %s", option, nic, strings.ReplaceAll(value, "=", " "))
+// shellOf makes the shell line of a setting of several numbers. It names only those that
+// change: ethtool(8) refuses numbers that a card does not have, also unchanged.
+func shellOf(option string, get func(nic, rest string) (string, error)) func(nic, rest, value string) string {
+	return func(nic, rest, value string) string {
+		now, err := get(nic, rest)
+		changes := strings.Fields(value)
+		if has := strings.Fields(now); err == nil {
+			changes = slices.DeleteFunc(changes, func(part string) bool { return slices.Contains(has, part) })
+		}
+		return strings.TrimSpace(fmt.Sprintf("ethtool %s %s %s", option, nic, strings.ReplaceAll(strings.Join(changes, " "), "=", " ")))
 	}
 }

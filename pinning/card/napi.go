@@ -1,9 +1,11 @@
 package card
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -49,13 +51,28 @@ func instance(nic, queue string) (family uint16, attributes map[uint16][]byte, e
 		return 0, nil, fmt.Errorf("queue-get: %w", notThere(err))
 	}
 	if len(found) == 0 || found[0][queueNAPI] == nil {
-		return 0, nil, fmt.Errorf("queue %s has no NAPI instance: %w", queue, unix.EOPNOTSUPP)
+		attributes, err = nth(family, ifindex, int(n))
+		return family, attributes, err
 	}
 	got, err := call(family, netdevNAPIGet, number32(napiID, uint32(number(found[0][queueNAPI]))))
 	if err != nil || len(got) == 0 {
 		return 0, nil, fmt.Errorf("napi-get: %w", notThere(err))
 	}
 	return family, got[0], nil
+}
+
+// nth is for drivers that do not say which instance serves which queue, as veth: they
+// make them in the order of queues, and the kernel numbers them so.
+func nth(family uint16, ifindex uint32, n int) (map[uint16][]byte, error) {
+	all, err := list(family, netdevNAPIGet, number32(napiIfindex, ifindex))
+	if err != nil {
+		return nil, fmt.Errorf("napi-get: %w", notThere(err))
+	}
+	slices.SortFunc(all, func(a, b map[uint16][]byte) int { return cmp.Compare(number(a[napiID]), number(b[napiID])) })
+	if n >= len(all) {
+		return nil, fmt.Errorf("queue rx-%d has no NAPI instance: %w", n, unix.EOPNOTSUPP)
+	}
+	return all[n], nil
 }
 
 // notThere makes one error of the ways in which a kernel says that it has no instance.

@@ -69,6 +69,15 @@ func number(value []byte) uint64 {
 // call sends one generic netlink message in the calling thread's network namespace and
 // returns the attributes of each answer.
 func call(family uint16, cmd uint8, attributes ...attribute) ([]map[uint16][]byte, error) {
+	return exchange(family, cmd, unix.NLM_F_ACK, attributes)
+}
+
+// list is call for all objects that the attributes select.
+func list(family uint16, cmd uint8, attributes ...attribute) ([]map[uint16][]byte, error) {
+	return exchange(family, cmd, unix.NLM_F_DUMP, attributes)
+}
+
+func exchange(family uint16, cmd uint8, flags uint16, attributes []attribute) ([]map[uint16][]byte, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
@@ -83,7 +92,7 @@ func call(family uint16, cmd uint8, attributes ...attribute) ([]map[uint16][]byt
 	msg = appendAttributes(msg, attributes)
 	binary.NativeEndian.PutUint32(msg, uint32(len(msg)))
 	binary.NativeEndian.PutUint16(msg[4:], family)
-	binary.NativeEndian.PutUint16(msg[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	binary.NativeEndian.PutUint16(msg[6:], unix.NLM_F_REQUEST|flags)
 	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}

@@ -499,8 +499,8 @@ func TestIRQBalanceIsTold(t *testing.T) {
 			}
 			b := make([]byte, 256)
 			n, _ := c.Read(b)
-			switch request := string(b[:n]); {
-			case request == "setup":
+			switch request := string(b[:n]); request {
+			case "setup":
 				_, _ = io.WriteString(c, "SLEEP 10 IRQ 30 LOAD 5 BANNED "+mask)
 			default:
 				said <- request

@@ -237,7 +237,7 @@ func (t *Tuner) step(st Step) (Outcome, error) {
 
 // judge says what became of a write.
 func (t *Tuner) judge(m medium, st Step, wrong error) (State, string) {
-	refused := errors.Is(wrong, unix.EIO) || errors.Is(wrong, unix.EINVAL) || errors.Is(wrong, unix.EOPNOTSUPP) ||
+	refused := errors.Is(wrong, unix.EIO) || errors.Is(wrong, unix.EPERM) || errors.Is(wrong, unix.EINVAL) || errors.Is(wrong, unix.EOPNOTSUPP) ||
 		errors.Is(wrong, unix.ENOENT) || errors.Is(wrong, card.ErrUnsupported)
 	switch {
 	case wrong != nil && refused && st.Refusable != "":

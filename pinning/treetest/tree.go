@@ -22,7 +22,17 @@ type Tree struct {
 // New returns an empty tree, which goes with the test.
 func New(tb testing.TB) *Tree {
 	tb.Helper()
-	return &Tree{Dir: tb.TempDir(), t: tb}
+	// In memory where that can be: a tree has some hundred files.
+	dir, err := os.MkdirTemp("/dev/shm", "headrace-tree-") //nolint:usetesting // that would be on a disk
+	if err != nil {
+		return &Tree{Dir: tb.TempDir(), t: tb}
+	}
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Error(err)
+		}
+	})
+	return &Tree{Dir: dir, t: tb}
 }
 
 // FS is the tree as package topology reads it.

@@ -1,0 +1,206 @@
+// Package noise counts what interrupts a CPU, by cause.
+//
+// It opens an instance of the kernel's tracing of its own, for the CPUs in question only,
+// and lets it write down every switch of tasks, interrupt, soft interrupt, piece of
+// kernel work and timer. Nothing else of the machine's tracing is touched, and the
+// instance goes with the [Watch]. Reading happens on the caller's CPU, ten times a second,
+// and wakes nobody on those that are watched.
+//
+//	Open, Watch.Read, Watch.Close   noise.go    one watch
+//	Measure, Ledger                 ledger.go   a watch of some length, as counts
+//	parse                           parse.go    lines of the trace
+package noise
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/pinning/topology"
+)
+
+// ErrNoTracing reports a machine without tracefs, or a caller who may not use it.
+var ErrNoTracing = errors.New("no tracing")
+
+// events are those that are switched on, as far as the kernel has them.
+var events = []string{
+	"sched/sched_switch",
+	"irq/irq_handler_entry", "irq/softirq_entry",
+	"irq_vectors/local_timer_entry", "irq_vectors/reschedule_entry", "irq_vectors/call_function_entry",
+	"irq_vectors/call_function_single_entry", "irq_vectors/irq_work_entry", "irq_vectors/thermal_apic_entry",
+	"irq_vectors/error_apic_entry", "irq_vectors/spurious_apic_entry",
+	"workqueue/workqueue_execute_start",
+	"timer/timer_expire_entry", "timer/hrtimer_expire_entry", "timer/tick_stop",
+}
+
+// A Watch is a trace of some CPUs under way.
+type Watch struct {
+	// Missing are events that this kernel does not have.
+	Missing []string
+
+	instance string
+	mounted  string // a mount of our own to take away, or ""
+	pipe     *os.File
+	rest     string // of a line
+	stopped  bool
+}
+
+// Open begins to watch cpus. tracefs is where it is mounted; "" looks for it, and mounts
+// it for itself where it is nowhere.
+//
+// It returns an error wrapping [ErrNoTracing] if that cannot be.
+func Open(tracefs string, cpus topology.CPUSet) (*Watch, error) {
+	if cpus.Empty() {
+		return nil, errors.New("noise: no CPUs to watch")
+	}
+	w := &Watch{}
+	if tracefs == "" {
+		var err error
+		if tracefs, err = w.find(); err != nil {
+			return nil, fmt.Errorf("noise: %w: %w", ErrNoTracing, err)
+		}
+	}
+	w.instance = filepath.Join(tracefs, "instances", fmt.Sprintf("headrace-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if err := os.Mkdir(w.instance, 0o700); err != nil {
+		w.instance = ""
+		return nil, fmt.Errorf("noise: %w: %w", ErrNoTracing, errors.Join(err, w.Close()))
+	}
+	if err := w.start(cpus); err != nil {
+		return nil, fmt.Errorf("noise: %w: %w", ErrNoTracing, errors.Join(err, w.Close()))
+	}
+	return w, nil
+}
+
+// find returns where tracefs is mounted, after mounting it in a place of its own if it
+// is nowhere.
+func (w *Watch) find() (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "tracefs" {
+			return f[1], nil
+		}
+	}
+	dir, err := os.MkdirTemp("", "headrace-tracefs-")
+	if err != nil {
+		return "", err
+	}
+	if err := unix.Mount("none", dir, "tracefs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return "", errors.Join(fmt.Errorf("mount tracefs: %w", err), os.Remove(dir))
+	}
+	w.mounted = dir
+	return dir, nil
+}
+
+func (w *Watch) start(cpus topology.CPUSet) error {
+	for _, s := range [][2]string{
+		{"tracing_on", "0"},
+		{"trace_clock", "mono"}, // the clock that programs can read too
+		{"tracing_cpumask", cpus.Mask()},
+		{"buffer_size_kb", "2048"},
+	} {
+		if err := w.write(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	on := 0
+	for _, e := range events {
+		switch err := w.write("events/"+e+"/enable", "1"); {
+		case errors.Is(err, fs.ErrNotExist):
+			w.Missing = append(w.Missing, e)
+		case err != nil:
+			return err
+		default:
+			on++
+		}
+	}
+	if on == 0 {
+		return errors.New("the kernel has none of the events")
+	}
+	// Not blocking: a reader that waits is woken by an interrupt on the CPU it watches.
+	pipe, err := os.OpenFile(filepath.Join(w.instance, "trace_pipe"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	w.pipe = pipe
+	return w.write("tracing_on", "1")
+}
+
+func (w *Watch) write(name, value string) error {
+	f, err := os.OpenFile(filepath.Join(w.instance, name), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// readMax bounds what one Read takes of a trace that goes on. Where events come faster
+// than they are read the kernel drops some and says how many; reading on and on would
+// never end.
+const readMax = 1 << 20
+
+// Read calls each with what has happened since the last call, and returns how many
+// events the kernel had no room to keep. While the watch goes on it takes about ten
+// thousand events at most; after [Watch.Stop] it takes the rest.
+func (w *Watch) Read(each func(Event)) (lost uint64, err error) {
+	buf := make([]byte, 1<<16)
+	for taken := 0; taken < readMax || w.stopped; {
+		// Not through the runtime's poller, which would wait.
+		n, err := unix.Read(int(w.pipe.Fd()), buf)
+		switch {
+		case errors.Is(err, unix.EAGAIN), err == nil && n <= 0:
+			return lost, nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return lost, fmt.Errorf("noise: trace: %w", err)
+		}
+		taken += n
+		text := w.rest + string(buf[:n])
+		whole := strings.LastIndexByte(text, '\n') + 1
+		w.rest = text[whole:]
+		for line := range strings.Lines(text[:whole]) {
+			if e, ok := parse(line); ok {
+				each(e)
+			} else {
+				lost += lostEvents(line)
+			}
+		}
+	}
+	return lost, nil
+}
+
+// Stop ends the watch; what is in the buffers can still be read.
+func (w *Watch) Stop() error {
+	err := w.write("tracing_on", "0")
+	w.stopped = err == nil
+	return err
+}
+
+// Close takes the instance away.
+func (w *Watch) Close() error {
+	var bad []error
+	if w.pipe != nil {
+		bad = append(bad, w.pipe.Close())
+	}
+	if w.instance != "" {
+		bad = append(bad, os.Remove(w.instance))
+	}
+	if w.mounted != "" {
+		bad = append(bad, unix.Unmount(w.mounted, 0), os.Remove(w.mounted))
+	}
+	*w = Watch{}
+	return errors.Join(bad...)
+}
+
+var _ io.Closer = (*Watch)(nil)
