@@ -15,7 +15,7 @@
 //	Measure    measure.go    threads, affinity, what the kernel counted meanwhile
 //	spinner    spin.go       the loop
 //	tally      tally.go      milliseconds by their worst gap
-//	tracer     trace.go      an instance of tracefs of its own
+//	readEvents trace.go      the lines of a trace
 //	explain    cause.go      gaps and events -> causes
 //
 // It needs no privilege but for the trace events; without them causes are unknown,

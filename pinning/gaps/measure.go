@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/headrace/headrace/pinning/topology"
+	"github.com/headrace/headrace/pinning/tracefs"
 )
 
 // ForMax bounds one measurement.
@@ -83,15 +84,15 @@ func Measure(ctx context.Context, c Config) (*Report, error) {
 		r.Disturbed = "Go's own preemption signals: start with GODEBUG=" + Quiet
 	}
 	defer settle(c.Cores)()
-	var t *tracer
+	var t *tracefs.Instance
 	if c.Untraced {
 		r.CausesUnknown = "not asked for"
 	} else {
 		var err error
-		if t, err = openTracer(c.Cores); err != nil {
+		if t, err = tracefs.Open(tracefs.Config{CPUs: c.Cores, BufferKB: bufferKB, Events: events}); err != nil {
 			r.CausesUnknown = err.Error()
 		} else {
-			defer t.close()
+			defer t.Close() //nolint:errcheck // what stays is swept by the next
 		}
 	}
 	threads, err := run(ctx, c, t)
@@ -103,7 +104,7 @@ func Measure(ctx context.Context, c Config) (*Report, error) {
 		core.Switches = w.switches
 		core.Interrupts, core.Steal = w.after.since(w.before)
 		if t != nil {
-			events, from, err := t.events(w.cpu)
+			events, from, err := readEvents(t, w.cpu)
 			if err != nil {
 				r.CausesUnknown = err.Error()
 			} else {
@@ -170,7 +171,7 @@ type thread struct {
 	err           error
 }
 
-func run(ctx context.Context, c Config, t *tracer) ([]*thread, error) {
+func run(ctx context.Context, c Config, t *tracefs.Instance) ([]*thread, error) {
 	var stop atomic.Bool
 	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
 	var ready, done sync.WaitGroup
@@ -194,7 +195,7 @@ func run(ctx context.Context, c Config, t *tracer) ([]*thread, error) {
 		return nil, err
 	}
 	if t != nil {
-		if err := t.enable(true); err != nil {
+		if err := t.Enable(true); err != nil {
 			stop.Store(true)
 			close(start)
 			done.Wait()
@@ -210,7 +211,7 @@ func run(ctx context.Context, c Config, t *tracer) ([]*thread, error) {
 		w.after = count(w.cpu)
 	}
 	if t != nil {
-		return threads, t.enable(false)
+		return threads, t.Enable(false)
 	}
 	return threads, nil
 }
