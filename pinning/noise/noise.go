@@ -15,19 +15,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/headrace/headrace/pinning/topology"
+	"github.com/headrace/headrace/pinning/tracefs"
 )
 
 // ErrNoTracing reports a machine without tracefs, or a caller who may not use it.
-var ErrNoTracing = errors.New("no tracing")
+var ErrNoTracing = tracefs.ErrNoTracing
 
 // events are those that are switched on, as far as the kernel has them.
 var events = []string{
@@ -45,103 +43,31 @@ type Watch struct {
 	// Missing are events that this kernel does not have.
 	Missing []string
 
-	instance string
-	mounted  string // a mount of our own to take away, or ""
+	instance *tracefs.Instance
 	pipe     *os.File
 	rest     string // of a line
 	stopped  bool
 }
 
-// Open begins to watch cpus. tracefs is where it is mounted; "" looks for it, and mounts
-// it for itself where it is nowhere.
+// Open begins to watch cpus. root is where tracefs is mounted; "" looks for it, and
+// mounts it for itself where it is nowhere.
 //
 // It returns an error wrapping [ErrNoTracing] if that cannot be.
-func Open(tracefs string, cpus topology.CPUSet) (*Watch, error) {
-	if cpus.Empty() {
-		return nil, errors.New("noise: no CPUs to watch")
+func Open(root string, cpus topology.CPUSet) (*Watch, error) {
+	i, err := tracefs.Open(tracefs.Config{Root: root, CPUs: cpus, Events: events})
+	if err != nil {
+		return nil, fmt.Errorf("noise: %w", err)
 	}
-	w := &Watch{}
-	if tracefs == "" {
-		var err error
-		if tracefs, err = w.find(); err != nil {
-			return nil, fmt.Errorf("noise: %w: %w", ErrNoTracing, err)
-		}
+	w := &Watch{Missing: i.Missing, instance: i}
+	// Not blocking: a reader that waits is woken by an interrupt on the CPU it watches.
+	w.pipe, err = os.OpenFile(i.Path("trace_pipe"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err == nil {
+		err = i.Enable(true)
 	}
-	w.instance = filepath.Join(tracefs, "instances", fmt.Sprintf("headrace-%d-%d", os.Getpid(), time.Now().UnixNano()))
-	if err := os.Mkdir(w.instance, 0o700); err != nil {
-		w.instance = ""
-		return nil, fmt.Errorf("noise: %w: %w", ErrNoTracing, errors.Join(err, w.Close()))
-	}
-	if err := w.start(cpus); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("noise: %w: %w", ErrNoTracing, errors.Join(err, w.Close()))
 	}
 	return w, nil
-}
-
-// find returns where tracefs is mounted, after mounting it in a place of its own if it
-// is nowhere.
-func (w *Watch) find() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "tracefs" {
-			return f[1], nil
-		}
-	}
-	dir, err := os.MkdirTemp("", "headrace-tracefs-")
-	if err != nil {
-		return "", err
-	}
-	if err := unix.Mount("none", dir, "tracefs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return "", errors.Join(fmt.Errorf("mount tracefs: %w", err), os.Remove(dir))
-	}
-	w.mounted = dir
-	return dir, nil
-}
-
-func (w *Watch) start(cpus topology.CPUSet) error {
-	for _, s := range [][2]string{
-		{"tracing_on", "0"},
-		{"trace_clock", "mono"}, // the clock that programs can read too
-		{"tracing_cpumask", cpus.Mask()},
-		{"buffer_size_kb", "2048"},
-	} {
-		if err := w.write(s[0], s[1]); err != nil {
-			return err
-		}
-	}
-	on := 0
-	for _, e := range events {
-		switch err := w.write("events/"+e+"/enable", "1"); {
-		case errors.Is(err, fs.ErrNotExist):
-			w.Missing = append(w.Missing, e)
-		case err != nil:
-			return err
-		default:
-			on++
-		}
-	}
-	if on == 0 {
-		return errors.New("the kernel has none of the events")
-	}
-	// Not blocking: a reader that waits is woken by an interrupt on the CPU it watches.
-	pipe, err := os.OpenFile(filepath.Join(w.instance, "trace_pipe"), os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	w.pipe = pipe
-	return w.write("tracing_on", "1")
-}
-
-func (w *Watch) write(name, value string) error {
-	f, err := os.OpenFile(filepath.Join(w.instance, name), os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
 }
 
 // readMax bounds what one Read takes of a trace that goes on. Where events come faster
@@ -182,7 +108,7 @@ func (w *Watch) Read(each func(Event)) (lost uint64, err error) {
 
 // Stop ends the watch; what is in the buffers can still be read.
 func (w *Watch) Stop() error {
-	err := w.write("tracing_on", "0")
+	err := w.instance.Enable(false)
 	w.stopped = err == nil
 	return err
 }
@@ -193,11 +119,8 @@ func (w *Watch) Close() error {
 	if w.pipe != nil {
 		bad = append(bad, w.pipe.Close())
 	}
-	if w.instance != "" {
-		bad = append(bad, os.Remove(w.instance))
-	}
-	if w.mounted != "" {
-		bad = append(bad, unix.Unmount(w.mounted, 0), os.Remove(w.mounted))
+	if w.instance != nil {
+		bad = append(bad, w.instance.Close())
 	}
 	*w = Watch{}
 	return errors.Join(bad...)
