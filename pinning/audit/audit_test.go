@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/pinning/gaps"
+	"github.com/headrace/headrace/pinning/stage"
 	"github.com/headrace/headrace/pinning/topology"
 )
 
@@ -372,6 +373,27 @@ func TestTheClosestReadingOfTwoClocksCounts(t *testing.T) {
 	}
 	if c := (Kernel{}).Clock(9999); c.PHCUnknown == nil || c.PHC != 9999 {
 		t.Errorf("a clock that is not there: %+v", c)
+	}
+}
+
+// A remedy names a stage that there is.
+func TestRemediesNameStages(t *testing.T) {
+	h := sound()
+	f, err := Gather(t.Context(), h.tree(), h, h.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"partition", "cpufreq", "cstate", "irq", "irqbalance", "hugepages", "thp", "sysctl", "rings", "coalesce", "offloads"} {
+		if !slices.Contains(stage.Names(), name) {
+			t.Errorf("stage %s is none of %v", name, stage.Names())
+		}
+		if got, want := tune(f, name), "headrace tune apply -c bars.yaml --cpus 2-3 --stage "+name; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	f.Config = nil
+	if got, want := tune(f, "irq"), "headrace tune apply --interface eth0 --cpus 2-3 --stage irq"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -47,7 +47,7 @@ func checkIdle(f *Facts) []Finding {
 		out := Finding{
 			ID: "config.idle", Subject: i.Name, What: "workers that spin have isolated cores", Measured: "idle: spin, isolated: " + orNone(f.Isolated),
 			Why: "a spinning worker never gives its core up: what else is bound to it starves, and the scheduler takes turns of about 3 ms from it",
-			Fix: tuneLine(f) + ", or idle: adaptive",
+			Fix: tune(f, "partition") + ", or idle: adaptive",
 		}
 		if !shared.Empty() {
 			out.Severity, out.What = Warn, fmt.Sprintf("workers spin on cores %s, which are not isolated", shared)

@@ -11,13 +11,20 @@ import (
 	"github.com/headrace/headrace/pinning/topology"
 )
 
-// tuneLine is the command that mends what package stage can.
-func tuneLine(f *Facts) string {
+// tune is the command that mends what a stage of package stage can.
+func tune(f *Facts, stage string) string {
 	line := "headrace tune apply"
-	if f.Config != nil {
-		line += " " + f.Config.File
+	switch {
+	case f.Config != nil:
+		line += " -c " + f.Config.File
+	case len(f.NICs) > 0:
+		var names []string
+		for i := range f.NICs {
+			names = append(names, f.NICs[i].Name)
+		}
+		line += " --interface " + strings.Join(names, ",")
 	}
-	return line
+	return line + " --cpus " + f.Workers.String() + " --stage " + stage
 }
 
 // A partition is a control group with CPUs of its own.
@@ -87,7 +94,7 @@ func checkIsolation(f *Facts) []Finding {
 		ID: "cpu.isolation", What: "worker cores are the workers' alone",
 		Measured: "isolated: " + orNone(f.Isolated),
 		Why:      "another task takes a turn of about 3 ms on a worker's core (the scheduler's base slice; Documentation/scheduler/sched-eevdf.rst)",
-		Fix:      tuneLine(f),
+		Fix:      tune(f, "partition"),
 	}
 	for _, p := range partitions(f.Root) {
 		if p.invalid != "" {
@@ -262,7 +269,7 @@ func checkGovernor(f *Facts) []Finding {
 	case !seen:
 		out.What, out.Measured = "the kernel does not set the frequency here", "no cpufreq"
 	case len(slow) > 0:
-		out.Severity, out.Best, out.Fix = Warn, ClassB, tuneLine(f)
+		out.Severity, out.Best, out.Fix = Warn, ClassB, tune(f, "cpufreq")
 		out.What, out.Measured = "worker cores do not run at full frequency", strings.Join(slow, ", ")
 	}
 	return []Finding{quiet(out)}
@@ -299,7 +306,7 @@ func checkCStates(f *Facts) []Finding {
 	case !seen:
 		out.What, out.Measured = "the kernel puts no core into deeper sleep here", "no cpuidle states"
 	case deepest > 2:
-		out.Severity, out.Fix = Warn, tuneLine(f)
+		out.Severity, out.Fix = Warn, tune(f, "cstate")
 		out.What = fmt.Sprintf("worker core %d may sleep so deeply that waking takes %d µs", at, deepest)
 		if out.Best = ClassB; deepest >= 50 {
 			out.Best = ClassC

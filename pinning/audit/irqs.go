@@ -47,7 +47,7 @@ func checkIRQs(f *Facts) []Finding {
 		ID: "irq.workers", What: "no interrupt goes to the worker cores",
 		Measured: fmt.Sprintf("0 of %d interrupts in %v", len(f.IRQs), f.After.At.Sub(f.Before.At)),
 		Why:      "an interrupt takes 1 to 10 µs, and the soft interrupt behind it up to 2 to 8 ms or 300 packets (net.core.netdev_budget, netdev_budget_usecs; Documentation/core-api/irq/irq-affinity.rst)",
-		Fix:      tuneLine(f),
+		Fix:      tune(f, "irq"),
 	}
 	switch {
 	case len(came) > 0:
@@ -73,7 +73,7 @@ func checkIRQBalance(f *Facts) []Finding {
 	out := Finding{
 		ID: "irq.balance", What: "nothing moves interrupts about", Measured: "irqbalance does not run",
 		Why: "irqbalance looks every 10 s and moves interrupts onto worker cores again (irqbalance(1))",
-		Fix: tuneLine(f) + ", or: systemctl disable --now irqbalance",
+		Fix: tune(f, "irqbalance") + ", or: systemctl disable --now irqbalance",
 	}
 	pid, ok := running(f.Root, "irqbalance")
 	if ok {

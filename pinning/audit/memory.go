@@ -30,12 +30,17 @@ func checkHugePages(f *Facts) []Finding {
 	out := Finding{
 		ID: "mem.hugepages", What: "there are huge pages for the workers' memory", Measured: orElse(strings.Join(where, ", "), "none"),
 		Why: "with pages of 4 KiB nearly every access to a large table misses the TLB: 20 to 40 ns each (a page walk; Documentation/admin-guide/mm/hugetlbpage.rst)",
-		Fix: tuneLine(f),
+		Fix: tune(f, "hugepages"),
 	}
 	need := 0
 	if f.Config != nil {
 		need = int((f.Config.MemoryBytes + f.Config.UMEMBytes + hugeBytes - 1) / hugeBytes)
 		out.Measured += fmt.Sprintf("; the config takes %d", need)
+	}
+	// The profiles' number is for a small config.
+	const profiles = 128
+	if lacking := need - free; lacking > 0 && pages+lacking > profiles {
+		out.Fix = fmt.Sprintf("echo %d > /sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages", pages+lacking, max(f.Place.Nodes().First(), 0))
 	}
 	switch {
 	case len(where) == 0:
@@ -59,7 +64,7 @@ func checkTHP(f *Facts) []Finding {
 	out := Finding{
 		ID: "mem.thp", What: "huge pages are made only for who asks", Measured: chosen(line),
 		Why: "with `always` a page fault may compact memory for 1 to 10 ms, and khugepaged interrupts every core to move pages (Documentation/admin-guide/mm/transhuge.rst)",
-		Fix: tuneLine(f) + ", or: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+		Fix: tune(f, "thp") + ", or: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
 	}
 	if chosen(line) == "always" {
 		out.Severity, out.Best = Warn, ClassC
@@ -73,7 +78,7 @@ func checkNUMABalancing(f *Facts) []Finding {
 	out := Finding{
 		ID: "mem.numa_balancing", What: "the kernel does not move pages between nodes", Measured: fmt.Sprintf("numa_balancing=%d, %d nodes", on, len(f.Machine.Nodes)),
 		Why: "the kernel takes access to pages away to see who uses them: a fault of 1 to 5 µs for each, in bursts (Documentation/admin-guide/sysctl/kernel.rst, numa_balancing)",
-		Fix: tuneLine(f) + ", or: sysctl kernel.numa_balancing=0",
+		Fix: tune(f, "sysctl") + ", or: sysctl kernel.numa_balancing=0",
 	}
 	if !ok {
 		out.Measured = "not in this kernel"

@@ -121,7 +121,7 @@ func checkRings(f *Facts, n *NIC) Finding {
 	out := Finding{
 		ID: "nic.rings", What: "the card's receive rings are long enough", Measured: fmt.Sprintf("%d of %d packets", r.Rx, r.RxMax),
 		Why: fmt.Sprintf("what comes while the core that empties the ring is away is lost beyond it: %d packets are 0.%02d ms at 2 million a second", r.Rx, r.Rx/20),
-		Fix: fmt.Sprintf("%s, or: ethtool -G %s rx %d", tuneLine(f), n.Name, min(r.RxMax, 2*ringWanted)),
+		Fix: fmt.Sprintf("%s, or: ethtool -G %s rx %d", tune(f, "rings"), n.Name, min(r.RxMax, 2*ringWanted)),
 	}
 	if r.Rx >= 2000 {
 		out.Why = ""
@@ -147,7 +147,7 @@ func checkCoalesce(f *Facts, n *NIC) Finding {
 	out := Finding{
 		ID: "nic.coalesce", What: "the card interrupts soon", Measured: fmt.Sprintf("rx-usecs %d, rx-frames %d%s", c.RxUsecs, c.RxFrames, mode),
 		Why: "the card waits that long, or for so many packets, before it says that one has come; every packet may be late by it (ethtool(8), -C)",
-		Fix: fmt.Sprintf("%s, or: ethtool -C %s adaptive-rx off rx-usecs 0", tuneLine(f), n.Name),
+		Fix: fmt.Sprintf("%s, or: ethtool -C %s adaptive-rx off rx-usecs 0", tune(f, "coalesce"), n.Name),
 	}
 	switch {
 	case c.RxUsecs >= 50:
@@ -176,11 +176,11 @@ func checkOffloads(f *Facts, n *NIC) Finding {
 	case on["rx-lro"]:
 		out.Severity, out.What = Fail, "the card joins packets (LRO)"
 		out.Why = "most drivers refuse native XDP then; with the others several datagrams arrive as one and their boundaries are gone"
-		out.Fix = fmt.Sprintf("%s, or: ethtool -K %s lro off", tuneLine(f), n.Name)
+		out.Fix = fmt.Sprintf("%s, or: ethtool -K %s lro off", tune(f, "offloads"), n.Name)
 	case on["rx-gro-hw"]:
 		out.Severity, out.What = Warn, "the card joins packets (hardware GRO)"
 		out.Why = "some drivers refuse native XDP then, as virtio_net; joined packets do not fit into a chunk of 2 KiB"
-		out.Fix = fmt.Sprintf("%s, or: ethtool -K %s rx-gro-hw off", tuneLine(f), n.Name)
+		out.Fix = fmt.Sprintf("ethtool -K %s rx-gro-hw off", n.Name)
 	case on["rx-vlan-hw-parse"] && f.Config != nil && len(f.Config.VLANs) > 0:
 		out.Severity, out.What = Fail, fmt.Sprintf("the card takes VLAN tags out of packets, and feed %s matches by VLAN", strings.Join(f.Config.VLANs, ", "))
 		out.Why = "XDP does not see the tag: no packet matches the rule"

@@ -43,7 +43,7 @@ func checkJIT(f *Facts) []Finding {
 	out := Finding{
 		ID: "kernel.bpf_jit", What: "BPF programs are compiled", Measured: fmt.Sprintf("bpf_jit_enable=%d", on),
 		Why: "the interpreter takes 5 to 10 times as long for each packet (Documentation/admin-guide/sysctl/net.rst, bpf_jit_enable)",
-		Fix: tuneLine(f) + ", or: sysctl net.core.bpf_jit_enable=1",
+		Fix: tune(f, "sysctl") + ", or: sysctl net.core.bpf_jit_enable=1",
 	}
 	switch {
 	case !ok:
@@ -81,7 +81,7 @@ func checkWatchdog(f *Facts) []Finding {
 	out := Finding{
 		ID: "kernel.watchdog", What: "no watchdog interrupts the cores", Measured: fmt.Sprintf("nmi_watchdog=%d", on),
 		Why: "an NMI of 2 to 10 µs on each core every few seconds, and one hardware counter less (Documentation/admin-guide/lockup-watchdogs.rst)",
-		Fix: tuneLine(f) + ", or: sysctl kernel.nmi_watchdog=0",
+		Fix: tune(f, "sysctl") + ", or: sysctl kernel.nmi_watchdog=0",
 	}
 	if on != 0 {
 		out.Severity, out.Best, out.What = Warn, ClassB, "the NMI watchdog interrupts every core"
@@ -97,7 +97,7 @@ func checkStatInterval(f *Facts) []Finding {
 	out := Finding{
 		ID: "kernel.stat_interval", What: "statistics of memory are seldom gathered", Measured: fmt.Sprintf("vm.stat_interval=%d", seconds),
 		Why: "a kernel worker runs on each core that changed a counter: 2 to 10 µs every interval (Documentation/admin-guide/sysctl/vm.rst)",
-		Fix: tuneLine(f) + ", or: sysctl vm.stat_interval=10",
+		Fix: tune(f, "sysctl") + ", or: sysctl vm.stat_interval=10",
 	}
 	if seconds < 10 {
 		out.Severity, out.What = Note, "statistics of memory are gathered each second"
