@@ -61,60 +61,74 @@ func diagnosed(t *testing.T, flags ...string) map[string]audit.Finding {
 	return found
 }
 
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0); err != nil {
-		t.Fatal(err)
+// A fault is seeded in the guest, or its opposite. Where mended is set, `tune apply`
+// mends it.
+type fault struct {
+	id     string
+	want   audit.Severity
+	mended bool
+	set    func(sound bool) error
+}
+
+var faults = []fault{
+	{"mem.thp", audit.Warn, true, file("/sys/kernel/mm/transparent_hugepage/enabled", "madvise", "always")},
+	{"mem.numa_balancing", audit.Warn, true, file("/proc/sys/kernel/numa_balancing", "0", "1")},
+	{"mem.hugepages", audit.Warn, true, file("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "16", "0")},
+	{"irq.workers", audit.Warn, true, func(sound bool) error { return moveIRQs(map[bool]string{true: "0", false: "2"}[sound]) }},
+	{"nic.mtu", audit.Fail, false, ip("mtu", "1500", "2000")},
+	{"nic.link", audit.Fail, false, ip("", "up", "down")},
+	{"clock.source", audit.Warn, false, file("/sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc", "hpet")},
+}
+
+// file writes one of two texts.
+func file(path, sound, faulty string) func(bool) error {
+	return func(is bool) error {
+		if is {
+			return os.WriteFile(path, []byte(sound), 0)
+		}
+		return os.WriteFile(path, []byte(faulty), 0)
 	}
 }
 
-const (
-	thpPath    = "/sys/kernel/mm/transparent_hugepage/enabled"
-	numaPath   = "/proc/sys/kernel/numa_balancing"
-	pagesPath  = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
-	sourcePath = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-)
+// ip sets something of the guest's card.
+func ip(what, sound, faulty string) func(bool) error {
+	return func(is bool) error {
+		value := faulty
+		if is {
+			value = sound
+		}
+		text, err := exec.Command("ip", strings.Fields("link set eth0 "+what+" "+value)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ip link set eth0 %s %s: %w: %s", what, value, err, text)
+		}
+		return nil
+	}
+}
 
-// moveIRQs sends every interrupt that can be moved to a CPU, and returns how many.
-func moveIRQs(t *testing.T, cpu string) (moved int) {
-	t.Helper()
+// moveIRQs sends every interrupt to a CPU, but for those that the kernel keeps.
+func moveIRQs(cpu string) error {
 	irqs, err := topology.ReadIRQs(os.DirFS("/"))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
+	moved := 0
 	for _, q := range irqs {
 		if os.WriteFile(fmt.Sprintf("/proc/irq/%d/smp_affinity_list", q.Number), []byte(cpu), 0) == nil && q.Count > 0 {
 			moved++
 		}
 	}
-	return moved
+	if moved == 0 {
+		return errors.New("no interrupt can be moved")
+	}
+	return nil
 }
 
-// A fault is seeded in the guest; where mended is set, `tune apply` mends it.
-var faults = []struct {
-	id     string
-	want   audit.Severity
-	mended bool
-	sound  func(t *testing.T)
-	seed   func(t *testing.T)
-}{
-	{"mem.thp", audit.Warn, true, func(t *testing.T) { write(t, thpPath, "madvise") }, func(t *testing.T) { write(t, thpPath, "always") }},
-	{"mem.numa_balancing", audit.Warn, true, func(t *testing.T) { write(t, numaPath, "0") }, func(t *testing.T) { write(t, numaPath, "1") }},
-	{"mem.hugepages", audit.Warn, true, func(t *testing.T) { write(t, pagesPath, "16") }, func(t *testing.T) { write(t, pagesPath, "0") }},
-	{"irq.workers", audit.Warn, true, func(t *testing.T) { moveIRQs(t, "0") }, func(t *testing.T) {
-		if moveIRQs(t, "2") == 0 {
-			t.Fatal("no interrupt can be moved")
-		}
-	}},
-	{"nic.mtu", audit.Fail, false, func(t *testing.T) { ip(t, "mtu", "1500") }, func(t *testing.T) { ip(t, "mtu", "2000") }},
-	{"nic.link", audit.Fail, false, func(t *testing.T) { ip(t, "up"); time.Sleep(time.Second) }, func(t *testing.T) { ip(t, "down") }},
-	{"clock.source", audit.Warn, false, func(t *testing.T) { write(t, sourcePath, "tsc") }, func(t *testing.T) { write(t, sourcePath, "hpet") }},
-}
-
-func ip(t *testing.T, args ...string) {
+func set(t *testing.T, sound bool) {
 	t.Helper()
-	if text, err := exec.CommandContext(t.Context(), "ip", append([]string{"link", "set", "eth0"}, args...)...).CombinedOutput(); err != nil {
-		t.Fatalf("ip link set eth0 %v: %v: %s", args, err, text)
+	for _, f := range faults {
+		if err := f.set(sound); err != nil {
+			t.Fatalf("%s: %v", f.id, err)
+		}
 	}
 }
 
@@ -122,9 +136,8 @@ func TestInsideSeededFaultsAreFoundAndMended(t *testing.T) {
 	if !guest.Inside() {
 		t.Skip("runs in a guest: TestGuestFaultsAreFoundAndMended")
 	}
-	for _, f := range faults {
-		f.sound(t)
-	}
+	set(t, true)
+	time.Sleep(time.Second) // until the link is up
 	found := diagnosed(t)
 	for _, f := range faults {
 		if got := found[f.id]; got.Severity != audit.OK {
@@ -135,9 +148,10 @@ func TestInsideSeededFaultsAreFoundAndMended(t *testing.T) {
 	if got := found["nic.native"]; got.Severity != audit.OK {
 		t.Errorf("native XDP on virtio-net: %+v", got)
 	}
-	for _, f := range faults {
-		f.seed(t)
+	if got := found["cpu.isolation"]; got.Severity != audit.Warn {
+		t.Errorf("nothing is isolated yet: %+v", got)
 	}
+	set(t, false)
 	found = diagnosed(t, "--probe=no")
 	for _, f := range faults {
 		got := found[f.id]
@@ -145,5 +159,23 @@ func TestInsideSeededFaultsAreFoundAndMended(t *testing.T) {
 			t.Errorf("seeded, %s is %v, want %v: %+v", f.id, got.Severity, f.want, got)
 		}
 		t.Logf("%s: %s (%s); fix: %s", f.id, got.What, got.Measured, got.Fix)
+	}
+	t.Logf("%s", inside(t, "tune", "apply", "--interface", "eth0", "--cpus", "2-3", "--profile", "latency"))
+	found = diagnosed(t, "--probe=no")
+	for _, f := range append(faults, fault{id: "cpu.isolation", want: audit.Warn, mended: true}) {
+		want := f.want
+		if f.mended {
+			want = audit.OK
+		}
+		if got := found[f.id]; got.Severity != want {
+			t.Errorf("after tune apply, %s is %v, want %v: %+v", f.id, got.Severity, want, got)
+		}
+	}
+	inside(t, "tune", "revert")
+	found = diagnosed(t, "--probe=no")
+	for _, f := range faults {
+		if got := found[f.id]; got.Severity != f.want {
+			t.Errorf("after tune revert, %s is %v, want %v: %+v", f.id, got.Severity, f.want, got)
+		}
 	}
 }

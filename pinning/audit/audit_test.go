@@ -286,6 +286,7 @@ func TestAClassIsGrantedOnlyForWhatWasMeasured(t *testing.T) {
 		{"fifty microseconds", core(50*time.Microsecond, 10*time.Second), nil, ClassC, "noise"},
 		{"a millisecond", core(time.Millisecond, 10*time.Second), nil, ClassD, "noise"},
 		{"quiet for two seconds", core(3*time.Microsecond, 2*time.Second), nil, ClassC, "noise"},
+		{"quiet for half a second", core(3*time.Microsecond, time.Second/2), nil, ClassD, "noise"},
 		{"quiet, and a virtual machine", core(3*time.Microsecond, 10*time.Second), func(h *host) { h.files["proc/cpuinfo"] = "flags : hypervisor\n" }, ClassB, "host.virtual"},
 		{"quiet, and shared", core(3*time.Microsecond, 10*time.Second), func(h *host) { h.files["sys/devices/system/cpu/isolated"] = "" }, ClassC, "cpu.isolation"},
 	} {

@@ -62,8 +62,9 @@ func classOf(p999 time.Duration) Class {
 }
 
 // enough is how long must be measured for a class better than C: ten of ten thousand
-// milliseconds lie above p99.9, of fewer chance decides.
-const enough = 10 * time.Second
+// milliseconds lie above p99.9, of fewer chance decides. Of less than little there is
+// no p99.9.
+const enough, little = 10 * time.Second, time.Second
 
 // A Verdict is the class that a host is granted, and why no better one.
 type Verdict struct {
@@ -107,8 +108,13 @@ func grant(findings []Finding, f *Facts) Verdict {
 		v.P999 = worst.P999
 		hold(classOf(worst.P999), "noise", fmt.Sprintf("p99.9 %v on core %d", round(worst.P999), worst.CPU))
 		// A millisecond of slack: the loop ends on a reading.
-		if shortest < enough-time.Millisecond {
-			hold(ClassC, "noise", fmt.Sprintf("measured for %v, and better than C needs %v", shortest.Round(time.Millisecond), enough))
+		const slack = time.Millisecond
+		measured := shortest.Round(time.Millisecond)
+		switch {
+		case shortest < little-slack:
+			hold(ClassD, "noise", fmt.Sprintf("measured for %v, and a class needs %v", measured, little))
+		case shortest < enough-slack:
+			hold(ClassC, "noise", fmt.Sprintf("measured for %v, and better than C needs %v", measured, enough))
 		}
 	}
 	for i := range findings {

@@ -108,6 +108,9 @@ func (s *spinner) report(cpu int) Core {
 		Max:  time.Duration(s.tally.worst),
 		Gaps: s.count, Lost: time.Duration(s.lost), Unkept: s.count - uint64(len(s.kept)),
 	}
+	if s.ended == s.begun { // ended before it began
+		c.Least = 0
+	}
 	for i, n := range s.tally.coarse {
 		b := Bucket{Count: n}
 		if i < len(Edges) {
