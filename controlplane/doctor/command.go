@@ -187,7 +187,7 @@ func measure(cmd *cobra.Command, f *audit.Facts, a asked) error {
 			return nil
 		}
 	}
-	r, err := gaps.Measure(cmd.Context(), gaps.Config{Cores: f.Workers, For: a.length})
+	r, err := gaps.Measure(cmd.Context(), gaps.Config{Cores: f.Workers, For: a.length, Group: audit.GroupOf(f.Root, f.Workers)})
 	if errors.Is(err, gaps.ErrCore) {
 		f.NoiseUnknown = err.Error()
 		return nil

@@ -171,6 +171,19 @@ func TestInsideSeededFaultsAreFoundAndMended(t *testing.T) {
 			t.Errorf("after tune apply, %s is %v, want %v: %+v", f.id, got.Severity, want, got)
 		}
 	}
+	// The cores are a partition's now, which the measurement joins and leaves. It shows no
+	// other task on them.
+	var r NoiseReport
+	if err := json.Unmarshal(inside(t, "doctor", "noise", "--cores", "3", "--for", "1s", "--json"), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.CausesUnknown != "" || r.Disturbed != "" || len(r.Cores) != 1 || r.Cores[0].Windows < 900 {
+		t.Errorf("noise in the partition: %+v", r)
+	}
+	t.Logf("class %v by noise: %+v", r.Class, r.Cores)
+	if text, err := os.ReadFile("/proc/self/cgroup"); err != nil || strings.Contains(string(text), "headrace") {
+		t.Errorf("%s, %v", text, err)
+	}
 	inside(t, "tune", "revert")
 	found = diagnosed(t, "--probe=no")
 	for _, f := range faults {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ those of a run.`,
 				return usage.Errorf(cmd.CommandPath(), "--over %v: more than nothing", over)
 			}
 			startQuietly()
-			r, err := gaps.Measure(cmd.Context(), gaps.Config{Cores: cores, For: length, Over: over})
+			r, err := gaps.Measure(cmd.Context(), gaps.Config{Cores: cores, For: length, Over: over, Group: audit.GroupOf(os.DirFS("/"), cores)})
 			if errors.Is(err, gaps.ErrCore) {
 				return usage.Wrap(cmd.CommandPath(), err)
 			} else if err != nil {

@@ -32,6 +32,7 @@ type partition struct {
 	dir      string
 	cpus     topology.CPUSet
 	isolated bool
+	second   bool // of version 2
 	// invalid is what the kernel says of a partition that it does not grant.
 	invalid string
 }
@@ -70,6 +71,7 @@ func readPartition(root fs.FS, dir string) (p partition, ok bool) {
 		if kind == "member" {
 			return p, false
 		}
+		p.second = true
 		p.isolated = kind == "isolated" && !strings.HasPrefix(rest, "invalid")
 		if strings.HasPrefix(rest, "invalid") {
 			p.invalid = state
@@ -87,6 +89,17 @@ func readPartition(root fs.FS, dir string) (p partition, ok bool) {
 	p.cpus, _ = topology.ParseCPUs(list) // as above
 	p.isolated = true
 	return p, true
+}
+
+// GroupOf returns the directory of the control group of version 2 that has the cores to
+// itself, "" if none has.
+func GroupOf(root fs.FS, cores topology.CPUSet) string {
+	for _, p := range partitions(root) {
+		if p.cpus.Contains(cores) && p.second {
+			return p.dir
+		}
+	}
+	return ""
 }
 
 func checkIsolation(f *Facts) []Finding {

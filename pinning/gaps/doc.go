@@ -13,6 +13,7 @@
 // is "unexplained": the firmware (SMI) or the hypervisor.
 //
 //	Measure    measure.go    threads, affinity, what the kernel counted meanwhile
+//	join       group.go      into a partition that has the cores
 //	spinner    spin.go       the loop
 //	tally      tally.go      milliseconds by their worst gap
 //	readEvents trace.go      the lines of a trace

@@ -37,6 +37,9 @@ type Config struct {
 	Over time.Duration
 	// Untraced leaves the causes out.
 	Untraced bool
+	// Group is the directory of a control group that has the cores, such as an isolated
+	// partition: the process joins it for the measurement if it cannot reach them else.
+	Group string
 }
 
 // Quiet is what a program's GODEBUG must hold when it starts, for a measurement that
@@ -83,7 +86,18 @@ func Measure(ctx context.Context, c Config) (*Report, error) {
 	if !IsQuiet() {
 		r.Disturbed = "Go's own preemption signals: start with GODEBUG=" + Quiet
 	}
-	defer settle(c.Cores)()
+	if c.Group != "" && !reachable(c.Cores) {
+		leave, err := join(c.Group)
+		if err != nil {
+			return nil, fmt.Errorf("gaps: core %s: %w (%w)", c.Cores, ErrCore, err)
+		}
+		defer leave()
+	}
+	restore, stuck := settle(c.Cores)
+	defer restore()
+	if stuck && r.Disturbed == "" {
+		r.Disturbed = "this program's other threads: no other core is theirs"
+	}
 	var t *tracefs.Instance
 	if c.Untraced {
 		r.CausesUnknown = "not asked for"
@@ -118,28 +132,28 @@ func Measure(ctx context.Context, c Config) (*Report, error) {
 
 // settle keeps the runtime from needing the measured cores, or the world, for as long
 // as the measurement takes. It returns what brings everything back.
-func settle(cores topology.CPUSet) (restore func()) {
+func settle(cores topology.CPUSet) (restore func(), stuck bool) {
 	runtime.GC()
 	percent := debug.SetGCPercent(-1)
 	procs := runtime.GOMAXPROCS(0)
 	if need := cores.Len() + 2; procs < need {
 		runtime.GOMAXPROCS(need)
 	}
-	back := moveThreads(cores)
+	back, stuck := moveThreads(cores)
 	return func() {
 		back()
 		runtime.GOMAXPROCS(procs)
 		debug.SetGCPercent(percent)
-	}
+	}, stuck
 }
 
 // moveThreads takes this process's threads off the cores, where there are others. A
-// thread that begins meanwhile inherits that. Threads that cannot be moved stay.
-func moveThreads(cores topology.CPUSet) (restore func()) {
+// thread that begins meanwhile inherits that. Stuck reports that some had to stay.
+func moveThreads(cores topology.CPUSet) (restore func(), stuck bool) {
 	before := map[int]unix.CPUSet{}
 	entries, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return func() {}
+		return func() {}, true
 	}
 	for _, e := range entries {
 		tid, err := strconv.Atoi(e.Name())
@@ -153,13 +167,15 @@ func moveThreads(cores topology.CPUSet) (restore func()) {
 		}
 		if rest.Count() > 0 && unix.SchedSetaffinity(tid, &rest) == nil {
 			before[tid] = old
+		} else {
+			stuck = true
 		}
 	}
 	return func() {
 		for tid, old := range before {
 			_ = unix.SchedSetaffinity(tid, &old) // a thread that has ended needs none
 		}
-	}
+	}, stuck
 }
 
 // A thread is a spinner and what the kernel counted for it.
@@ -252,7 +268,7 @@ func notThere(cpu int, err error) error {
 	advice := "there is no such CPU online"
 	if b, e := os.ReadFile("/sys/devices/system/cpu/online"); e == nil {
 		if online, e := topology.ParseCPUs(string(b)); e == nil && online.Has(cpu) {
-			advice = "its cgroup does not have the CPU: start it in the one that has (`systemd-run --slice=headrace.slice …`)"
+			advice = "its cgroup does not have the CPU: start it in the one that has (as root `doctor` joins a partition by itself)"
 		}
 	}
 	return fmt.Errorf("core %d: %w (%w): %s", cpu, ErrCore, os.NewSyscallError("sched_setaffinity", err), advice)
