@@ -25,6 +25,7 @@ import (
 	"github.com/headrace/headrace/controlplane/run"
 	"github.com/headrace/headrace/controlplane/send"
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/controlplane/tune"
 	"github.com/headrace/headrace/controlplane/usage"
 	"github.com/headrace/headrace/dataplane/wire/formats"
 )
@@ -84,7 +85,7 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 	c.AddCommand(
 		run.Command(o), run.DataCommand(), replay.Command(o), compile.Command(o),
 		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
-		generate.Command(), send.Command(), receive.Command(), status.Command(), group.Command(),
+		generate.Command(), send.Command(), receive.Command(), status.Command(), group.Command(), tune.Command(),
 		doctor.Command(doctor.Options{Formats: o.Formats, Memory: replay.Memory}), version(),
 	)
 	// They would come by themselves, but only after asUsage.

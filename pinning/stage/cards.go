@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -264,30 +265,45 @@ func (napi) Describe() Description {
 func (s napi) Plan(h *Host) ([]Step, []Note) {
 	p := plan(h, s)
 	poll, ok := h.Profile.Get("poll")
+	wishes := h.Profile.With("napi.")
+	if ok && poll.Value == "irq" { // each interrupt counts
+		for i := range wishes {
+			wishes[i].Value, wishes[i].Reason = "0", poll.Reason
+		}
+	}
 	for _, nic := range h.NICs {
 		for q := range min(nic.RXQueues, h.Workers) {
-			queue := fmt.Sprintf("napi rx-%d ", q)
 			if ok && poll.Value == "threaded" {
 				s.thread(p, nic.Name, q, poll.Reason)
 			} else if ok {
-				p.want(onCard(nic.Name, queue+"threaded"), "0", poll.Reason)
+				p.want(s.setting(h, nic.Name, q, "threaded"), "0", poll.Reason)
 			}
-			for _, w := range h.Profile.With("napi.") {
-				if ok && poll.Value == "irq" { // each interrupt counts
-					w.Value, w.Reason = "0", poll.Reason
-				}
-				p.want(onCard(nic.Name, queue+w.Key), w.Value, w.Reason)
+			for _, w := range wishes {
+				p.want(s.setting(h, nic.Name, q, w.Key), w.Value, w.Reason)
 			}
 		}
 	}
 	return p.done()
 }
 
+// setting is one of a queue's NAPI instance. Before Linux 6.13 some are a file of the
+// whole card, and the same for all queues.
+func (napi) setting(h *Host, nic string, queue int, name string) Setting {
+	own := onCard(nic, fmt.Sprintf("napi rx-%d %s", queue, name))
+	if _, err := h.read(own); !errors.Is(err, card.ErrUnsupported) {
+		return own
+	}
+	file := map[string]string{"threaded": "threaded", "defer-hard-irqs": "napi_defer_hard_irqs", "gro-flush-timeout": "gro_flush_timeout"}[name]
+	if at := path.Join("sys/class/net", nic, file); file != "" && h.exists(at) {
+		return Setting{kindFile, at}
+	}
+	return own
+}
+
 // thread gives a queue a thread, and the thread a core that is not a worker's.
-func (napi) thread(p *planner, nic string, queue int, why string) {
-	mode := onCard(nic, fmt.Sprintf("napi rx-%d threaded", queue))
+func (s napi) thread(p *planner, nic string, queue int, why string) {
 	before := len(p.steps)
-	p.want(mode, "1", why)
+	p.want(s.setting(p.h, nic, queue, "threaded"), "1", why)
 	if len(p.steps) == before {
 		return // there is no such thing here
 	}

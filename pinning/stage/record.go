@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/pinning/topology"
 )
 
 // StateDir is where records are kept unless said otherwise: in memory, for a boot
@@ -37,9 +39,11 @@ type Record struct {
 // entry is one line of the file. A line that is not whole was not finished, and what it
 // announces has not happened.
 type entry struct {
-	// Boot is the identity of the boot that the records are of; in the first line.
+	// Boot is the identity of the boot that the records are of, Profile what is applied
+	// from here on, CPUs the workers'.
 	Boot    string   `json:"boot,omitempty"`
 	Profile string   `json:"profile,omitempty"`
+	CPUs    string   `json:"cpus,omitempty"`
 	Applied *Record  `json:"applied,omitempty"`
 	Undone  *Setting `json:"undone,omitempty"`
 }
@@ -51,6 +55,7 @@ type Journal struct {
 	file    *os.File // nil until the first record, and of a journal that is only read
 	boot    string
 	profile string
+	cpus    string
 	records []Record
 }
 
@@ -126,6 +131,15 @@ func (j *Journal) Records() []Record { return j.records }
 // Profile is the name of the profile applied last; "" if there are no records.
 func (j *Journal) Profile() string { return j.profile }
 
+// WorkerCPUs are the workers' CPUs of the last apply.
+func (j *Journal) WorkerCPUs() topology.CPUSet {
+	cpus, err := topology.ParseCPUs(j.cpus)
+	if err != nil { // somebody has written in the file
+		return topology.CPUSet{}
+	}
+	return cpus
+}
+
 func (j *Journal) path() string { return filepath.Join(j.dir, journalName) }
 
 // parse reads the file's text and returns how much of it is whole lines.
@@ -150,7 +164,7 @@ func (j *Journal) take(e entry) {
 		j.boot = e.Boot
 	}
 	if e.Profile != "" {
-		j.profile = e.Profile
+		j.profile, j.cpus = e.Profile, e.CPUs
 	}
 	if e.Applied != nil {
 		if at := j.find(e.Applied.Setting); at >= 0 {
@@ -245,7 +259,7 @@ func (j *Journal) remove() error {
 		}
 		j.file = nil
 	}
-	j.records, j.boot, j.profile = nil, "", ""
+	j.records, j.boot, j.profile, j.cpus = nil, "", "", ""
 	if err := os.Remove(j.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("stage: records: %w", err)
 	}

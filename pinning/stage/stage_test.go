@@ -583,7 +583,11 @@ func TestVerifySeesWhatChanged(t *testing.T) {
 	}
 	l.tree.File("proc/sys/kernel/nmi_watchdog", "1")
 	wrong := map[string]string{}
-	for _, o := range l.tuner(l.options("latency"), false).Verify() {
+	outcomes, err := Verify(l.tree.Dir, l.cards, l.tuner(l.options("latency"), false).journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range outcomes {
 		if o.State != Done {
 			wrong[o.Setting.Name] = o.Text
 		}

@@ -157,10 +157,11 @@ func (t *Tuner) begin() error {
 			return err
 		}
 	}
-	if t.journal.boot == boot && t.journal.profile == t.host.Profile.Name {
+	cpus := t.host.Placement.WorkerCPUs().String()
+	if t.journal.boot == boot && t.journal.profile == t.host.Profile.Name && t.journal.cpus == cpus {
 		return nil
 	}
-	return t.journal.append(entry{Boot: boot, Profile: t.host.Profile.Name})
+	return t.journal.append(entry{Boot: boot, Profile: t.host.Profile.Name, CPUs: cpus})
 }
 
 // takeBack puts back what is recorded and not wished any more.
@@ -266,8 +267,17 @@ func short(value string) string {
 	return value
 }
 
-// Verify reads everything again that was applied.
-func (t *Tuner) Verify() []Outcome {
+// Verify reads everything again that is recorded in j. It changes nothing.
+func Verify(root string, cards Cards, j *Journal) ([]Outcome, error) {
+	h, err := openRoot(root, cards)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close() //nolint:errcheck // a directory
+	return (&Tuner{host: h, journal: j}).verify(), nil
+}
+
+func (t *Tuner) verify() []Outcome {
 	var outcomes []Outcome
 	for _, r := range t.journal.records {
 		o := Outcome{Stage: r.Stage, Setting: r.Setting, Old: r.Old, New: r.New, State: Done}

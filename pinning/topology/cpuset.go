@@ -163,6 +163,12 @@ func (s CPUSet) Mask() string {
 // MarshalText is the list form, for JSON.
 func (s CPUSet) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads the list form.
+func (s *CPUSet) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseCPUs(string(text))
+	return err
+}
+
 // List returns the numbers in ascending order.
 func (s CPUSet) List() []int {
 	list := make([]int, 0, s.Len())

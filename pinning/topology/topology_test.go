@@ -278,6 +278,10 @@ func TestSetsAgainstMaps(t *testing.T) {
 		if err != nil || !back.Equal(a) {
 			t.Fatalf("%v came back as %v, %v", a, back, err)
 		}
+		var read CPUSet
+		if text, err := a.MarshalText(); err != nil || read.UnmarshalText(text) != nil || !read.Equal(a) {
+			t.Fatalf("%v was read back as %v, %v", a, read, err)
+		}
 		if back, err = ParseMask(a.Mask()); err != nil || !back.Equal(a) {
 			t.Fatalf("mask %v came back as %v, %v", a.Mask(), back, err)
 		}
