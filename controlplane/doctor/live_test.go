@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -190,6 +191,15 @@ sinks: {out: {jsonl: {path: "-"}}}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// A new link is up a moment after it was told to be.
+	p.B.Do(t, func() {
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if nic, err := net.InterfaceByIndex(p.B.Index); err == nil && nic.Flags&net.FlagRunning != 0 {
+				return
+			}
+		}
+		t.Error("the link does not come up")
+	})
 	out, errs, code := run(t, p.B.Namespace, "doctor", file, "--for", "0", "--json")
 	var r Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
