@@ -1,10 +1,14 @@
 package arena
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"os"
 	"reflect"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,15 +28,34 @@ type Line struct {
 }
 
 // A Region is mapped memory. One goroutine builds structures in it; who uses those
-// afterwards is their own matter. The file behind it can be passed to a process.
+// afterwards is their own matter. The file behind it can be passed to a process, which
+// builds the same structures over what it holds: a warm region.
 type Region struct {
-	mem   []byte
-	fd    int
-	used  int
-	lines []Line
+	mem    []byte
+	fd     int
+	used   int
+	lines  []Line
+	warm   bool
+	layout uint64 // hash of everything handed out
 }
 
-const align = 64 // a cache line: two owners never share one
+// header is the begin of a region.
+type header struct {
+	Magic    uint64
+	Version  uint64 // of what is kept there, as the builder said
+	Layout   uint64
+	Complete uint64 // 1: the structures have been built
+}
+
+const (
+	align       = 64 // a cache line: two owners never share one
+	headerBytes = 64
+	magic       = 0x6865616472616365
+)
+
+// ErrLayout reports a region whose memory was laid out by another plan or another
+// build: what it holds cannot be gone on with.
+var ErrLayout = errors.New("memory is laid out in another way")
 
 // New reserves a region of at most limit bytes, backed by an anonymous memory file
 // called name. Memory is taken when it is touched.
@@ -46,12 +69,61 @@ func New(name string, limit int) (*Region, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("arena: region %s of %d bytes: %w", name, limit, os.NewSyscallError("ftruncate", err))
 	}
-	mem, err := unix.Mmap(fd, 0, limit, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	r, err := Open(fd)
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("arena: region %s of %d bytes: %w", name, limit, os.NewSyscallError("mmap", err))
+		return nil, fmt.Errorf("arena: region %s of %d bytes: %w", name, limit, err)
 	}
-	return &Region{mem: mem, fd: fd}, nil
+	return r, nil
+}
+
+// Open maps the region behind a descriptor, which it takes over unless it fails. The
+// region is warm if its structures have been built before, perhaps by another process.
+func Open(fd int) (*Region, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("fstat", err))
+	}
+	if st.Size < headerBytes || st.Size > 1<<46 {
+		return nil, fmt.Errorf("arena: a region of %d bytes", st.Size)
+	}
+	mem, err := unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("mmap", err))
+	}
+	r := &Region{mem: mem, fd: fd, used: headerBytes}
+	h := r.header()
+	switch {
+	case h.Complete == 0: // fresh, or its builder died: build again, over what must be zero
+	case h.Magic != magic:
+		return nil, errors.Join(fmt.Errorf("arena: a region that begins with %#x: %w", h.Magic, ErrLayout), unix.Munmap(mem))
+	default:
+		r.warm = true
+	}
+	return r, nil
+}
+
+func (r *Region) header() *header { return (*header)(unsafe.Pointer(unsafe.SliceData(r.mem))) }
+
+// Warm reports that what is handed out holds what it held when its last user ended,
+// and must not be set up anew.
+func (r *Region) Warm() bool { return r.warm }
+
+// Complete says that everything has been handed out, and what version the contents
+// are of: a number that changes whenever the meaning of memory changes and its layout
+// does not. In a warm region it checks that both are as its first builder left them,
+// and returns an error wrapping [ErrLayout] if not; then nothing may be used.
+func (r *Region) Complete(version uint64) error {
+	h := r.header()
+	if !r.warm {
+		h.Magic, h.Version, h.Layout = magic, version, r.layout
+		atomic.StoreUint64(&h.Complete, 1)
+		return nil
+	}
+	if h.Version != version || h.Layout != r.layout {
+		return fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", h.Version, h.Layout, version, r.layout, ErrLayout)
+	}
+	return nil
 }
 
 // Close unmaps the region. Nothing made from it may be used afterwards.
@@ -64,18 +136,19 @@ func (r *Region) Close() error {
 // FD returns the descriptor of the memory file; it stays the region's.
 func (r *Region) FD() int { return r.fd }
 
-// Used returns how many bytes have been handed out.
+// Used returns how many bytes have been handed out, the region's own header included.
 func (r *Region) Used() int { return r.used }
 
 // Lines returns what was handed out, in order.
 func (r *Region) Lines() []Line { return r.lines }
 
-// Slice hands out n zeroed values of T, aligned to a cache line, under a label for
-// the account. It panics if T holds a pointer, and returns an error wrapping
-// [ErrFull] if the region ends.
+// Slice hands out n values of T, aligned to a cache line, under a label for the
+// account. They are zero, but in a warm region. It panics if T holds a pointer, and
+// returns an error wrapping [ErrFull] if the region ends.
 func Slice[T any](r *Region, label string, n int) ([]T, error) {
 	var zero T
-	if t := reflect.TypeOf(zero); holdsPointers(t) {
+	t := reflect.TypeOf(zero)
+	if holdsPointers(t) {
 		panic("arena: " + t.String() + " holds pointers")
 	}
 	size := int(unsafe.Sizeof(zero)) * n
@@ -85,10 +158,37 @@ func Slice[T any](r *Region, label string, n int) ([]T, error) {
 	}
 	r.lines = append(r.lines, Line{label, at + size - r.used})
 	r.used = at + size
+	r.note(label, t, n)
 	if n == 0 {
 		return nil, nil
 	}
 	return unsafe.Slice((*T)(unsafe.Pointer(&r.mem[at])), n), nil
+}
+
+// note takes one more slice into the layout's hash.
+func (r *Region) note(label string, t reflect.Type, n int) {
+	h := fnv.New64a()
+	_ = binary.Write(h, binary.LittleEndian, r.layout)
+	_, _ = fmt.Fprintf(h, "%s %d ", label, n)
+	describe(h, t)
+	r.layout = h.Sum64()
+}
+
+// describe writes what decides where the parts of a value lie.
+func describe(w io.Writer, t reflect.Type) {
+	switch t.Kind() {
+	case reflect.Array:
+		_, _ = fmt.Fprintf(w, "[%d]", t.Len())
+		describe(w, t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			f := t.Field(i)
+			_, _ = fmt.Fprintf(w, "%s@%d ", f.Name, f.Offset)
+			describe(w, f.Type)
+		}
+	default:
+		_, _ = fmt.Fprintf(w, "%s;", t.Kind())
+	}
 }
 
 func holdsPointers(t reflect.Type) bool {

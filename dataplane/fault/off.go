@@ -1,0 +1,9 @@
+//go:build !faults
+
+package fault
+
+// On says that this binary has points.
+const On = false
+
+// Point is a place where a test may end the process.
+func Point() {}
