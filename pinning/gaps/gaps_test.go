@@ -180,14 +180,14 @@ func last(t *testing.T) int {
 func TestAMeasurementEndsWithItsContextAndLeavesTheProcessAsItWas(t *testing.T) {
 	cpu := last(t)
 	before := affinities(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 	defer cancel()
 	r, err := Measure(ctx, Config{Cores: topology.CPUs(cpu), For: time.Minute, Untraced: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := r.Cores[0]
-	if c.CPU != cpu || c.For < 50*time.Millisecond || c.For > 10*time.Second || c.Windows == 0 || c.P50 > c.P99 || c.P99 > c.P999 || c.P999 > c.Max || c.Least <= 0 {
+	if c.CPU != cpu || c.For < 10*time.Millisecond || c.For > 10*time.Second || c.Windows == 0 || c.P50 > c.P99 || c.P99 > c.P999 || c.P999 > c.Max || c.Least <= 0 {
 		t.Errorf("got %+v", c)
 	}
 	if r.CausesUnknown == "" {
