@@ -35,8 +35,11 @@ func TestGuestTune(t *testing.T) {
 	guest.Test(t, guest.Suite{
 		Config: guest.Config{
 			Kernel: "linux-image-6.12-amd64", Sets: []string{"xdp"}, CPUs: 4, MemoryMB: 896, NUMA: true, QueuePairs: 4,
-			Append:  "isolcpus=managed_irq,2-3 nohz_full=2-3 rcu_nocbs=2-3 irqaffinity=0-1",
-			Timeout: 8 * time.Minute,
+			// Tracing patches the kernel's code, which several threads of the emulator get wrong:
+			// one of them runs into what another has half written.
+			Accelerator: "tcg,thread=single",
+			Append:      "isolcpus=managed_irq,2-3 nohz_full=2-3 rcu_nocbs=2-3 irqaffinity=0-1",
+			Timeout:     12 * time.Minute,
 		},
 		Packages: []string{"."},
 		With:     []string{path},
@@ -185,7 +188,7 @@ func TestInsideThePartitionHoldsAndTicksDrop(t *testing.T) {
 	time.Sleep(time.Second)
 	alone := ticks(t, 2)
 	t.Logf("ticks in 4 s: %d among others, %d in the partition", crowded, alone)
-	if crowded < 100 || alone > crowded/4 {
+	if crowded < 40 || alone > crowded/4 {
 		t.Errorf("ticks of CPU 2 in 4 s: %d before, %d after", crowded, alone)
 	}
 	out, err := headrace(t, "tune", "verify", "--for", "2s")
