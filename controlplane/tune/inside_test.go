@@ -38,8 +38,10 @@ func TestGuestTune(t *testing.T) {
 			// Tracing patches the kernel's code, which several threads of the emulator get wrong:
 			// one of them runs into what another has half written.
 			Accelerator: "tcg,thread=single",
-			Append:      "isolcpus=managed_irq,2-3 nohz_full=2-3 rcu_nocbs=2-3 irqaffinity=0-1",
-			Timeout:     12 * time.Minute,
+			// A second card, eth1, whose driver has a table and a key.
+			QEMU:    []string{"-netdev", "user,id=second", "-device", "virtio-net-pci,netdev=second,rss=on"},
+			Append:  "isolcpus=managed_irq,2-3 nohz_full=2-3 rcu_nocbs=2-3 irqaffinity=0-1",
+			Timeout: 12 * time.Minute,
 		},
 		Packages: []string{"."},
 		With:     []string{path},
@@ -232,6 +234,34 @@ func TestInsideKilledWhileApplying(t *testing.T) {
 		t.Error("it was never killed between its first step and its last")
 	}
 	t.Logf("killed %d times amid its steps", changed)
+}
+
+func TestInsideTheKeyOfACard(t *testing.T) {
+	inside(t)
+	look := func() string {
+		out, err := exec.CommandContext(t.Context(), "ethtool", "-x", "eth1").CombinedOutput()
+		if err != nil {
+			t.Fatalf("ethtool -x: %v %s", err, out)
+		}
+		return string(out)
+	}
+	before := look()
+	dir := t.TempDir()
+	text := "rss: equal # x\nrss-key: symmetric # x\n"
+	if err := os.WriteFile(filepath.Join(dir, "key.profile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := headrace(t, "tune", "apply", "--interface", "eth1", "--cpus", "2-3", "--profiles", dir, "--profile", "key")
+	if err != nil || !strings.Contains(out, "ethtool -X eth1 hkey 6d:5a:6d:5a") {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	if now := look(); !strings.Contains(now, "6d:5a:6d:5a:6d") {
+		t.Errorf("the key is not what was set:\n%s", now)
+	}
+	revert(t)
+	if diff := cmp.Diff(before, look()); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestInsideTheCheckFindsWhatIsWrong(t *testing.T) {
