@@ -264,6 +264,23 @@ func TestInsideTheKeyOfACard(t *testing.T) {
 	}
 }
 
+// TestInsidePagesThatAreNotGrantedAreSaid asks for pages that no node of the guest has
+// room for.
+func TestInsidePagesThatAreNotGrantedAreSaid(t *testing.T) {
+	inside(t)
+	before := state(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "much.profile"), []byte("hugepages.1G: 2 # x\nsysctl.vm.stat_interval: 9 # x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := headrace(t, "tune", "apply", "--cpus", "2-3", "--profiles", dir, "--profile", "much")
+	if err == nil || !strings.Contains(out, "asked for 2, it is 0") || !strings.Contains(out, "echo 9 > /proc/sys/vm/stat_interval") {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	revert(t)
+	same(t, before)
+}
+
 func TestInsideTheCheckFindsWhatIsWrong(t *testing.T) {
 	inside(t)
 	if err := os.WriteFile("/proc/sys/vm/stat_interval", []byte("1"), 0); err != nil {

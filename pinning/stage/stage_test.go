@@ -29,7 +29,7 @@ type fakeCards struct{ path string }
 
 func newCards(t *testing.T) *fakeCards {
 	t.Helper()
-	c := &fakeCards{filepath.Join(t.TempDir(), "cards")}
+	c := &fakeCards{filepath.Join(treetest.Memory(t), "cards")}
 	c.save(map[string]string{
 		"eth0 channels": "rx=0 tx=0 other=1 combined=8", "eth0 channels-max": "rx=0 tx=0 other=1 combined=8",
 		"eth0 rings": "rx=256 rx-mini=0 rx-jumbo=0 tx=256", "eth0 rings-max": "rx=4096 rx-mini=0 rx-jumbo=0 tx=4096",
@@ -92,7 +92,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	return &lab{t, treetest.Host(t), newCards(t), filepath.Join(t.TempDir(), "state")}
+	return &lab{t, treetest.Host(t), newCards(t), filepath.Join(treetest.Memory(t), "state")}
 }
 
 func load(t *testing.T, name string) *profile.Profile {
