@@ -423,6 +423,16 @@ func TestCheckAndPlanChangeNothing(t *testing.T) {
 	}
 }
 
+func TestANumberThatNoCardHasIsSaid(t *testing.T) {
+	l := newLab(t)
+	o := l.options("latency")
+	o.Profile = wishes(t, "coalesce: rx-usec=0")
+	steps, notes := l.tuner(o, false, "coalesce").Check()
+	if len(steps) != 0 || len(notes) != 1 || !notes[0].Wanted || !strings.Contains(notes[0].Text, "no rx-usec (test.profile:1)") {
+		t.Errorf("%+v, %+v", steps, notes)
+	}
+}
+
 func TestTheCommandLineIsRead(t *testing.T) {
 	for _, c := range []struct {
 		name, line, lacks string
