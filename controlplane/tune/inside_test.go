@@ -35,8 +35,13 @@ func TestGuestTune(t *testing.T) {
 	guest.Test(t, guest.Suite{
 		Config: guest.Config{
 			Kernel: "linux-image-6.12-amd64", Sets: []string{"xdp"}, CPUs: 4, MemoryMB: 896, NUMA: true, QueuePairs: 4,
+			// Tracing patches the kernel's code, which several threads of the emulator get wrong:
+			// one of them runs into what another has half written.
+			Accelerator: "tcg,thread=single",
+			// A second card, eth1, whose driver has a table and a key.
+			QEMU:    []string{"-netdev", "user,id=second", "-device", "virtio-net-pci,netdev=second,rss=on"},
 			Append:  "isolcpus=managed_irq,2-3 nohz_full=2-3 rcu_nocbs=2-3 irqaffinity=0-1",
-			Timeout: 8 * time.Minute,
+			Timeout: 12 * time.Minute,
 		},
 		Packages: []string{"."},
 		With:     []string{path},
@@ -185,7 +190,7 @@ func TestInsideThePartitionHoldsAndTicksDrop(t *testing.T) {
 	time.Sleep(time.Second)
 	alone := ticks(t, 2)
 	t.Logf("ticks in 4 s: %d among others, %d in the partition", crowded, alone)
-	if crowded < 100 || alone > crowded/4 {
+	if crowded < 40 || alone > crowded/4 {
 		t.Errorf("ticks of CPU 2 in 4 s: %d before, %d after", crowded, alone)
 	}
 	out, err := headrace(t, "tune", "verify", "--for", "2s")
@@ -229,6 +234,51 @@ func TestInsideKilledWhileApplying(t *testing.T) {
 		t.Error("it was never killed between its first step and its last")
 	}
 	t.Logf("killed %d times amid its steps", changed)
+}
+
+func TestInsideTheKeyOfACard(t *testing.T) {
+	inside(t)
+	look := func() string {
+		out, err := exec.CommandContext(t.Context(), "ethtool", "-x", "eth1").CombinedOutput()
+		if err != nil {
+			t.Fatalf("ethtool -x: %v %s", err, out)
+		}
+		return string(out)
+	}
+	before := look()
+	dir := t.TempDir()
+	text := "rss: equal # x\nrss-key: symmetric # x\n"
+	if err := os.WriteFile(filepath.Join(dir, "key.profile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := headrace(t, "tune", "apply", "--interface", "eth1", "--cpus", "2-3", "--profiles", dir, "--profile", "key")
+	if err != nil || !strings.Contains(out, "ethtool -X eth1 hkey 6d:5a:6d:5a") {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	if now := look(); !strings.Contains(now, "6d:5a:6d:5a:6d") {
+		t.Errorf("the key is not what was set:\n%s", now)
+	}
+	revert(t)
+	if diff := cmp.Diff(before, look()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestInsidePagesThatAreNotGrantedAreSaid asks for pages that no node of the guest has
+// room for.
+func TestInsidePagesThatAreNotGrantedAreSaid(t *testing.T) {
+	inside(t)
+	before := state(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "much.profile"), []byte("hugepages.1G: 2 # x\nsysctl.vm.stat_interval: 9 # x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := headrace(t, "tune", "apply", "--cpus", "2-3", "--profiles", dir, "--profile", "much")
+	if err == nil || !strings.Contains(out, "asked for 2, it is 0") || !strings.Contains(out, "echo 9 > /proc/sys/vm/stat_interval") {
+		t.Errorf("apply: %v\n%s", err, out)
+	}
+	revert(t)
+	same(t, before)
 }
 
 func TestInsideTheCheckFindsWhatIsWrong(t *testing.T) {

@@ -54,7 +54,7 @@ func wish(b *treetest.Tree, state, verb string, more ...string) []string {
 }
 
 func TestCheckApplyVerifyRevert(t *testing.T) {
-	b, state := host(t), filepath.Join(t.TempDir(), "state")
+	b, state := host(t), filepath.Join(treetest.Memory(t), "state")
 	before := b.All()
 	out, err := tune(t.Context(), wish(b, state, "check")...)
 	if err == nil || !strings.Contains(err.Error(), "tune apply --profile latency") || !strings.Contains(out, "worker 0: CPU 5") {
@@ -108,7 +108,7 @@ func TestCheckApplyVerifyRevert(t *testing.T) {
 }
 
 func TestJSON(t *testing.T) {
-	b, state := host(t), filepath.Join(t.TempDir(), "state")
+	b, state := host(t), filepath.Join(treetest.Memory(t), "state")
 	out, err := tune(t.Context(), wish(b, state, "plan", "--json", "--profile", "latency-best")...)
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestWrongFlagsAreErrorsOfUsage(t *testing.T) {
 // TestHoldRevertsWhenItIsEnded holds until the context ends, as with SIGTERM, and tells
 // whoever asked through NOTIFY_SOCKET.
 func TestHoldRevertsWhenItIsEnded(t *testing.T) {
-	b, state := host(t), filepath.Join(t.TempDir(), "state")
+	b, state := host(t), filepath.Join(treetest.Memory(t), "state")
 	before := b.All()
 	t.Chdir(t.TempDir()) // a path of a socket is short
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "n", Net: "unixgram"})

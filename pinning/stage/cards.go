@@ -136,6 +136,9 @@ func (s coalesce) Plan(h *Host) ([]Step, []Note) {
 		}
 		for part := range strings.FieldsSeq(w.Value) {
 			name, digits, _ := strings.Cut(part, "=")
+			if !strings.Contains(" "+value, " "+name+"=") {
+				p.note(true, "see `ethtool -c "+nic.Name+"`", "%s: coalescing has no %s (%s)", nic.Name, name, w.At)
+			}
 			n, _ := strconv.Atoi(digits)
 			value = with(value, name, n)
 		}

@@ -216,21 +216,21 @@ func (frequency) Describe() Description {
 
 func (s frequency) Plan(h *Host) ([]Step, []Note) {
 	p := plan(h, s)
-	for key, file := range map[string]string{"governor": "scaling_governor", "epp": "energy_performance_preference"} {
-		w, ok := h.Profile.Get(key)
+	for _, of := range []struct{ key, file string }{{"governor", "scaling_governor"}, {"epp", "energy_performance_preference"}} {
+		w, ok := h.Profile.Get(of.key)
 		if !ok {
 			continue
 		}
 		found := false
 		for _, cpu := range h.Placement.WorkerCPUs().List() {
-			at := fmt.Sprintf("sys/devices/system/cpu/cpu%d/cpufreq/%s", cpu, file)
+			at := fmt.Sprintf("sys/devices/system/cpu/cpu%d/cpufreq/%s", cpu, of.file)
 			if h.exists(at) {
 				found = true
 				p.want(Setting{kindFile, at}, w.Value, w.Reason)
 			}
 		}
 		if !found {
-			p.note(false, "", "%s: the kernel does not control frequencies here", key)
+			p.note(false, "", "%s: the kernel does not control frequencies here", of.key)
 		}
 	}
 	return p.done()

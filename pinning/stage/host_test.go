@@ -218,22 +218,6 @@ func TestHostMemoryAndKernelSettings(t *testing.T) {
 	asBefore(t, before, patterns...)
 }
 
-func TestHostPagesThatAreNotGrantedAreSaid(t *testing.T) {
-	needHost(t)
-	const pages = "/sys/devices/system/node/node0/hugepages/hugepages-1048576kB/nr_hugepages"
-	before := contents(t, pages)
-	if len(before) == 0 {
-		t.Skip("no pages of 1 GiB on this machine")
-	}
-	state := t.TempDir()
-	outcomes := applyOnHost(t, state, wishes(t, "hugepages.1G: 4096"), nil, "hugepages")
-	if len(outcomes) != 1 || outcomes[0].State != Failed || !strings.Contains(outcomes[0].Text, "asked for 4096, it is ") {
-		t.Errorf("%+v", outcomes)
-	}
-	revertOnHost(t, state)
-	asBefore(t, before, pages)
-}
-
 func TestHostCpusetV1(t *testing.T) {
 	needHost(t)
 	twoCPUs(t)

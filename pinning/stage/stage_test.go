@@ -29,7 +29,7 @@ type fakeCards struct{ path string }
 
 func newCards(t *testing.T) *fakeCards {
 	t.Helper()
-	c := &fakeCards{filepath.Join(t.TempDir(), "cards")}
+	c := &fakeCards{filepath.Join(treetest.Memory(t), "cards")}
 	c.save(map[string]string{
 		"eth0 channels": "rx=0 tx=0 other=1 combined=8", "eth0 channels-max": "rx=0 tx=0 other=1 combined=8",
 		"eth0 rings": "rx=256 rx-mini=0 rx-jumbo=0 tx=256", "eth0 rings-max": "rx=4096 rx-mini=0 rx-jumbo=0 tx=4096",
@@ -92,7 +92,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	return &lab{t, treetest.Host(t), newCards(t), filepath.Join(t.TempDir(), "state")}
+	return &lab{t, treetest.Host(t), newCards(t), filepath.Join(treetest.Memory(t), "state")}
 }
 
 func load(t *testing.T, name string) *profile.Profile {
@@ -423,6 +423,16 @@ func TestCheckAndPlanChangeNothing(t *testing.T) {
 	}
 }
 
+func TestANumberThatNoCardHasIsSaid(t *testing.T) {
+	l := newLab(t)
+	o := l.options("latency")
+	o.Profile = wishes(t, "coalesce: rx-usec=0")
+	steps, notes := l.tuner(o, false, "coalesce").Check()
+	if len(steps) != 0 || len(notes) != 1 || !notes[0].Wanted || !strings.Contains(notes[0].Text, "no rx-usec (test.profile:1)") {
+		t.Errorf("%+v, %+v", steps, notes)
+	}
+}
+
 func TestTheCommandLineIsRead(t *testing.T) {
 	for _, c := range []struct {
 		name, line, lacks string
@@ -601,52 +611,76 @@ func TestVerifySeesWhatChanged(t *testing.T) {
 // TestKilledAtEveryMoment applies in a process that kills itself at one moment after the
 // other, and reverts in another one.
 func TestKilledAtEveryMoment(t *testing.T) {
-	if at := os.Getenv("HEADRACE_STAGE_KILL_AT"); at != "" {
-		killedChild(t, at)
+	if os.Getenv(killAt) != "" {
+		killedChild(t)
 		return
 	}
 	l := newLab(t)
 	l.groups()
 	before := l.all()
-	moments, kinds := 0, map[bool]int{}
-	for at := 1; ; at += step() {
-		changed, ended := l.child(at)
-		if ended {
-			break
-		}
-		moments++
-		kinds[changed]++
+	changes := l.kill("apply", func() {
 		l.revert()
 		l.sameAs(before)
-		if t.Failed() {
-			t.Fatalf("at moment %d", at)
+	})
+	if changes < 2 {
+		t.Errorf("%d moments changed something", changes)
+	}
+}
+
+// TestKilledWhileReverting is the same for a revert that does not come to its end.
+func TestKilledWhileReverting(t *testing.T) {
+	l := newLab(t)
+	l.groups()
+	before := l.all()
+	l.apply(l.options("latency-best"))
+	changes := l.kill("revert", func() {
+		l.revert()
+		l.sameAs(before)
+		l.apply(l.options("latency-best"))
+	})
+	if changes < 2 {
+		t.Errorf("%d moments changed something", changes)
+	}
+	l.revert()
+	l.sameAs(before)
+}
+
+const killAt = "HEADRACE_STAGE_KILL_AT"
+
+// kill runs processes that kill themselves at one moment after the other, calls f after
+// each, and returns how many of them had changed something.
+func (l *lab) kill(verb string, f func()) (changes int) {
+	l.t.Helper()
+	step := 29 // all moments take a minute
+	if os.Getenv("HEADRACE_LONG") != "" {
+		step = 1
+	}
+	for at := 1; ; at += step {
+		changed, ended := l.child(verb, at)
+		if changed {
+			changes++
+		}
+		f()
+		if l.t.Failed() {
+			l.t.Fatalf("%s: at moment %d", verb, at)
+		}
+		if ended {
+			return changes
 		}
 	}
-	if moments < 5 || kinds[true] == 0 {
-		t.Errorf("%d moments, %v", moments, kinds)
-	}
 }
 
-// step is how far apart the moments are: all of them take a minute.
-func step() int {
-	if os.Getenv("HEADRACE_LONG") != "" {
-		return 1
-	}
-	return 13
-}
-
-// child runs the test again as the one that is killed at a moment. It reports whether
-// anything differs since, and whether it came to its end instead.
-func (l *lab) child(at int) (changed, ended bool) {
+// child runs TestKilledAtEveryMoment as the one that is killed at a moment. It reports
+// whether anything differs since, and whether it came to its end instead.
+func (l *lab) child(verb string, at int) (changed, ended bool) {
 	l.t.Helper()
 	before := l.all()
 	cmd := exec.CommandContext(l.t.Context(), os.Args[0], "-test.run=^TestKilledAtEveryMoment$")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("HEADRACE_STAGE_KILL_AT=%d %s %s %s", at, l.tree.Dir, l.cards.path, l.state))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %s %s %s", killAt, verb, at, l.tree.Dir, l.cards.path, l.state))
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		l.revert()
 		return false, true
 	case !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL:
 		l.t.Fatalf("%v\n%s", err, out)
@@ -654,14 +688,14 @@ func (l *lab) child(at int) (changed, ended bool) {
 	return !cmp.Equal(before, l.all()), false
 }
 
-func killedChild(t *testing.T, spec string) {
+func killedChild(t *testing.T) {
 	t.Helper()
-	fields := strings.Fields(spec)
-	at, err := strconv.Atoi(fields[0])
+	fields := strings.Fields(os.Getenv(killAt))
+	at, err := strconv.Atoi(fields[1])
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t, &treetest.Tree{Dir: fields[1]}, &fakeCards{fields[2]}, fields[3]}
+	l := &lab{t, &treetest.Tree{Dir: fields[2]}, &fakeCards{fields[3]}, fields[4]}
 	tuner := l.tuner(l.options("latency-best"), true)
 	tuner.between = func(string) {
 		if at--; at == 0 {
@@ -669,7 +703,12 @@ func killedChild(t *testing.T, spec string) {
 			select {}
 		}
 	}
-	if _, _, err := tuner.Apply(t.Context()); err != nil {
+	if fields[0] == "revert" {
+		_, err = tuner.revert(t.Context())
+	} else {
+		_, _, err = tuner.Apply(t.Context())
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

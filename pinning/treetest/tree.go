@@ -22,17 +22,23 @@ type Tree struct {
 // New returns an empty tree, which goes with the test.
 func New(tb testing.TB) *Tree {
 	tb.Helper()
-	// In memory where that can be: a tree has some hundred files.
+	return &Tree{Dir: Memory(tb), t: tb}
+}
+
+// Memory returns an empty directory that goes with the test: in memory where that can
+// be, for a tree has some hundred files, and records wait for the disk.
+func Memory(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "headrace-tree-") //nolint:usetesting // that would be on a disk
 	if err != nil {
-		return &Tree{Dir: tb.TempDir(), t: tb}
+		return tb.TempDir()
 	}
 	tb.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			tb.Error(err)
 		}
 	})
-	return &Tree{Dir: dir, t: tb}
+	return dir
 }
 
 // FS is the tree as package topology reads it.
