@@ -165,7 +165,7 @@ func ticks(t *testing.T, cpu int) uint64 {
 func TestInsideThePartitionHoldsAndTicksDrop(t *testing.T) {
 	inside(t)
 	before := state(t)
-	_, stop := spin(t, 6) // more than CPUs: the tick is needed where two are
+	_, stop := spin(t, 8) // two for each CPU: the tick is needed everywhere
 	defer stop()
 	time.Sleep(time.Second)
 	crowded := ticks(t, 2)
