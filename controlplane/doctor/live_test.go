@@ -95,7 +95,7 @@ func TestNetnsAQueueInUseIsLeftAlone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		owner, err := xsk.OpenOwner(xsk.OwnerConfig{Interface: p.B.Interface, Workers: 1, Sizes: sizes})
+		owner, err := xsk.OpenOwner(xsk.OwnerConfig{Interface: p.B.Interface, Sizes: sizes})
 		if err != nil {
 			t.Fatal(err)
 		}

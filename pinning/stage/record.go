@@ -19,7 +19,7 @@ import (
 
 // StateDir is where records are kept unless said otherwise: in memory, for a boot
 // restores everything that was changed.
-const StateDir = "/run/headrace/tune"
+const StateDir = "/run/headrace-tune"
 
 // ErrHeld reports records that another process has open.
 var ErrHeld = errors.New("another tuner is at work")
