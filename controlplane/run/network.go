@@ -184,6 +184,42 @@ func (n *network) attach() error {
 	return nil
 }
 
+// regroup joins and leaves groups as another plan of the same interfaces asks for.
+func (n *network) regroup(p *plan.Plan) {
+	n.plan = p
+	list, wide := groups(p)
+	for _, d := range wide {
+		n.log.Warn("the groups of a prefix are not joined: packets come only if something else joins them", "destination", d)
+	}
+	var stay []*join
+	for _, j := range n.joins {
+		if slices.Contains(list, j.Group) {
+			stay = append(stay, j)
+		} else if err := j.leave(); err != nil {
+			n.log.Warn("a group is not left", "group", j.Group, "interface", j.Interface, "error", err)
+		}
+	}
+	n.joins = stay
+	for i := range p.Interfaces {
+		name := p.Interfaces[i].Name
+		nic, err := net.InterfaceByName(name)
+		if err != nil {
+			continue // the data plane sees that too, and it ends the run
+		}
+		for _, g := range list {
+			if slices.ContainsFunc(n.joins, func(j *join) bool { return j.Index == nic.Index && j.Group == g }) {
+				continue
+			}
+			j, err := openJoin(name, nic.Index, g)
+			if err != nil {
+				n.log.Error("a group is not joined: its packets may not come", "group", g, "interface", name, "error", err)
+				continue
+			}
+			n.joins = append(n.joins, j)
+		}
+	}
+}
+
 // watchLinks tells of interfaces that went down, and of those that came back.
 func (n *network) watchLinks() {
 	if n.down == nil {

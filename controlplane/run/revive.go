@@ -177,6 +177,9 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 	up.From, up.To = versionOf(cmp.Or(r.binary, "/proc/self/exe")), versionOf(binary)
 	trial := &generation{segment: g.segment, layout: g.layout, stock: g.stock}
 	_, err = r.launch(trial, launch{binary: binary, try: true})
+	if err != nil {
+		trial.kill() // it may be anything, and stay
+	}
 	_ = trial.reap()
 	if trial.conn != nil {
 		err = errors.Join(err, trial.conn.Close())
