@@ -1,6 +1,8 @@
 package run
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/api"
+	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -75,6 +79,10 @@ func (r *control) take(g *generation) (status.Former, error) {
 		return status.Former{}, r.differs(fmt.Errorf("it speaks version %d, this binary %d", body.Version, handover.Version))
 	}
 	fds := m.FDs
+	if err := r.comply(body.Description); err != nil {
+		m.Close()
+		return status.Former{}, r.differs(err)
+	}
 	if g.segment, err = segment.Open(fds[0], fds[1], segment.Control, r.Plan); err != nil {
 		closeAll(fds[2:])
 		return status.Former{}, r.differs(err)
@@ -113,6 +121,58 @@ func (r *control) take(g *generation) (status.Former, error) {
 	g.segment.NextControl()
 	g.beat()
 	return former, nil
+}
+
+// comply makes the setup that was in force with the control before this one ours. What we
+// were started with is put in force later, like any other config.
+func (r *control) comply(text []byte) error {
+	var d description
+	if err := json.Unmarshal(text, &d); err != nil || d.Plan == nil {
+		return err
+	}
+	if d.Plan.Hash() == r.Plan.Hash() && bytes.Equal(d.Text, r.Text) {
+		return nil
+	}
+	s, err := r.Compile(d.Text, d.Source)
+	if err != nil {
+		return fmt.Errorf("its config cannot be read any more: %w", err)
+	}
+	if s.Plan.Name != d.Plan.Name || s.Plan.Crash != d.Plan.Crash || (s.Plan.Group == nil) != (d.Plan.Group == nil) {
+		return handover.ErrPeer
+	}
+	values, err := replay.Values(d.Plan)
+	if err != nil {
+		return err
+	}
+	wanted := r.Setup
+	s.Plan = d.Plan
+	r.Setup, r.values = s, values
+	if r.wanted == nil {
+		r.wanted = &wanted
+	}
+	return nil
+}
+
+// refuseFound goes back to the setup that we were started with: what was found has ended.
+func (r *control) refuseFound() (err error) {
+	if r.wanted == nil {
+		return nil
+	}
+	r.Setup, r.wanted = *r.wanted, nil
+	r.values, err = replay.Values(r.Plan)
+	return err
+}
+
+// want puts in force what this control was started with, if that is another config than
+// the one that it found.
+func (r *control) want() {
+	w := r.wanted
+	if r.wanted = nil; w == nil || bytes.Equal(w.Text, r.Text) {
+		return
+	}
+	if _, err := r.apply(&api.Application{Text: w.Text, Source: w.Source}); err != nil {
+		r.Log.Error("the running data plane goes on with the config that it had: this one cannot be put in its place", "source", w.Source, "error", err)
+	}
 }
 
 // differs says what to do about a data plane that is not ours.

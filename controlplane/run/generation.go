@@ -138,7 +138,7 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 		return ready, g.explain(err)
 	}
 	if g.stock != nil && !l.try { // at once: without it, it would end with us
-		if err := r.network.handOver(g.conn, r.account(l.former)); err != nil {
+		if err := r.network.handOver(g.conn, &r.Setup, r.account(l.former)); err != nil {
 			return ready, g.explain(err)
 		}
 	}

@@ -40,6 +40,11 @@ type description struct {
 	BPFs   int // descriptors that are BPF's; the joins' follow
 	Joins  []*join
 	Former status.Former
+	// What is in force: a plan that others came before has other numbers than a fresh one.
+	// No plan: what the next control makes of its own config.
+	Plan   *plan.Plan
+	Text   []byte
+	Source string
 }
 
 // layout looks at the interfaces and says which sockets there will be.
@@ -266,8 +271,8 @@ func (n *network) close() error {
 }
 
 // describe returns what the next control needs to go on with n.
-func (n *network) describe(former status.Former) (text []byte, fds []int, err error) {
-	d := description{Joins: n.joins, Former: former}
+func (n *network) describe(s *Setup, former status.Former) (text []byte, fds []int, err error) {
+	d := description{Joins: n.joins, Former: former, Plan: s.Plan, Text: s.Text, Source: s.Source}
 	if d.BPF, fds, err = n.tables.Handover(); err != nil {
 		return nil, nil, err
 	}
@@ -282,8 +287,8 @@ func (n *network) describe(former status.Former) (text []byte, fds []int, err er
 }
 
 // handOver gives the data plane everything to keep for the next control.
-func (n *network) handOver(c *handover.Conn, former status.Former) error {
-	text, fds, err := n.describe(former)
+func (n *network) handOver(c *handover.Conn, s *Setup, former status.Former) error {
+	text, fds, err := n.describe(s, former)
 	if err != nil {
 		return err
 	}

@@ -96,10 +96,10 @@ func (r *control) takeOver(g *generation, l launch, began time.Time) error {
 // handOver lets the data plane, and the service manager, keep everything for who comes
 // after us.
 func (r *control) handOver(g *generation, former status.Former) {
-	if err := r.network.handOver(g.conn, former); err != nil {
+	if err := r.network.handOver(g.conn, &r.Setup, former); err != nil {
 		r.Log.Error("the data plane took nothing to keep", "error", err)
 	}
-	if err := r.store.put(g, r.network, former); err != nil {
+	if err := r.store.put(g, r.network, &r.Setup, former); err != nil {
 		r.Log.Error("the service manager keeps nothing: if both processes end, state is lost", "error", err)
 	}
 }

@@ -89,6 +89,7 @@ type control struct {
 	force    atomic.Pointer[force]
 	paused   []string // feeds
 	load     load
+	wanted   *Setup        // what this control was started with, where another was in force
 	auto     bool          // groups are moved when it is worth it
 	over     chan struct{} // closed: nothing more can be asked
 	shown    atomic.Pointer[status.Continuity]
@@ -169,6 +170,11 @@ func (r *control) begin() error {
 		return err
 	}
 	r.store.drop()
+	if g == nil {
+		if err := r.refuseFound(); err != nil {
+			return err
+		}
+	}
 	if g != nil {
 		r.Log.Info("took over the running data plane", "pid", g.pid, "name", r.Plan.Name)
 		// A stop that the control before us began is carried through; a hold ends.
@@ -193,11 +199,14 @@ func (r *control) begin() error {
 	}
 	if r.adopted {
 		r.mend(g)
+		if !r.stopping {
+			r.want()
+		}
 	}
 	if !r.stopping {
 		r.network.watchLinks()
 		r.store.ready("receiving")
-		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
+		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", r.g.pid)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/headrace/headrace/internal/testdata"
 )
 
-// held has a control ask for a hold that does not come about, and kills it in it.
+// killInHold has a control ask for a hold that does not come about, and kills it in it.
 func (a *appliance) killInHold() {
 	a.t.Helper()
 	data := a.dataPID()
@@ -61,7 +61,8 @@ func TestRootAHoldEndsWithItsControl(t *testing.T) {
 				s = sendCapture(t, p.A, "--pps", "20000", capture)
 			}
 			l := xdpLine(t, a.settle(s.Sent))
-			if lost := s.Sent - l.Applied; lost > s.Sent/10 { // a slow machine loses some
+			// A machine whose cores are taken by others has rings that overflow: that is counted.
+			if l.Received != s.Sent || l.Difference != 0 || l.Applied < s.Sent/4 {
 				t.Errorf("sent %d, ledger %+v", s.Sent, l)
 			}
 			if code := a.stop(); code != 0 {

@@ -66,11 +66,11 @@ func (s *store) keeps() bool { return s.socket != nil && s.socket.Room() != 0 }
 
 // put makes the manager keep g and n in the place of what it kept before. Until it has
 // all of it, a death of both processes loses the state, and only that.
-func (s *store) put(g *generation, n *network, former status.Former) error {
+func (s *store) put(g *generation, n *network, setup *Setup, former status.Former) error {
 	if !s.keeps() || g.stock == nil {
 		return nil
 	}
-	text, fds, err := n.describe(former)
+	text, fds, err := n.describe(setup, former)
 	if err != nil {
 		return err
 	}
@@ -187,6 +187,9 @@ func (r *control) takeStored(g *generation, found map[string][]int) (former stat
 	}
 	if s.Version != handover.Version || len(found[storeSegment]) != 2 || len(found[storeStock]) != s.Kept.Descriptors() {
 		return former, fmt.Errorf("version %d of what is kept, this binary wants %d: %w", s.Version, handover.Version, handover.ErrPeer)
+	}
+	if err := r.comply(s.Network); err != nil {
+		return former, err
 	}
 	take := func(name string) []int {
 		fds := found[name]
