@@ -191,3 +191,48 @@ func TestRootASinkThatCannotBeOpenedCostsNothing(t *testing.T) {
 		t.Errorf("%d rows, replay has %d", len(got), len(want))
 	}
 }
+
+// A control that is killed anywhere in a handover leaves what the next one goes on with.
+func TestRootAControlKilledInAHandover(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, moreDeep, patient, "--workers", "2")
+	a.start()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan send.Summary, 1)
+	go func() { sent <- sendCapture(t, p.A, "--pps", "5000", capture) }()
+	kills := 6
+	if long {
+		kills = 60
+	}
+	for i := range kills {
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			_, _ = a.end.Output(t, path, "workers", []string{"3", "2"}[i%2], "--name", a.name)
+		}()
+		time.Sleep(time.Duration(100+i*67%400) * time.Millisecond)
+		_ = a.cmd.Process.Kill()
+		a.exit()
+		<-asked
+		a.launch()
+		a.awaitCount("took over the running data plane", i+1)
+		a.awaitCount("msg=receiving", i+2)
+	}
+	s := <-sent
+	l := xdpLine(t, a.settle(s.Sent))
+	t.Logf("sent %d, ledger %+v", s.Sent, l)
+	if l.Difference != 0 {
+		t.Errorf("sent %d, ledger %+v", s.Sent, l)
+	}
+	if code := a.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if id := twice(t, a.rows()); id != "" {
+		t.Errorf("row %s is there twice", id)
+	}
+}
