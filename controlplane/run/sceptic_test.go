@@ -75,22 +75,18 @@ func TestRootAHoldEndsWithItsControl(t *testing.T) {
 	}
 }
 
-// variants writes the appliance's config with a query more, and as it is.
-func (a *appliance) variants(extra, sinks string) (plain, more string) {
+// changed writes the appliance's config with a query and perhaps a sink more.
+func (a *appliance) changed(extra, sinks string) string {
 	a.t.Helper()
-	dir := a.t.TempDir()
-	plain, more = filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
 	text, err := os.ReadFile(a.config)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	changed := strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n"+sinks, 1)
-	for path, text := range map[string]string{plain: string(text), more: changed} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
+	path := filepath.Join(a.t.TempDir(), "more.yaml")
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n"+sinks, 1)), 0o600); err != nil {
+		a.t.Fatal(err)
 	}
-	return plain, more
+	return path
 }
 
 const pricesQuery = `
@@ -114,7 +110,7 @@ func TestRootAControlComesBackAfterAChange(t *testing.T) {
 		t.Run(c, func(t *testing.T) {
 			a := newAppliance(t, p.B, moreDeep, patient, "--workers", "2")
 			a.start()
-			_, more := a.variants(fmt.Sprintf(pricesQuery, "rows"), "")
+			more := a.changed(fmt.Sprintf(pricesQuery, "rows"), "")
 			switch c {
 			case "workers":
 				t.Log(a.asks("workers", "3"))
@@ -160,7 +156,7 @@ func TestRootASinkThatCannotBeOpenedCostsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.start()
-	_, more := a.variants(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
+	more := a.changed(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
 	want := replayed(t, p.B, deepConfig, capture)
 	sent := make(chan send.Summary, 1)
 	go func() { sent <- sendCapture(t, p.A, "--pps", "15000", capture) }()
