@@ -1,14 +1,19 @@
 package run
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/api"
+	"github.com/headrace/headrace/controlplane/change"
+	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -75,6 +80,15 @@ func (r *control) take(g *generation) (status.Former, error) {
 		return status.Former{}, r.differs(fmt.Errorf("it speaks version %d, this binary %d", body.Version, handover.Version))
 	}
 	fds := m.FDs
+	var d description
+	if err := json.Unmarshal(body.Description, &d); err != nil {
+		m.Close()
+		return status.Former{}, r.differs(fmt.Errorf("it is described by nonsense: %w", err))
+	}
+	if err := r.adoptSetup(&d); err != nil {
+		m.Close()
+		return status.Former{}, r.differs(err)
+	}
 	if g.segment, err = segment.Open(fds[0], fds[1], segment.Control, r.Plan); err != nil {
 		closeAll(fds[2:])
 		return status.Former{}, r.differs(err)
@@ -91,7 +105,7 @@ func (r *control) take(g *generation) (status.Former, error) {
 		fds = fds[1:]
 	}
 	var former status.Former
-	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds); err != nil {
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, &d, fds); err != nil {
 		return former, r.differs(err)
 	}
 	if g.pid, err = g.conn.PeerPID(); err != nil {
@@ -113,6 +127,54 @@ func (r *control) take(g *generation) (status.Former, error) {
 	g.segment.NextControl()
 	g.beat()
 	return former, nil
+}
+
+// adoptSetup makes the setup of a data plane that runs, or was kept, the one in force. What
+// this process was started with comes in its place afterwards, if it is another one that
+// can: see [control.catchUp].
+func (r *control) adoptSetup(d *description) error {
+	if d.Plan == nil {
+		return handover.ErrPeer
+	}
+	old := Setup{Plan: d.Plan, Text: []byte(d.Text), Source: d.Source}
+	read, err := r.Compile(old.Text, old.Source)
+	if err != nil {
+		return fmt.Errorf("its config cannot be read any more: %w", err)
+	}
+	old.Config = read.Config
+	wanted := r.Setup
+	if wanted.Config.Workers == old.Config.Workers && wanted.Plan.WorkersMax == old.Plan.WorkersMax {
+		p := *wanted.Plan
+		p.Workers = old.Plan.Workers // workers may have been added since
+		wanted.Plan = &p
+	}
+	c := change.Between(change.State{Config: old.Config, Plan: old.Plan}, change.State{Config: wanted.Config, Plan: wanted.Plan})
+	switch tag := c.Tag(); {
+	case len(c.Refused()) > 0 || tag == change.Cold, tag != change.None && old.Plan.Group != nil:
+		var b strings.Builder
+		if err := c.Report().Write(&b); err != nil {
+			return err
+		}
+		return fmt.Errorf("its config is another one:\n%s", b.String())
+	case tag != change.None:
+		r.wanted = &wanted
+	}
+	r.Setup, r.paused = old, d.Paused
+	r.values, err = replay.Values(r.Plan)
+	return err
+}
+
+// catchUp puts the config in force that this process was started with, if the data plane
+// that it took over has another one.
+func (r *control) catchUp() {
+	if r.wanted == nil || r.stopping {
+		return
+	}
+	text, source := r.wanted.Text, r.wanted.Source
+	r.wanted = nil
+	if _, err := r.apply(&api.Application{Text: text, Source: source}); err != nil {
+		r.Log.Error("the config of the running data plane stays in force", "source", r.Source, "error", err)
+	}
 }
 
 // differs says what to do about a data plane that is not ours.

@@ -189,7 +189,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.openMembers(g, next); err != nil {
 		return err
 	}
-	if err := r.network.tables.SetFeeds(r.steered(w.next.Plan)); err != nil {
+	if err := errors.Join(r.network.join(w.next.Plan), r.network.tables.SetFeeds(r.steered(w.next.Plan))); err != nil {
 		return err
 	}
 	if err := r.moveSlots(g, old, want); err != nil {
@@ -367,7 +367,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		next.kill()
 		_ = next.reap()
 	}
-	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)))
+	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)), r.network.leave(r.Plan))
 	errs = append(errs, r.network.setOwners(old))
 	for _, i := range r.network.instances {
 		for w := g.layout.Workers; w < next.layout.Workers; w++ {
@@ -407,6 +407,9 @@ func (r *control) settle(w *warm, g, next *generation) {
 		}
 	}
 	former := w.account
+	if err := r.network.leave(r.Plan); err != nil {
+		r.Log.Warn("a group that nothing needs stays joined", "error", err)
+	}
 	next.lives = lives{warm: g.lives.warm + 1, since: time.Now(), pause: g.lives.pause}
 	r.g = next
 	r.figures.source.SetPlan(r.Plan)

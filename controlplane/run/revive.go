@@ -15,6 +15,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/segment"
 )
 
@@ -96,10 +97,15 @@ func (r *control) takeOver(g *generation, l launch, began time.Time) error {
 // handOver lets the data plane, and the service manager, keep everything for who comes
 // after us.
 func (r *control) handOver(g *generation, former status.Former) {
-	if err := r.network.handOver(g.conn, former); err != nil {
+	text, fds, err := r.network.describe(former, &r.Setup, r.paused)
+	if err != nil {
+		r.Log.Error("nothing can be kept for the next control", "error", err)
+		return
+	}
+	if err := g.conn.Send(handover.Keep, handover.KeepBody{Description: text}, fds); err != nil {
 		r.Log.Error("the data plane took nothing to keep", "error", err)
 	}
-	if err := r.store.put(g, r.network, former); err != nil {
+	if err := r.store.put(g, text, fds); err != nil {
 		r.Log.Error("the service manager keeps nothing: if both processes end, state is lost", "error", err)
 	}
 }

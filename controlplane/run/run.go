@@ -94,10 +94,11 @@ type control struct {
 	shown    atomic.Pointer[status.Continuity]
 
 	signals  chan os.Signal
-	asked    int  // signals so far
-	adopted  bool // the first data plane was there before us
-	left     bool // the data plane goes on without us
-	stopping bool // packets go elsewhere, workers drain
+	asked    int    // signals so far
+	wanted   *Setup // what this process was started with, if another one is in force
+	adopted  bool   // the first data plane was there before us
+	left     bool   // the data plane goes on without us
+	stopping bool   // packets go elsewhere, workers drain
 	failure  error
 	down     error // why the data plane is not started again
 }
@@ -193,6 +194,7 @@ func (r *control) begin() error {
 	}
 	if !r.stopping {
 		r.network.watchLinks()
+		r.catchUp()
 		r.store.ready("receiving")
 		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
 	}

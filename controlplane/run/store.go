@@ -64,15 +64,11 @@ func openStore() (*store, error) {
 // keeps reports whether what we give it survives us.
 func (s *store) keeps() bool { return s.socket != nil && s.socket.Room() != 0 }
 
-// put makes the manager keep g and n in the place of what it kept before. Until it has
+// put makes the manager keep g, and the network that text and fds describe, in the place of what it kept before. Until it has
 // all of it, a death of both processes loses the state, and only that.
-func (s *store) put(g *generation, n *network, former status.Former) error {
+func (s *store) put(g *generation, text []byte, fds []int) error {
 	if !s.keeps() || g.stock == nil {
 		return nil
-	}
-	text, fds, err := n.describe(former)
-	if err != nil {
-		return err
 	}
 	about, err := memoryFile(&stored{handover.Version, g.layout, g.stock.body, text})
 	if err != nil {
@@ -197,11 +193,18 @@ func (r *control) takeStored(g *generation, found map[string][]int) (former stat
 	if g.stock, _, err = stockOf(&s.Kept, take(storeStock)); err != nil {
 		return former, err
 	}
+	var d description
+	if err := json.Unmarshal(s.Network, &d); err != nil {
+		return former, fmt.Errorf("what is kept is described by nonsense: %w", err)
+	}
+	if err := r.adoptSetup(&d); err != nil {
+		return former, err
+	}
 	files := take(storeSegment)
 	if g.segment, err = segment.Open(files[0], files[1], segment.Control, r.Plan); err != nil {
 		return former, err
 	}
-	if r.network, former, err = adoptNetwork(r.Plan, r.Log, s.Network, take(storeNetwork)); err != nil {
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, &d, take(storeNetwork)); err != nil {
 		return former, err
 	}
 	g.segment.NextControl()
