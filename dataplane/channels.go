@@ -68,11 +68,8 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 		return err
 	}
 	src, dst := &t.From[w].feeds[from], &t.To[to].feeds[f]
-	if c.Retired {
-		// It is kept to know late copies by: where there is no room, it need not be.
-		if len(dst.sequencer.Channels()) == dst.plan.Channels || dst.sequencer.Fits(src.sequencer, c.Slot) != nil {
-			return nil
-		}
+	if c.Retired && !dst.spare(src, c.Slot) {
+		return nil
 	}
 	slot, err := dst.sequencer.MoveChannel(src.sequencer, c.Slot)
 	if err != nil {
@@ -89,6 +86,12 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 		return fmt.Errorf("worker %d: channel %x: %w", to, c.Session[:10], err)
 	}
 	return nil
+}
+
+// spare reports whether there is room for a channel whose session has ended. It is kept to
+// know late copies by: where there is none, it need not be.
+func (f *feed) spare(from *feed, slot int) bool {
+	return len(f.sequencer.Channels()) < f.plan.Channels && f.sequencer.Fits(from.sequencer, slot) == nil
 }
 
 // moveDecoded copies what the decoder knows of a channel.

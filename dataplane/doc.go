@@ -14,6 +14,23 @@
 // happens to one feed's frames up to the event, run.go the thread around cycle,
 // gate.go what several workers agree on in replay.
 //
+// All that a worker knows is in one region of memory, as of its last commit (commit.go).
+// So another process takes it up where this one ends; and, when all workers are held
+// (hold.go), workers of another plan, of another number, or with other key groups take it
+// over ([Transfer]), in this order:
+//
+//  1. the old regions are opened to be read ([OpenHeld]), and looked at: nothing may be
+//     under way in them;
+//  2. new workers are built over new regions, each with a word that says that state is to
+//     come, and at the old positions of the rings that go on;
+//  3. channels come, with what they hold and what decoders know; watermarks and gaps, their
+//     sources under new numbers; key groups, with their open windows; counters;
+//  4. all new workers commit, one after the other; only then does one of them show
+//     anything, or run.
+//
+// A kill before the end of step 4 leaves a new region without a commit, which no worker
+// starts over, and the old ones as they were.
+//
 // The package knows no control plane, no metrics library, no network and no clock:
 // time comes as an argument, memory and sockets are passed in. Do not use it to
 // receive packets for anything but windows; use an AF_XDP library for that.

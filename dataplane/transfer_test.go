@@ -320,7 +320,7 @@ func others(r *rand.Rand, owners [event.GroupCount]uint16, now, workers int) [ev
 }
 
 // views are the workers that the old ones were, to be read.
-func (j *journey) views() []*Worker {
+func (j *journey) views() ([]*Worker, error) {
 	j.t.Helper()
 	n := j.plan.Workers
 	views := make([]*arena.Region, len(j.regions))
@@ -345,11 +345,11 @@ func (j *journey) views() []*Worker {
 	for w := range n {
 		worker, err := OpenHeld(Config{Plan: j.plan, Worker: w, Region: views[w], Shared: shared, Rollback: true})
 		if err != nil {
-			j.t.Fatal(err)
+			return nil, err
 		}
 		workers = append(workers, worker)
 	}
-	return workers
+	return workers, nil
 }
 
 // next builds the workers of a leg over empty regions and gives them j's state.
@@ -362,7 +362,10 @@ func (j *journey) next(l *leg) (*plant, error) {
 // draft returns what the workers of a leg will be, and what makes them.
 func (j *journey) draft(l *leg) (x *plant, transfer func() error) {
 	j.t.Helper()
-	old := j.views()
+	old, err := j.views()
+	if err != nil {
+		j.t.Fatal(err)
+	}
 	x = newPlant(j.t, l.plan, nil)
 	x.owners, x.now, x.sources = &l.owners, j.now, j.sources[:l.plan.Workers:l.plan.Workers]
 	for _, w := range old {
@@ -643,6 +646,12 @@ func TestWhatDoesNotFitLeavesEverythingAsItWas(t *testing.T) {
 	calm, frames := calmJourney(t, 2)
 	feeds, queries := names(calm.plan)
 	j := newJourney(t, journeyPlan(2), frames, 3)
+	for range 20 { // at any time but in a hold
+		j.until(func() bool { return len(j.pending) <= len(frames)*2/3 || j.r.IntN(1000) == 0 })
+		if _, err := j.views(); !errors.Is(err, ErrNotHeld) {
+			t.Fatalf("OpenHeld of a worker at work = %v", err)
+		}
+	}
 	j.until(func() bool { return len(j.pending) <= len(frames)*2/3 })
 	for _, c := range []struct {
 		change func(p *plan.Plan)
@@ -672,4 +681,57 @@ func TestWhatDoesNotFitLeavesEverythingAsItWas(t *testing.T) {
 	j.segment.SetCommand(segment.Go)
 	j.end()
 	j.like(calm, feeds, queries)
+}
+
+// Losses that a worker has marked once, and would mark again behind the frames that lay in
+// its rings, are marked though the worker is no more; what was told is not told twice.
+func TestLossesOfAWorkerThatGoesAreMarked(t *testing.T) {
+	frames := journeyFrames(t, journeyPlan(2), journeyPackets)
+	j := newJourney(t, journeyPlan(2), frames, 5)
+	j.until(func() bool { return len(j.pending) <= len(frames)/2 })
+	j.tick()
+	const json = 1
+	for i, w := range j.workers {
+		for !w.hit() { // a batch is on its way
+			j.cycle(i, false)
+		}
+		w.markLost(3, w.receiver.(*tap))
+		if w.again == 0 {
+			t.Fatal("nothing is to be marked again")
+		}
+	}
+	kept := j.workers[0]
+	var all [event.GroupCount]uint16
+	l := j.same(1, all)
+	j.settled(0)
+	number := j.workers[0].feeds[json].channels[0].Gaps
+	j.settled(2) // worker 1 takes what it has, worker 0 does not
+	frame := kept.counters.Worker.Frames
+	j.route = all
+	x, err := j.next(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.plant, j.i, j.idle = x, 0, 0
+	w := j.workers[0]
+	if w.lost != 3 || w.again-w.counters.Worker.Frames != kept.again-frame {
+		t.Errorf("%d lost, to be marked again after %d frames, want 3 and %d", w.lost, w.again-w.counters.Worker.Frames, kept.again-frame)
+	}
+	if c := &w.feeds[json].channels[0]; c.Gaps != number+1 || c.Closed >= c.Gaps {
+		t.Errorf("%+v, want one more gap than %d, and it open", c, number)
+	}
+	w.markLost(3, w.receiver.(*tap))
+	if c := &w.feeds[json].channels[0]; c.Gaps != number+1 {
+		t.Error("what was told is told again")
+	}
+	j.end()
+	marked := 0
+	for _, r := range j.of("json") {
+		if strings.Contains(r, fmt.Sprintf("flags %d ", outbox.FlagIncomplete)) {
+			marked++
+		}
+	}
+	if n := len(j.of("json")); marked == 0 || marked == n {
+		t.Errorf("%d of %d rows are marked", marked, n)
+	}
 }

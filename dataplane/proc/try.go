@@ -7,18 +7,23 @@ import (
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
 
 // try finds out whether this binary could go on with the kept memory, which another
 // process may be using: it builds the same structures elsewhere and compares how they
-// are laid out. Nothing of what is kept is written.
+// are laid out. Or, with the state of another plan's workers, which are held, whether that
+// could go on here: it does all of it, in memory that is thrown away. Nothing of what is
+// kept is written.
 func (p *process) try() error {
 	if p.start.Kept == nil {
 		return nil
 	}
+	if err := p.openFormer(); err != nil {
+		return err
+	}
+	p.owner = ownersOf(p.start.Owners, p.plan.Workers)
 	own, err := segment.Create(p.plan)
 	if err != nil {
 		return err
@@ -28,9 +33,10 @@ func (p *process) try() error {
 	if err != nil {
 		return err
 	}
-	c := dataplane.Config{Plan: p.plan, Rollback: true, Attach: func([]uint32) (xsk.Receiver, error) { return nothing{}, nil }}
-	owner := steer.OwnerTable(p.plan.Workers)
-	c.Owner = &owner
+	c := dataplane.Config{
+		Plan: p.plan, Rollback: true, Owner: &p.owner,
+		Attach: func([]uint32) (xsk.Receiver, error) { return nothing{}, nil },
+	}
 	if p.plan.Workers > 1 {
 		if c.Lanes, err = dataplane.NewLanes(p.plan, common); err != nil {
 			return err
@@ -40,18 +46,28 @@ func (p *process) try() error {
 		}
 	}
 	for w := range p.plan.Workers {
-		if c.Region, err = arena.New("headrace trial", RegionBytes); err != nil {
-			return err
-		}
 		c.Worker, c.Segment = w, own.Worker(w)
-		if _, err := dataplane.NewWorker(c); err != nil {
-			return err
-		}
-		if err := errors.Join(c.Region.Same(p.parts.regions[w]), c.Region.Close()); err != nil {
+		if err := p.tryWorker(c); err != nil {
 			return fmt.Errorf("worker %d: %w", w, err)
 		}
 	}
-	return common.Close()
+	return errors.Join(p.takeOver(), common.Close())
+}
+
+// tryWorker builds one worker. If another plan's state is to come to it, it stays.
+func (p *process) tryWorker(c dataplane.Config) (err error) {
+	if c.Region, err = arena.New("headrace trial", RegionBytes); err != nil {
+		return err
+	}
+	worker, err := dataplane.NewWorker(c)
+	if err != nil {
+		return err
+	}
+	if p.start.From != nil {
+		p.workers = append(p.workers, worker)
+		return nil
+	}
+	return errors.Join(c.Region.Same(p.parts.regions[c.Worker]), c.Region.Close())
 }
 
 // nothing is a receiver of nothing.
