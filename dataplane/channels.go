@@ -10,6 +10,7 @@ import (
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/sequence"
 	"github.com/headrace/headrace/dataplane/steer"
+	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/wire"
 )
 
@@ -23,12 +24,12 @@ func (t *transfer) channels(f, from int) error {
 		t.oneSource(f, from)
 		return nil
 	}
-	// First those that live: sessions that have ended take what room is left.
-	for _, ended := range []bool{false, true} {
+	// First those that live, where their packets come: sessions that have ended take what
+	// room is left.
+	for _, turn := range []claim{owned, stray, over} {
 		for w, worker := range t.From {
-			src := &worker.feeds[from]
-			for _, c := range src.sequencer.Channels() {
-				if c.Retired != ended {
+			for _, c := range worker.feeds[from].sequencer.Channels() {
+				if t.claimOf(from, w, &c) != turn {
 					continue
 				}
 				if err := t.channel(f, from, w, &c); err != nil {
@@ -38,6 +39,27 @@ func (t *transfer) channels(f, from int) error {
 		}
 	}
 	return nil
+}
+
+// A claim is what a worker has of a channel.
+type claim uint8
+
+const (
+	owned claim = iota // its packets come to the worker
+	stray              // some came there once, while groups changed hands and it was taken back
+	over               // its session has ended
+)
+
+func (t *transfer) claimOf(from, w int, c *sequence.Channel) claim {
+	if c.Retired {
+		return over
+	}
+	f := &t.old.Feeds[from]
+	placed := placedBy(&f.Place, &c.Session, f.Sequence)
+	if placed != nil && int(t.OwnersFrom[event.Group(event.HashKey(placed))]) != w {
+		return stray
+	}
+	return owned
 }
 
 // oneSource combines what the workers know of an unsequenced feed, which is one source
@@ -69,6 +91,10 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 	}
 	src, dst := &t.From[w].feeds[from], &t.To[to].feeds[f]
 	if c.Retired && !dst.spare(src, c.Slot) {
+		return nil
+	}
+	if dst.sequencer.Has(&c.Session) && t.claimOf(from, w, c) == stray {
+		t.moved[from][src.sourceOf(c.Slot)] = window.Gone
 		return nil
 	}
 	slot, err := dst.sequencer.MoveChannel(src.sequencer, c.Slot)

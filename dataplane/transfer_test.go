@@ -735,3 +735,39 @@ func TestLossesOfAWorkerThatGoesAreMarked(t *testing.T) {
 		t.Errorf("%d of %d rows are marked", marked, n)
 	}
 }
+
+// Packets of a channel that have come to another worker, while groups changed hands and it
+// was taken back, hold nothing up and are in the ledgers.
+func TestAStrayChannelEndsInATransfer(t *testing.T) {
+	frames := journeyFrames(t, journeyPlan(2), journeyPackets)
+	j := newJourney(t, journeyPlan(2), frames, 6)
+	j.until(func() bool { return len(j.pending) <= len(frames)*2/3 })
+	strays := 0
+	for i := range j.pending {
+		if m := &j.pending[i].Meta; m.Feed == 0 && strays < 5 && i > 300 && i%2 == 0 {
+			s := j.sources[1-j.route[m.Group]]
+			s.frames = append(s.frames, j.pending[i])
+			strays++
+		}
+	}
+	j.until(func() bool { return len(j.pending) <= len(frames)/2 })
+	before := len(j.workers[0].feeds[0].sequencer.Channels()) + len(j.workers[1].feeds[0].sequencer.Channels())
+	if before <= journeySessions {
+		t.Fatalf("%d channels of %d sessions", before, journeySessions)
+	}
+	j.take(j.same(1, [event.GroupCount]uint16{}))
+	if n := len(j.workers[0].feeds[0].sequencer.Channels()); n != journeySessions {
+		t.Errorf("%d channels of %d sessions", n, journeySessions)
+	}
+	n := len(j.of("iex-deep"))
+	j.until(func() bool { return len(j.pending) == 0 })
+	for range 1000 {
+		j.turn(false)
+	}
+	j.collect()
+	if late := len(j.of("iex-deep")); late < n+100 {
+		t.Errorf("%d rows, %d before: something holds the watermark", late, n)
+	}
+	j.end()
+	j.sums()
+}

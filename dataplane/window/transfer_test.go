@@ -535,6 +535,19 @@ func TestLevelsGoOnUnderOtherNumbers(t *testing.T) {
 			t.Errorf("gap %+v, want one of %d", g, want)
 		}
 	}
+	gone := func(_ int, n uint32) (uint32, bool) {
+		if n == 0 {
+			return Gone, true
+		}
+		return n, true
+	}
+	third := newFleet(t, p, 1, r)
+	if err := CopyLevelsAs(third.states[0], old.states[1], pairs(2), nil, gone); err != nil {
+		t.Fatal(err)
+	}
+	if g := &third.states[0].feeds[0]; g.counts[0].Active != 1 || g.sources[0] != (source{}) || g.gaps[0].Open != 0 || g.gaps[0].To != 100 || g.gaps[1].Open != 1 {
+		t.Errorf("%+v, %+v, %+v: want one source and one open gap", g.sources, g.gaps[:2], g.counts)
+	}
 	never := func(int, uint32) (uint32, bool) { return 0, false }
 	other := newFleet(t, p, 1, r)
 	if err := CopyLevelsAs(other.states[0], old.states[1], pairs(2), nil, never); err == nil {
@@ -561,7 +574,7 @@ func TestLevelsGoOnUnderOtherNumbers(t *testing.T) {
 	if l := s.queries[1].mark[0]; l.Hit != s.queries[1].index(100) {
 		t.Errorf("windows up to %d are incomplete, want those up to %d", l.Hit, s.queries[1].index(100))
 	}
-	for _, f := range []*fleet{old, next, other} {
+	for _, f := range []*fleet{old, next, other, third} {
 		f.close()
 	}
 }
