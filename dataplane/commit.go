@@ -28,6 +28,8 @@ type Positioned interface {
 	Spent() bool
 }
 
+var _ Positioned = (*xsk.Port)(nil)
+
 // memory is a worker's part of its region that belongs to no stage. With an undo log,
 // everything of the worker that outlives a batch is there:
 //
@@ -162,7 +164,7 @@ func (w *Worker) note() {
 	if w.closing != nil {
 		h.Closing = uint32(w.closing.number) + 1
 	}
-	h.Rings = uint32(w.receiver.(Positioned).Positions(s.rings, again))
+	h.Rings = uint32(w.rings.Positions(s.rings, again))
 	if w.out != nil {
 		w.out.Written(s.sent)
 		w.inbox.Taken(s.places)
@@ -203,7 +205,7 @@ func (w *Worker) show() int {
 		w.inbox.Release()
 		fault.Point()
 	}
-	if w.at == w.count && (w.count > 0 || w.spent()) {
+	if w.at == w.count && (w.count > 0 || w.rings != nil && w.rings.Spent()) {
 		w.receiver.Release()
 		w.at, w.count = 0, 0
 		fault.Point()
@@ -212,11 +214,6 @@ func (w *Worker) show() int {
 		return 0
 	}
 	return w.windows.Sweep(closeMax)
-}
-
-func (w *Worker) spent() bool {
-	r, ok := w.receiver.(Positioned)
-	return ok && w.undo != nil && r.Spent()
 }
 
 // begin begins the next batch.
@@ -304,8 +301,8 @@ func (w *Worker) remember(c Config) (err error) {
 		return err
 	}
 	if !c.Rollback {
-		w.counters, err = segment.CountersIn(r, p, nil)
-		return err
+		w.counters = segment.NewCounters(p)
+		return nil
 	}
 	if w.need, err = stepWords(p); err != nil {
 		return err
@@ -353,8 +350,11 @@ func (w *Worker) start(c Config) error {
 			return err
 		}
 	}
-	if _, ok := w.receiver.(Positioned); w.undo != nil && !ok {
-		return fmt.Errorf("a receiver of type %T, which has no positions, and an undo log", w.receiver)
+	if w.undo != nil {
+		var ok bool
+		if w.rings, ok = w.receiver.(Positioned); !ok {
+			return fmt.Errorf("a receiver of type %T, which has no positions, and an undo log", w.receiver)
+		}
 	}
 	if committed {
 		if err := w.resume(); err != nil {

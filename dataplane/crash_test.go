@@ -478,7 +478,7 @@ func (x *plant) run(r *rand.Rand, kill func()) {
 			switch {
 			case x.cycle(i, over):
 				idle = 0
-			case idle < 100*len(x.workers):
+			case idle < 50*len(x.workers):
 				idle++
 			default:
 				idle = 0
@@ -549,7 +549,7 @@ func crashStarts() int {
 	if os.Getenv("HEADRACE_CRASH_RUNS") != "" {
 		return 600
 	}
-	return 60
+	return 30
 }
 
 // forCrashes calls f with plants that are to be disturbed, and checks them.
@@ -706,12 +706,19 @@ func TestMemoryOfAnotherLayoutIsRefused(t *testing.T) {
 	if !errors.Is(err, arena.ErrLayout) {
 		t.Fatalf("got %v", err)
 	}
-	if _, err = NewWorker(Config{Plan: p, Segment: x.segment.Worker(0), Region: x.regions[0], Owner: &[event.GroupCount]uint16{}, Receiver: &belt{}, Rollback: true}); err == nil {
+	if _, err = NewWorker(Config{Plan: p, Segment: x.segment.Worker(0), Region: x.regions[0], Owner: &[event.GroupCount]uint16{}, Receiver: blind{}, Rollback: true}); err == nil {
 		t.Fatal("a receiver without positions is taken")
 	}
 	x.reopen()
 	x.start()
 }
+
+// blind is a receiver that has no positions.
+type blind struct{}
+
+func (blind) Receive([]xsk.Frame) int { return 0 }
+
+func (blind) Release() {}
 
 // What a start over warm memory takes, beside mapping it.
 func BenchmarkWarmStart(b *testing.B) {

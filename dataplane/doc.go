@@ -14,10 +14,13 @@
 // happens to one feed's frames up to the event, run.go the thread around cycle,
 // gate.go what several workers agree on in replay.
 //
-// All that a worker knows is in one region of memory, as of its last commit (commit.go).
-// So another process takes it up where this one ends; and, when all workers are held
-// (hold.go), workers of another plan, of another number, or with other key groups take it
-// over ([Transfer]), in this order:
+// A cycle is a transaction: commit.go says what of a worker outlives its process and how
+// the next one goes on with it, bag.go what a cycle could not bring to its end, poison.go
+// what is known of a frame of which a process died. hold.go brings all workers to rest,
+// and move.go then gives key groups from one to another.
+//
+// When all workers are at rest, workers of another plan, of another number, or with other
+// key groups can take everything over ([Transfer]), in this order:
 //
 //  1. the old regions are opened to be read ([OpenHeld]), and looked at: nothing may be
 //     under way in them;

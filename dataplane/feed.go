@@ -177,6 +177,7 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	receive := event.Nanos(m.ReceiveNanos) + offset
 	f.position, f.rank = f.w.positionOf(fr), 0
 	fault.Point()
+	fault.Frame(fr.Data)
 	if f.sequencer == nil {
 		f.plain.Items[0].Span = sequence.Span{Receive: receive}
 		f.start(&f.plain)

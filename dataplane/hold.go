@@ -34,7 +34,7 @@ func (w *Worker) obey(command segment.Command, number uint64, past bool, port Po
 	}
 	w.hold, w.quota = number, 0
 	if past && number != 0 && w.stopped == 0 {
-		w.quota = max(0, port.InRing()-(w.count-w.at))
+		w.quota = port.InRing() // those in hand too: some more do no harm
 	}
 }
 

@@ -69,6 +69,9 @@ func NewJournal(r *arena.Region, p *plan.Plan) (*Journal, error) {
 // all workers are held.
 func (j *Journal) Owner() *[event.GroupCount]uint16 { return &j.head.Owner }
 
+// AtRest reports that no move is under way.
+func (j *Journal) AtRest() bool { return j.head.State == atRest }
+
 // Recover finishes or takes back the move that a kill has interrupted. All workers have
 // been built, and none runs.
 func (j *Journal) Recover(workers []*Worker) error {
@@ -182,22 +185,9 @@ func (m *move) copy(channels []movedChannel) error {
 		fault.Point()
 		atomic.StoreUint32(&m.head.Count, m.head.Count+1)
 		fault.Point()
-		m.dst.commitHeld()
-		mover, ok := from.decoder.(wire.Mover)
-		if !ok {
-			continue
-		}
-		if err := mover.Fits(to.decoder, int(c.From), slot); err != nil {
+		m.dst.Commit()
+		if err := to.takeDecoded(from, int(c.From), slot); err != nil {
 			return err
-		}
-		for at := 0; ; {
-			if at, err = mover.Move(to.decoder, int(c.From), slot, at); err != nil {
-				return err
-			}
-			m.dst.commitHeld()
-			if at == 0 {
-				break
-			}
 		}
 	}
 	return window.CopyGroup(m.dst.windows, m.src.windows, m.queries(), int(m.head.Group))
@@ -223,7 +213,7 @@ func (m *move) takeBack() {
 	for _, c := range m.moved[:m.head.Count] {
 		if m.both(c) {
 			m.dst.feeds[c.Feed].forgetChannel(int(c.To))
-			m.dst.commitHeld()
+			m.dst.Commit()
 		}
 	}
 	m.dst.windows.ClearGroup(m.numbers(), int(m.head.Group))
@@ -243,7 +233,7 @@ func (m *move) leave() error {
 		}
 		if m.both(c) {
 			m.src.feeds[c.Feed].forgetChannel(int(c.From))
-			m.src.commitHeld()
+			m.src.Commit()
 		}
 	}
 	m.src.windows.ClearGroup(m.numbers(), int(h.Group))
@@ -285,6 +275,56 @@ func (f *feed) takeChannel(other *feed, slot int) (int, error) {
 	return now, nil
 }
 
+// takeDecoded copies what the decoder of other knows of channel slot from to slot to.
+func (f *feed) takeDecoded(other *feed, from, to int) (err error) {
+	mover, ok := other.decoder.(wire.Mover)
+	if !ok {
+		return nil
+	}
+	if err := mover.Fits(f.decoder, from, to); err != nil {
+		return err
+	}
+	for at := 0; ; {
+		if at, err = mover.Move(f.decoder, from, to, at); err != nil {
+			return err
+		}
+		f.w.Commit()
+		if at == 0 {
+			return nil
+		}
+	}
+}
+
+// TakeChannel copies channel slot of a feed of another worker, perhaps of another plan,
+// and returns its slot here. Both workers are held or have not yet run. It is no move:
+// the other has it as well.
+func (w *Worker) TakeChannel(feed int, from *Worker, itsFeed, slot int) (int, error) {
+	f, other := &w.feeds[feed], &from.feeds[itsFeed]
+	now, err := f.takeChannel(other, slot)
+	if err != nil {
+		return 0, fmt.Errorf("dataplane: %w", err)
+	}
+	w.Commit()
+	if err := f.takeDecoded(other, slot, now); err != nil {
+		f.forgetChannel(now)
+		w.Commit()
+		return 0, fmt.Errorf("dataplane: %w", err)
+	}
+	return now, nil
+}
+
+// Channels are the channels of a feed that the worker has; none of an unsequenced one.
+func (w *Worker) Channels(feed int) []sequence.Channel {
+	if s := w.feeds[feed].sequencer; s != nil {
+		return s.Channels()
+	}
+	return nil
+}
+
+// Windows is the worker's state of all windows, for who changes it while the worker is
+// held.
+func (w *Worker) Windows() *window.State { return w.windows }
+
 // forgetChannel takes out a channel that another worker has.
 func (f *feed) forgetChannel(slot int) {
 	f.touch()
@@ -309,8 +349,8 @@ func (w *Worker) Quiet() bool {
 	return w.at == w.count && w.closing == nil && !w.pending() && w.windows.Quiescent()
 }
 
-// commitHeld commits what was done to a worker that is held.
-func (w *Worker) commitHeld() { w.commit(w.now, 1) }
+// Commit commits what was done to a worker that is held or has not yet run.
+func (w *Worker) Commit() { w.commit(w.now, 1) }
 
 // rollBack takes back what was done since the last commit to a worker that is held.
 func (w *Worker) rollBack() {

@@ -67,6 +67,7 @@ type Worker struct {
 	plan     *plan.Plan
 	id       int
 	receiver xsk.Receiver
+	rings    Positioned // the receiver, with an undo log
 	segment  *segment.Worker
 	box      *outbox.Writer
 	windows  *window.State
@@ -277,7 +278,7 @@ func (w *Worker) receive() int {
 	}
 	most := len(w.frames)
 	if w.slow > 0 {
-		w.slow, most = w.slow-1, 1
+		most = 1
 	}
 	if w.hold != 0 {
 		most = min(most, w.quota)
@@ -289,6 +290,7 @@ func (w *Worker) receive() int {
 	w.count = w.receiver.Receive(w.frames[:most])
 	w.more = w.count == most
 	w.quota -= min(w.quota, w.count)
+	w.slow -= min(w.slow, w.count)
 	w.counters.Worker.Frames += uint64(w.count)
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))
@@ -527,7 +529,7 @@ func (w *Worker) foldStream(s int) {
 }
 
 // Counters returns the worker's own counters. They are exact once the worker has
-// ended.
+// ended. With an undo log they are gone with the region.
 func (w *Worker) Counters() *segment.Counters { return w.counters }
 
 // NewLanes takes the lanes between all pairs of p's workers from r; in replay also

@@ -144,6 +144,11 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if err != nil {
 		return ready, g.explain(err)
 	}
+	if ready.Owners != nil {
+		if err := r.network.setOwners(ready.Owners); err != nil {
+			return ready, err
+		}
+	}
 	if !l.try {
 		r.watchDenials(m.FDs, ready.Unconfined)
 	}
@@ -384,11 +389,9 @@ func clocks() (now event.Nanos, offset time.Duration) {
 	return now, offset
 }
 
-// kill ends the process, now.
+// kill ends the process, now. It asks nothing of the workers by the segment: the next
+// process's would hear it too.
 func (g *generation) kill() {
-	if g.segment != nil {
-		g.segment.SetCommand(segment.Kill)
-	}
 	if g.pid > 0 {
 		_ = unix.Kill(g.pid, unix.SIGKILL) // it may have ended
 	}

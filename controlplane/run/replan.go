@@ -60,6 +60,9 @@ func (r *control) hand(w *warm) (time.Duration, error) {
 	case w.next.Plan.Workers != r.Plan.Workers:
 		want = spread(&old, w.next.Plan.Workers)
 	}
+	if w.next.Plan == r.Plan && r.Plan.Workers > 1 {
+		return r.moveGroups(&old, &want)
+	}
 	var pause time.Duration
 	for _, part := range rounds(&old, &want) {
 		table := old
@@ -100,6 +103,7 @@ func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
 		return 0, errors.Join(err, r.takeBack(g, next, old))
 	}
 	pause := time.Since(began)
+	next.lives.pause = pause
 	r.Log.Info("the data plane was handed over", "workers", w.next.Plan.Workers, "data_plane", next.pid, "takeovers", next.lives.warm, "pause", pause)
 	return pause, nil
 }
@@ -199,7 +203,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
-	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries, Owners: old}
+	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
 	before := r.Setup
 	r.Setup = w.next
 	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want})
@@ -364,9 +368,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		_ = next.reap()
 	}
 	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)))
-	for group, w := range old {
-		errs = append(errs, r.network.tables.SetOwner(group, int(w)))
-	}
+	errs = append(errs, r.network.setOwners(old))
 	for _, i := range r.network.instances {
 		for w := g.layout.Workers; w < next.layout.Workers; w++ {
 			for q := range xsk.QueuesMax {
@@ -385,7 +387,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		return errors.Join(errs...) // it lives, and so does its pump, or that has failed by itself
 	}
 	former := r.figures.source.Takeover()
-	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{owners: old}, time.Now())); err != nil {
+	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{}, time.Now())); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	r.show(g, former)
@@ -433,4 +435,70 @@ func goneSockets(g, next *generation) []status.Sockets {
 		}
 	}
 	return list
+}
+
+// moveGroups gives key groups to other workers of the same data plane. Its workers are
+// held meanwhile, and frames wait in the rings; the process goes on.
+func (r *control) moveGroups(old, want *owners) (time.Duration, error) {
+	g := r.g
+	began := time.Now()
+	if err := r.hold(g); err != nil {
+		return 0, err
+	}
+	defer g.segment.SetCommand(segment.Go)
+	table := *old
+	for _, part := range rounds(old, want) {
+		next := table
+		to := map[int][]int{}
+		for _, group := range part {
+			next[group] = want[group]
+			to[int(want[group])] = append(to[int(want[group])], group)
+		}
+		err := r.moveSlots(g, &table, &next)
+		for w := 0; w < r.Plan.Workers && err == nil; w++ {
+			var n int
+			n, err = r.give(g, to[w], w)
+			for _, group := range to[w][:n] {
+				table[group] = uint16(w)
+			}
+		}
+		if err != nil {
+			return 0, errors.Join(err, r.network.setOwners(&table))
+		}
+		table = next
+	}
+	return time.Since(began), nil
+}
+
+// give has the data plane give groups to worker to, and returns how many it has given.
+func (r *control) give(g *generation, groups []int, to int) (int, error) {
+	if len(groups) == 0 {
+		return 0, nil
+	}
+	if err := g.conn.Send(handover.Move, handover.MoveBody{Groups: groups, To: to}, nil); err != nil {
+		return 0, err
+	}
+	end := time.After(holdPatience)
+	for {
+		select {
+		case m, ok := <-g.heard:
+			if !ok {
+				return 0, errors.New("the data plane ended while key groups moved")
+			}
+			var b handover.MovedBody
+			if m.Kind != handover.Moved {
+				r.hear(m)
+				continue
+			}
+			if err := m.Decode(&b); err != nil {
+				return 0, err
+			}
+			if b.Error != "" {
+				return min(b.Moved, len(groups)), errors.New(b.Error)
+			}
+			return len(groups), nil
+		case <-end:
+			return 0, fmt.Errorf("key groups were not moved within %v", holdPatience)
+		}
+	}
 }

@@ -326,7 +326,7 @@ func (u *Undo) put(p unsafe.Pointer, bytes uintptr) {
 	}
 	old := unsafe.Slice((*uint64)(unsafe.Add(u.base, at)), n)
 	if n <= fewWords { // a call is dearer
-		for i := range old {
+		for i := range old { //nolint:staticcheck // S1001: a call is what this avoids
 			log[i] = old[i]
 		}
 	} else {

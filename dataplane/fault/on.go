@@ -3,6 +3,7 @@
 package fault
 
 import (
+	"bytes"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -28,11 +29,28 @@ func Arm(n int64, f func()) {
 	left.Store(n)
 }
 
+// PoisonVariable is the environment variable whose text makes a frame that holds it one
+// of which the process dies; empty: there is none.
+const PoisonVariable = "HEADRACE_POISON"
+
+var poison = []byte(os.Getenv(PoisonVariable))
+
+// Frame panics if the frame holds what [PoisonVariable] says: a decoder's fault, as it
+// would show.
+func Frame(data []byte) {
+	if len(poison) > 0 && bytes.Contains(data, poison) {
+		panic("fault: a frame that holds " + strconv.Quote(string(poison)))
+	}
+}
+
 // ArmFromEnvironment lets this process kill itself after as many points as [Variable]
 // says, if it says so.
 func ArmFromEnvironment() {
 	if n, err := strconv.ParseInt(os.Getenv(Variable), 10, 64); err == nil && n > 0 {
-		Arm(n, func() { _ = unix.Kill(unix.Getpid(), unix.SIGKILL); select {} })
+		Arm(n, func() {
+			_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGKILL) // what a confined process may
+			select {}
+		})
 	}
 }
 

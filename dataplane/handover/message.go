@@ -28,9 +28,11 @@ const (
 	Running
 	Adopt
 	Poison
+	Move
+	Moved
 )
 
-var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison"}
+var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison", Move: "move", Moved: "moved"}
 
 // String names the kind.
 func (k Kind) String() string {
@@ -91,8 +93,6 @@ type FromBody struct {
 	// Feeds and Queries have, for each of the new plan, the number in Plan of the one whose
 	// state goes on in it, or -1.
 	Feeds, Queries []int
-	// Owners is the worker that had each key group; nil: they were spread evenly.
-	Owners *[event.GroupCount]uint16
 }
 
 // PoisonBody is what a worker had in hand when it failed.
@@ -116,6 +116,22 @@ type ReadyBody struct {
 	Warm bool
 	// Unconfined says why the process is not confined; "" if it is.
 	Unconfined string
+	// Owners is the worker of each key group: a move of the process before may have been
+	// finished, or taken back. Nil where there is one worker.
+	Owners *[event.GroupCount]uint16
+}
+
+// MoveBody asks for key groups to be given to a worker, while all workers are held.
+type MoveBody struct {
+	Groups []int
+	To     int
+}
+
+// MovedBody says how many groups of a MoveBody were moved, from the first on, and what
+// was wrong with the next one; "" if all were.
+type MovedBody struct {
+	Moved int
+	Error string
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.

@@ -8,7 +8,6 @@ import (
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
-	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 )
 
@@ -17,7 +16,7 @@ import (
 type former struct {
 	workers []*dataplane.Worker // none: there is no such data plane
 	regions []*arena.Region
-	owner   [event.GroupCount]uint16
+	owner   *[event.GroupCount]uint16
 }
 
 // descriptors returns how many descriptors go with f.
@@ -38,7 +37,6 @@ func (p *process) openFormer() error {
 	if from.Plan == nil || from.Plan.Workers < 1 || from.Regions < from.Plan.Workers || p.start.Kept == nil {
 		return fmt.Errorf("data plane: %w: state of %d workers", handover.ErrPeer, from.Regions)
 	}
-	f.owner = ownersOf(from.Owners, from.Plan.Workers)
 	for _, fd := range p.parts.former {
 		r, err := arena.View(fd)
 		if err != nil {
@@ -57,8 +55,16 @@ func (p *process) openFormer() error {
 			return err
 		}
 	}
+	journal, err := dataplane.NewJournal(common, from.Plan)
+	if err != nil {
+		return err
+	}
+	f.owner = journal.Owner()
 	if err := common.Complete(dataplane.StateVersion); err != nil {
 		return fmt.Errorf("data plane: what the workers before shared: %w", err)
+	}
+	if !journal.AtRest() {
+		return fmt.Errorf("data plane: state of workers between which a key group was on its way: %w", dataplane.ErrNotHeld)
 	}
 	for w := range from.Plan.Workers {
 		worker, err := dataplane.OpenHeld(dataplane.Config{Plan: from.Plan, Worker: w, Region: f.regions[w], Shared: shared, Rollback: true})
@@ -86,7 +92,7 @@ func (p *process) takeOver() error {
 		return nil
 	}
 	errs := []error{dataplane.Transfer(dataplane.TransferConfig{
-		From: f.workers, To: p.workers, OwnersFrom: &f.owner, OwnersTo: &p.owner,
+		From: f.workers, To: p.workers, OwnersFrom: f.owner, OwnersTo: p.journal.Owner(),
 		Feeds: p.start.From.Feeds, Queries: p.start.From.Queries,
 	})}
 	for _, r := range f.regions {
@@ -95,12 +101,4 @@ func (p *process) takeOver() error {
 	*f = former{}
 	p.ready.Warm = true
 	return errors.Join(errs...)
-}
-
-// ownersOf returns the worker of each key group; without a table they are spread evenly.
-func ownersOf(table *[event.GroupCount]uint16, workers int) [event.GroupCount]uint16 {
-	if table != nil {
-		return *table
-	}
-	return steer.OwnerTable(workers)
 }

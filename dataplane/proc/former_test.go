@@ -84,6 +84,9 @@ func follower(t *testing.T, old *plan.Plan, region *arena.Region, next *plan.Pla
 	t.Helper()
 	common, err := arena.New("test", 1<<30)
 	if err == nil {
+		_, err = dataplane.NewJournal(common, old)
+	}
+	if err == nil {
 		err = common.Complete(dataplane.StateVersion)
 	}
 	if err != nil {

@@ -56,7 +56,7 @@ type process struct {
 	workers  []*dataplane.Worker
 	lanes    [][]*exchange.Lane
 	shared   *window.Shared
-	owner    [event.GroupCount]uint16
+	journal  *dataplane.Journal // which worker owns each key group
 	clock    func() event.Nanos
 
 	begin   chan struct{} // closed: privileges are gone, workers may run
@@ -208,7 +208,6 @@ func (p *process) openSockets() (members []int, err error) {
 // buildWorkers makes workers, each on its own thread, which then waits for begin.
 func (p *process) buildWorkers(members []int) error {
 	n := p.plan.Workers
-	p.owner = ownersOf(p.start.Owners, n)
 	if err := p.openFormer(); err != nil {
 		return err
 	}
@@ -222,6 +221,13 @@ func (p *process) buildWorkers(members []int) error {
 		if p.shared, err = window.NewShared(p.common, len(p.plan.Queries)); err != nil {
 			return err
 		}
+	}
+	var err error
+	if p.journal, err = dataplane.NewJournal(p.common, p.plan); err != nil {
+		return err
+	}
+	if p.start.Owners != nil && !p.common.Warm() {
+		*p.journal.Owner() = *p.start.Owners
 	}
 	if err := p.common.Complete(dataplane.StateVersion); err != nil {
 		return fmt.Errorf("data plane: what the workers share: %w", err)
@@ -238,8 +244,16 @@ func (p *process) buildWorkers(members []int) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if p.shared != nil && p.common.Warm() {
-		dataplane.Recount(p.shared, p.workers)
+	if p.common.Warm() {
+		if err := p.journal.Recover(p.workers); err != nil {
+			return err
+		}
+		if p.shared != nil {
+			dataplane.Recount(p.shared, p.workers)
+		}
+	}
+	if n > 1 {
+		p.ready.Owners = p.journal.Owner()
 	}
 	return p.takeOver()
 }
@@ -268,7 +282,7 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	<-p.begin
 	worker.Live(dataplane.Live{
 		Port: p.ports[w], Counters: &p.ports[w].Counters, Mailbox: p.segment, Clock: p.clock,
-		Committed: p.ports[w].Committed, Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
+		Committed: p.ports[w].Committed, Pin: p.pins.of(w), Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
 	})
 	p.running.Add(-1)
 }
@@ -280,7 +294,7 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	}
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
-		Lanes: p.lanes, Owner: &p.owner, Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
+		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
 		SkipMarked: p.start.Fault && p.segment.Worker(w).State() == segment.Failed,
 		Attach: func(rings []uint32) (xsk.Receiver, error) {
 			port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, rings)

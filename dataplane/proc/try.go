@@ -23,7 +23,6 @@ func (p *process) try() error {
 	if err := p.openFormer(); err != nil {
 		return err
 	}
-	p.owner = ownersOf(p.start.Owners, p.plan.Workers)
 	own, err := segment.Create(p.plan)
 	if err != nil {
 		return err
@@ -33,10 +32,7 @@ func (p *process) try() error {
 	if err != nil {
 		return err
 	}
-	c := dataplane.Config{
-		Plan: p.plan, Rollback: true, Owner: &p.owner,
-		Attach: func([]uint32) (xsk.Receiver, error) { return nothing{}, nil },
-	}
+	c := dataplane.Config{Plan: p.plan, Rollback: true, Attach: func([]uint32) (xsk.Receiver, error) { return nothing{}, nil }}
 	if p.plan.Workers > 1 {
 		if c.Lanes, err = dataplane.NewLanes(p.plan, common); err != nil {
 			return err
@@ -44,6 +40,19 @@ func (p *process) try() error {
 		if c.Shared, err = window.NewShared(common, len(p.plan.Queries)); err != nil {
 			return err
 		}
+	}
+	if p.journal, err = dataplane.NewJournal(common, p.plan); err != nil {
+		return err
+	}
+	if c.Owner = p.journal.Owner(); p.start.Owners != nil {
+		*c.Owner = *p.start.Owners
+	}
+	err = common.Complete(dataplane.StateVersion)
+	if p.start.From == nil {
+		err = errors.Join(err, common.Same(p.parts.shared))
+	}
+	if err != nil {
+		return fmt.Errorf("what the workers share: %w", err)
 	}
 	for w := range p.plan.Workers {
 		c.Worker, c.Segment = w, own.Worker(w)

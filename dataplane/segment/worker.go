@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"github.com/headrace/headrace/dataplane/arena"
@@ -58,6 +59,11 @@ func (s State) Final() bool { return s == Done || s == Failed }
 // NewCounters returns zero counters for p.
 func NewCounters(p *plan.Plan) *Counters {
 	return &Counters{Feeds: make([]FeedCounters, len(p.Feeds)), Queries: make([]QueryCounters, len(p.Queries))}
+}
+
+// Copy returns the counts in memory of their own.
+func (c *Counters) Copy() *Counters {
+	return &Counters{Worker: c.Worker, Feeds: slices.Clone(c.Feeds), Queries: slices.Clone(c.Queries)}
 }
 
 // CountersIn returns counters for p whose feeds and queries are in r, with what they
