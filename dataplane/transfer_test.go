@@ -89,9 +89,10 @@ func session(format string, i, j int) []byte {
 	return payloads[format](i)
 }
 
-// journeyFrames makes n packets of each feed of p, in order of time.
-func journeyFrames(t *testing.T, p *plan.Plan, n int) []xsk.Frame {
+// journeyFrames makes packets of each feed of p, in order of time.
+func journeyFrames(t *testing.T, p *plan.Plan) []xsk.Frame {
 	t.Helper()
+	const n = journeyPackets
 	var all []xsk.Frame
 	for feed := range p.Feeds {
 		one := *p
@@ -496,7 +497,7 @@ const journeyPackets = 2400
 func calmJourney(t *testing.T, workers int) (*journey, []xsk.Frame) {
 	t.Helper()
 	p := journeyPlan(workers)
-	frames := journeyFrames(t, p, journeyPackets)
+	frames := journeyFrames(t, p)
 	calm := newJourney(t, p, frames, 1)
 	calm.end()
 	sum := calm.sums()
@@ -518,27 +519,26 @@ func TestOtherWorkersGoOnAsIfNothingHadBeen(t *testing.T) {
 	calm, frames := calmJourney(t, 1)
 	feeds, queries := names(calm.plan)
 	for seed := range uint64(crashRuns()) {
-		j := newJourney(t, journeyPlan(1), frames, seed)
-		held := uint64(0)
-		for _, workers := range []int{3, 3, 2, 1, 2, 4} {
-			left := max(0, len(j.pending)-len(frames)/10-j.r.IntN(len(frames)/16))
-			j.until(func() bool { return len(j.pending) <= left })
-			for range j.r.IntN(400) {
-				j.turn(false)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			j := newJourney(t, journeyPlan(1), frames, seed)
+			held := uint64(0)
+			for _, workers := range []int{3, 3, 2, 1, 2, 4} {
+				left := max(0, len(j.pending)-len(frames)/10-j.r.IntN(len(frames)/16))
+				j.until(func() bool { return len(j.pending) <= left })
+				for range j.r.IntN(400) {
+					j.turn(false)
+				}
+				j.take(j.same(workers, others(j.r, *j.journal.Owner(), j.plan.Workers, workers)))
+				for f := range j.sums().Feeds {
+					held += j.sums().Feeds[f].MessagesHeld
+				}
 			}
-			j.take(j.same(workers, others(j.r, *j.journal.Owner(), j.plan.Workers, workers)))
-			for f := range j.sums().Feeds {
-				held += j.sums().Feeds[f].MessagesHeld
+			j.end()
+			j.like(calm, feeds, queries)
+			if held == 0 {
+				t.Error("nothing was ever held for order at a transfer")
 			}
-		}
-		j.end()
-		j.like(calm, feeds, queries)
-		if held == 0 {
-			t.Error("nothing was ever held for order at a transfer")
-		}
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
+		})
 	}
 }
 
@@ -582,37 +582,36 @@ func TestAnotherPlanGoesOn(t *testing.T) {
 	whole := newJourney(t, newJourney(t, journeyPlan(2), nil, 1).otherLeg(2).plan, frames, 1)
 	whole.end()
 	for seed := range uint64(crashRuns()) {
-		workers := 1 + int(seed%3)
-		j := newJourney(t, journeyPlan(2), frames, seed)
-		left := len(frames)/2 - j.r.IntN(len(frames)/10)
-		j.until(func() bool { return len(j.pending) <= left })
-		for range j.r.IntN(400) {
-			j.turn(false)
-		}
-		before := event.Nanos(frames[len(frames)-len(j.pending)].Meta.ReceiveNanos)
-		raw := j.sums().Feeds[3].Frames
-		l := j.otherLeg(workers)
-		j.take(l)
-		csv := journeyFrames(t, &plan.Plan{Feeds: l.plan.Feeds[4:]}, journeyPackets)
-		for i := range csv {
-			csv[i].Meta.Feed = 4
-		}
-		csv = slices.DeleteFunc(csv, func(f xsk.Frame) bool { return event.Nanos(f.Meta.ReceiveNanos) <= before.Add(4*time.Millisecond) })
-		j.pending = append(slices.Clone(j.pending), csv...)
-		slices.SortStableFunc(j.pending, func(a, b xsk.Frame) int { return int(a.Meta.ReceiveNanos) - int(b.Meta.ReceiveNanos) })
-		j.end()
-		j.like(calm, []string{"iex-deep", "json", "itch50"}, []string{"iex-deep", "json", "itch50"})
-		sum := j.sums()
-		if n := sum.Feeds[3].Frames; n < raw || n == 0 {
-			t.Errorf("%d frames of the feed that is gone, %d had been received", n, raw)
-		}
-		if sum.Feeds[4].Frames != uint64(len(csv)) || len(j.of("csv")) == 0 {
-			t.Errorf("%d frames of the feed that came, %d were sent; %d rows", sum.Feeds[4].Frames, len(csv), len(j.of("csv")))
-		}
-		late(t, j.of("wide"), whole.of("wide"))
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			workers := 1 + int(seed%3)
+			j := newJourney(t, journeyPlan(2), frames, seed)
+			left := len(frames)*3/4 - j.r.IntN(len(frames)/10)
+			j.until(func() bool { return len(j.pending) <= left })
+			for range j.r.IntN(400) {
+				j.turn(false)
+			}
+			before := event.Nanos(frames[len(frames)-len(j.pending)].Meta.ReceiveNanos)
+			raw := j.sums().Feeds[3].Frames
+			l := j.otherLeg(workers)
+			j.take(l)
+			csv := journeyFrames(t, &plan.Plan{Feeds: l.plan.Feeds[4:]})
+			for i := range csv {
+				csv[i].Meta.Feed = 4
+			}
+			csv = slices.DeleteFunc(csv, func(f xsk.Frame) bool { return event.Nanos(f.Meta.ReceiveNanos) <= before.Add(4*time.Millisecond) })
+			j.pending = append(slices.Clone(j.pending), csv...)
+			slices.SortStableFunc(j.pending, func(a, b xsk.Frame) int { return int(a.Meta.ReceiveNanos) - int(b.Meta.ReceiveNanos) })
+			j.end()
+			j.like(calm, []string{"iex-deep", "json", "itch50"}, []string{"iex-deep", "json", "itch50"})
+			sum := j.sums()
+			if n := sum.Feeds[3].Frames; n < raw || n == 0 {
+				t.Errorf("%d frames of the feed that is gone, %d had been received", n, raw)
+			}
+			if sum.Feeds[4].Frames != uint64(len(csv)) || len(j.of("csv")) == 0 {
+				t.Errorf("%d frames of the feed that came, %d were sent; %d rows", sum.Feeds[4].Frames, len(csv), len(j.of("csv")))
+			}
+			late(t, j.of("wide"), whole.of("wide"))
+		})
 	}
 }
 
@@ -686,7 +685,7 @@ func TestWhatDoesNotFitLeavesEverythingAsItWas(t *testing.T) {
 // Losses that a worker has marked once, and would mark again behind the frames that lay in
 // its rings, are marked though the worker is no more; what was told is not told twice.
 func TestLossesOfAWorkerThatGoesAreMarked(t *testing.T) {
-	frames := journeyFrames(t, journeyPlan(2), journeyPackets)
+	frames := journeyFrames(t, journeyPlan(2))
 	j := newJourney(t, journeyPlan(2), frames, 5)
 	j.until(func() bool { return len(j.pending) <= len(frames)/2 })
 	j.tick()
@@ -739,7 +738,7 @@ func TestLossesOfAWorkerThatGoesAreMarked(t *testing.T) {
 // Packets of a channel that have come to another worker, while groups changed hands and it
 // was taken back, hold nothing up and are in the ledgers.
 func TestAStrayChannelEndsInATransfer(t *testing.T) {
-	frames := journeyFrames(t, journeyPlan(2), journeyPackets)
+	frames := journeyFrames(t, journeyPlan(2))
 	j := newJourney(t, journeyPlan(2), frames, 6)
 	j.until(func() bool { return len(j.pending) <= len(frames)*2/3 })
 	strays := 0
