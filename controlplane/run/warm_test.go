@@ -164,3 +164,16 @@ func TestRootKilledAtAnyStatement(t *testing.T) {
 		})
 	}
 }
+
+func TestRootKeyGroupsMoveUnderLoad(t *testing.T) {
+	undisturbed(t, 3, deepConfig, func(a *appliance) {
+		for i := range 5 { // each time 200 groups, wherever they are
+			out := a.asks("rebalance", "--groups", fmt.Sprintf("%d-%d", 200*i, 200*i+199), "--to", fmt.Sprint((i+1)%3))
+			if !strings.Contains(out, "key groups have another worker") {
+				t.Errorf("said %q", out)
+			}
+			a.asks("rebalance", "--groups", "0-1023", "--to", fmt.Sprint(i%3))
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
