@@ -179,6 +179,20 @@ func TestAConfigIsAppliedOnlyInThePlaceOfTheOneThatWasRead(t *testing.T) {
 	}
 }
 
+func TestAChangeIsFinishedThoughWhoAskedForItIsGone(t *testing.T) {
+	run := apifake.New("a")
+	h := api.As(server(t, run, api.Config{}), "admin")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	r := httptest.NewRequest(http.MethodPut, "/v1/config?source=gone", strings.NewReader(apifake.Text+"#\n")).WithContext(gone)
+	r.Header.Set("Content-Type", "application/yaml")
+	r.Header.Set("If-Match", "*")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if did := run.Did(); !slices.Equal(did, []string{"apply gone"}) {
+		t.Errorf("done: %q", did)
+	}
+}
+
 // A feed that is no more leaves its number behind, not its name.
 func TestEverythingCanBeAskedAfterAFeedWasReplaced(t *testing.T) {
 	run := apifake.New("a")

@@ -82,6 +82,16 @@ sinks:
   more: {jsonl: {path: more.jsonl}}
 `
 
+// spare reads columns where nothing else in the config does.
+const spare = `interfaces: [eth1]
+feeds:
+  cars: {match: {port: 9000}, format: csv, columns: {at: int64, id: text, fuel: "decimal(2)"}, time: {column: at, unit: ms}}
+queries:
+  low: {from: cars, where: fuel < 1.5, key: [id], window: {tumbling: 1m}, select: {n: count()}, sinks: [rows]}
+  all: {from: cars, key: [id], window: {tumbling: 1m}, select: {n: count()}, sinks: [rows]}
+sinks: {rows: {jsonl: {path: "-"}}}
+`
+
 const peers = `{id: a, address: "10.0.0.1:7400", pin: "sha256:PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0="}, {id: b, address: "10.0.0.2:7400", pin: "sha256:ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs="}`
 
 // grouped is base in a group, with the query fuel a global one.
@@ -175,6 +185,12 @@ func TestEachChangeHasItsTagAndKeepsWhatItMay(t *testing.T) {
 		{base, "  fast:\n", "  quick:\n", []string{"warm query fast removed", "warm query quick added"}, "bars cars fuel trades"},
 		{base, base[strings.Index(base, "  trades:"):strings.Index(base, "sinks:\n  rows")], "", []string{"warm query trades removed"}, "bars cars fast fuel"},
 		{base, "symbol]\n    window: {tumbling: 1s}", "symbol]\n    window: {tumbling: 1s, offset: 100ms}", []string{"warm query trades window"}, "bars cars fast fuel"},
+
+		{base, "day: 2026-01-05", "day: 2026-01-05\n    place: channel", []string{"warm feed bars place"}, all},
+		// Only a condition reads the column.
+		{spare, "decimal(2)", "decimal(3)", []string{"warm feed cars columns", "warm query low columns"}, "all cars"},
+		{spare, "columns: {at: int64, id: text", "columns: {at: {type: int64, index: 9}, id: text", []string{"warm feed cars columns", "warm feed cars time", "warm query all from", "warm query low from"}, ""},
+		{spare, "fuel: \"decimal(2)\"}", "fuel: \"decimal(2)\", more: text}", []string{"warm feed cars columns"}, "all cars low"},
 
 		{grouped, "period: 1s", "period: 2s", []string{"refused group period"}, all},
 		{grouped, "10.0.0.2:7400", "10.0.0.3:7400", []string{"refused group peers"}, all},

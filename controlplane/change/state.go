@@ -51,14 +51,6 @@ func (w *walker) begins(o Object, name string) bool {
 }
 
 func (w *walker) feedGoesOn(old, f *plan.Feed) bool {
-	// A channel is followed by the worker that its packets are placed with.
-	if f.Sequence != plan.Unsequenced && old.Place != f.Place {
-		for i := range w.items {
-			if x := &w.items[i]; x.Object == Feed && x.Name == f.Name && x.Field == "place" {
-				x.begins, x.Loses = true, loseFeed
-			}
-		}
-	}
 	if w.begins(Feed, f.Name) {
 		return false
 	}
@@ -83,7 +75,7 @@ func lasting(f *plan.Feed) plan.Feed {
 	x := *f
 	x.Rules, x.HoldFor = nil, 0
 	x.Columns, x.Kinds, x.Identity = nil, 0, false
-	if x.Sequence == plan.Unsequenced {
+	if x.Sequence == plan.Unsequenced { // else a channel is followed where its packets are placed
 		x.Place = plan.Placement{}
 	}
 	return x

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/controlplane/replay"
+	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
-	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -33,6 +33,7 @@ type warm struct {
 	feeds   []int // for each feed of the plan the old number of the one that goes on, -1: none does
 	queries []int
 	owners  *owners // nil: as they are, or by the number of workers if that changes
+	account status.Former
 }
 
 const (
@@ -192,6 +193,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := endPump(g); err != nil {
 		return err
 	}
+	w.account = r.figures.source.Snapshot().Renumber(w.queries, w.feeds, goneSockets(g, next))
 	r.endProcess(g)
 	if err := r.renew(w, g, next); err != nil {
 		return err
@@ -213,7 +215,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 		r.Setup = before
 		return err
 	}
-	r.settle(w, g, next, before.Plan)
+	r.settle(w, g, next)
 	return nil
 }
 
@@ -343,6 +345,7 @@ func (r *control) renew(w *warm, g, next *generation) (err error) {
 		var c segment.Commit
 		if from := g.segment.Sink(name); from != nil && from.Load(&c) {
 			c.Positions = make([]uint64, next.segment.Layout.Workers)
+			c.Rows, c.Bytes, c.Global = 0, 0, 0 // the account has them
 			next.segment.Sink(name).Store(&c)
 		}
 	}
@@ -364,7 +367,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 	}
 	for _, i := range r.network.instances {
 		for w := g.layout.Workers; w < next.layout.Workers; w++ {
-			for q := range i.Queues() {
+			for q := range xsk.QueuesMax {
 				errs = append(errs, i.ClearSocket(q, w))
 			}
 		}
@@ -389,20 +392,20 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 }
 
 // settle makes next the generation that runs.
-func (r *control) settle(w *warm, g, next *generation, old *plan.Plan) {
+func (r *control) settle(w *warm, g, next *generation) {
 	for _, i := range r.network.instances {
 		for worker := next.layout.Workers; worker < g.layout.Workers; worker++ {
-			for q := range i.Queues() {
+			for q := range xsk.QueuesMax {
 				if err := i.ClearSocket(q, worker); err != nil {
 					r.Log.Error("a socket stays in the program's map", "error", err)
 				}
 			}
 		}
 	}
-	former := r.figures.source.Renumber(old, w.queries, w.feeds, r.goneSockets(g, next))
+	former := w.account
 	next.lives = lives{warm: g.lives.warm + 1, since: time.Now(), pause: g.lives.pause}
 	r.g = next
-	r.figures.source.Plan = r.Plan
+	r.figures.source.SetPlan(r.Plan)
 	r.show(next, former)
 	r.handOver(next, r.figures.source.Takeover())
 	g.stock.yield(next.stock)
@@ -410,4 +413,22 @@ func (r *control) settle(w *warm, g, next *generation, old *plan.Plan) {
 	if err := g.close(); err != nil {
 		r.Log.Warn("something of the last data plane stays", "error", err)
 	}
+}
+
+// goneSockets sums what the kernel has counted of the sockets that next has not, by
+// interface.
+func goneSockets(g, next *generation) []status.Sockets {
+	list := make([]status.Sockets, len(g.layout.Interfaces))
+	for i := range list {
+		for q := range g.layout.Interfaces[i].Queues {
+			for w := next.layout.Workers; w < g.layout.Workers; w++ {
+				c := g.segment.Socket(i, q, w)
+				list[i].RxDropped += c.RxDropped.Load()
+				list[i].RxRingFull += c.RxRingFull.Load()
+				list[i].RxInvalid += c.RxInvalid.Load()
+				list[i].TxInvalid += c.TxInvalid.Load()
+			}
+		}
+	}
+	return list
 }

@@ -92,7 +92,7 @@ func (f *Former) partials(q int) (n uint64) {
 	for w := range f.Workers {
 		n += f.Workers[w].Queries[q].Partials
 	}
-	return n
+	return n + pick(f.Put, q)
 }
 
 // lost is what the ledger's line lost with former data planes.
@@ -137,4 +137,52 @@ func (s *Source) Takeovers() (processes, poison uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.Former.Takeovers, s.Former.Poison
+}
+
+// Renumber returns the account as it is for the data plane after this one that takes its
+// memory over, counts included, with another plan: queries and feeds have for each of the
+// new plan its old number, or -1. snap is of when all rows have been written. gone are the
+// sockets, by interface, that the next one has not.
+func (snap *Snapshot) Renumber(queries, feeds []int, gone []Sockets) Former {
+	old := snap.former
+	f := Former{
+		Restarts: old.Restarts, Takeovers: old.Takeovers, Poison: old.Poison, Lost: old.Lost, Sockets: gone,
+		Sinks: map[string]FormerSink{},
+	}
+	for w := range old.Workers {
+		c := segment.Counters{Worker: old.Workers[w].Worker}
+		for _, from := range feeds {
+			c.Feeds = append(c.Feeds, pick(old.Workers[w].Feeds, from))
+		}
+		for _, from := range queries {
+			c.Queries = append(c.Queries, pick(old.Workers[w].Queries, from))
+		}
+		f.Workers = append(f.Workers, c)
+	}
+	for _, from := range queries {
+		var rows, partials uint64
+		if from >= 0 {
+			rows, partials = snap.Queries[from].Rows, snap.Queries[from].Partials
+			for w := range old.Workers {
+				partials -= old.Workers[w].Queries[from].Partials
+			}
+		}
+		f.Rows, f.Put = append(f.Rows, rows), append(f.Put, partials)
+	}
+	for i := range gone {
+		before := pick(old.Sockets, i)
+		gone[i].add(&before)
+	}
+	for i := range snap.Sinks {
+		f.Sinks[snap.Sinks[i].Name] = FormerSink{snap.Sinks[i].Rows, snap.Sinks[i].Bytes, snap.Sinks[i].Global}
+	}
+	return f
+}
+
+// pick returns list[i], or nothing if there is no such element.
+func pick[T any](list []T, i int) (v T) {
+	if i >= 0 && i < len(list) {
+		v = list[i]
+	}
+	return v
 }

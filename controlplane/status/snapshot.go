@@ -178,6 +178,13 @@ func (s *Source) Replace(seg *segment.Segment, pump Rows, xdp func() XDPSnapshot
 	s.Segment, s.Rows, s.XDP, s.Former, s.last = seg, pump, xdp, former, nil
 }
 
+// SetPlan says that another plan is in force; Replace follows.
+func (s *Source) SetPlan(p *plan.Plan) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Plan = p
+}
+
 // Snapshot reads everything.
 func (s *Source) Snapshot() *Snapshot {
 	clock := s.Clock

@@ -141,7 +141,10 @@ func (r *Run) Healthy() error { return r.Sick }
 func (r *Run) Ready() error { return r.Sick }
 
 // Apply puts a config in force, as a run does.
-func (r *Run) Apply(_ context.Context, a api.Application) (*change.Report, error) {
+func (r *Run) Apply(ctx context.Context, a api.Application) (*change.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	next, err := r.read(a.Source, a.Text)
 	if err != nil {
 		return nil, err
