@@ -133,7 +133,7 @@ func bind(name string, x *audit.XDP) {
 		return
 	}
 	owner, err := xsk.OpenOwner(xsk.OwnerConfig{
-		Interface: name, Workers: 1, Sizes: sizes, Bind: xsk.Bind{ZeroCopy: true}, BusyWait: 300 * time.Millisecond,
+		Interface: name, Sizes: sizes, Bind: xsk.Bind{ZeroCopy: true}, BusyWait: 300 * time.Millisecond,
 	})
 	switch {
 	case errors.Is(err, os.ErrPermission), errors.Is(err, unix.EBUSY):
