@@ -334,6 +334,7 @@ func (f *feed) aim(s *sequence.Span) {
 func (f *feed) decodeSpan() (full bool) {
 	b := f.batch
 	from := b.N
+	fault.Poison(f.packet.Payload)
 	full = f.decoder.Decode(&f.packet, b)
 	b.Position = f.position
 	for i := from; i < b.N; i++ {

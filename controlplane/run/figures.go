@@ -33,14 +33,14 @@ func (r *control) serve() error {
 	if r.Setup.Config.Metrics == nil {
 		return nil
 	}
-	l, err = status.ListenMetrics(r.Setup.Config.Metrics.Listen)
+	asked, err := status.ListenMetrics(r.Setup.Config.Metrics.Listen)
 	if err != nil {
 		r.Log.Warn("no metrics: give another address in metrics.listen", "error", err)
 		return nil
 	}
 	metrics := status.NewMetrics(r.figures.source)
 	r.figures.wait.Go(func() {
-		if err := metrics.Serve(ctx, l); err != nil {
+		if err := metrics.Serve(ctx, asked); err != nil {
 			r.Log.Warn("metrics are not served any more", "error", err)
 		}
 	})

@@ -40,6 +40,7 @@ type appliance struct {
 	name   string
 	args   []string
 	env    []string
+	tags   string // of the build
 
 	cmd  *exec.Cmd
 	log  *tail
@@ -103,7 +104,7 @@ func (a *appliance) start() {
 
 func (a *appliance) launch() {
 	a.t.Helper()
-	path, err := binary()
+	path, err := built.Headrace(a.tags)
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -7,3 +7,6 @@ const On = false
 
 // Point is a place where a test may end the process.
 func Point() {}
+
+// Poison is where a test may end the process because of what a packet carries.
+func Poison([]byte) {}

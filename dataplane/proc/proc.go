@@ -66,6 +66,7 @@ type process struct {
 
 	signals chan os.Signal
 	pins    pins
+	words   string // the last ones of the process before this one
 	keeper
 }
 
@@ -100,6 +101,7 @@ func Main(fd int) error {
 	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil {
 		return err
 	}
+	p.accuse()
 	p.provoke()
 	close(p.begin)
 	return p.keep()
@@ -125,6 +127,9 @@ func (p *process) prepare() error {
 		return err
 	}
 	if err := p.buildWorkers(members); err != nil {
+		return err
+	}
+	if err := p.keepLastWords(); err != nil {
 		return err
 	}
 	p.init(p)
@@ -254,6 +259,7 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	// Before other threads of the machine, where cores are shared. It is a wish: without
 	// CAP_SYS_NICE it is not granted.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
+	name(w)
 	worker, err := p.newWorker(w, members)
 	p.workers[w] = worker
 	built <- err
@@ -263,9 +269,14 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	<-p.begin
 	worker.Live(dataplane.Live{
 		Port: p.ports[w], Counters: &p.ports[w].Counters, Mailbox: p.segment, Clock: p.clock,
-		Committed: p.ports[w].Committed, Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
+		Committed: p.ports[w].Committed, Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w], Pin: p.pins.of(w),
 	})
 	p.running.Add(-1)
+}
+
+// name names the calling thread, for who looks at the process from outside.
+func name(w int) {
+	_ = os.WriteFile("/proc/thread-self/comm", fmt.Appendf(nil, "worker %d", w), 0) // without proc it has none
 }
 
 func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
