@@ -88,7 +88,8 @@ type control struct {
 	left     bool // the data plane goes on without us
 	stopping bool // packets go elsewhere, workers drain
 	failure  error
-	down     error // why the data plane is not started again
+	down     error  // why the data plane is not started again
+	poison   string // file of the last frame that a worker failed at
 }
 
 // Run starts or adopts the data plane of the plan's name and stays until it has

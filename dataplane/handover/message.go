@@ -87,6 +87,8 @@ type PoisonBody struct {
 	// had none. Received is when that came, CLOCK_MONOTONIC.
 	Frame    []byte
 	Received event.Nanos
+	// Interface is where that came from.
+	Interface string
 	// Left says that the next data plane leaves that frame out.
 	Left bool
 }

@@ -9,16 +9,16 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/segment"
 )
 
 const (
-	// wordsFile is where the runtime writes, beside standard error, why it ends the
-	// process.
-	wordsFile = "crash.txt"
+	// WordsFile is where the runtime writes, beside standard error, why it ends the
+	// process, in the folder of the run. It is empty while the process lives, and after it was
+	// killed.
+	WordsFile = "crash.txt"
 	wordsMax  = 64 << 10 // of it are read
 )
 
@@ -26,7 +26,7 @@ const (
 // this one will say written to the same place. A worker that is pinned cannot tell of its
 // own end: to the runtime a panic there is an error of its own.
 func (p *process) keepLastWords() error {
-	path := filepath.Join(p.start.Dir, wordsFile)
+	path := filepath.Join(p.start.Dir, WordsFile)
 	if f, err := os.Open(path); err == nil {
 		text, _ := io.ReadAll(io.LimitReader(f, wordsMax)) // what is there is there
 		p.words = string(text)
@@ -46,8 +46,8 @@ func (p *process) keepLastWords() error {
 // accuse finds out whether a worker brought the process before this one down and could not
 // say so, leaves out what it had in hand, and says so for it.
 func (p *process) accuse() {
-	place, ok := workerDied(p.words)
-	if !p.start.Fault || !ok {
+	what, ok := workerDied(p.words)
+	if !ok {
 		return
 	}
 	culprit, since := -1, event.MaxNanos
@@ -65,45 +65,42 @@ func (p *process) accuse() {
 	}
 	worker := p.workers[culprit]
 	mark, _ := worker.Poison()
-	body := handover.PoisonBody{Worker: culprit, Feed: mark.Feed, Stage: mark.Stage.String(), Failure: place, Left: worker.LeaveOut()}
-	p.showFrame(&body, culprit, mark)
+	body := handover.PoisonBody{Worker: culprit, Feed: mark.Feed, Stage: mark.Stage.String(), Failure: what, Left: worker.LeaveOut()}
+	if mark.Framed { // it is still in its ring
+		if frame, err := p.ports[culprit].Peek(int(mark.Ring), mark.Position); err == nil {
+			p.showFrame(&body, culprit, &frame)
+		}
+	}
 	// Control may have died; then this is found out soon.
 	_ = p.conn.Send(handover.Poison, &body, nil)
 }
 
-// showFrame adds the marked frame, which is still in its ring, to a report.
-func (p *process) showFrame(b *handover.PoisonBody, w int, m dataplane.Mark) {
-	if !m.Framed {
-		return
-	}
-	if frame, err := p.ports[w].Peek(int(m.Ring), m.Position); err == nil {
-		b.Frame, b.Received = frame.Data, event.Nanos(frame.Meta.ReceiveNanos)
-	}
-}
-
 // workerDied reports whether a process's last words are of an error in a worker, and says
-// where that was.
-func workerDied(words string) (where string, ok bool) {
-	if !strings.HasPrefix(words, "fatal error: ") {
-		return "", false // it was asked to say them, or somebody else failed
-	}
-	what, rest, _ := strings.Cut(words, "\n")
-	_, rest, found := strings.Cut(rest, "\ngoroutine ")
-	if !found {
-		return "", false
-	}
+// what and where that was.
+func workerDied(words string) (what string, ok bool) {
+	// The goroutine that failed comes first. One that has only caught a signal, as who
+	// asks for the stacks sends it, has not thrown.
+	_, rest, found := strings.Cut("\n"+words, "\ngoroutine ")
 	stack, _, _ := strings.Cut(rest, "\n\n")
-	if !strings.Contains(stack, "dataplane.(*Worker).") {
+	if !found || !strings.Contains(stack, "\nruntime.throw(") || !strings.Contains(stack, "dataplane.(*Worker).") {
 		return "", false
+	}
+	switch {
+	case strings.Contains(stack, "\nruntime.sigpanic("):
+		what = "a fault of memory"
+	case strings.Contains(stack, "\npanic("):
+		what = "a panic"
+	default:
+		what = "an error of the runtime"
 	}
 	for line := range strings.Lines(stack) {
-		name, _, isCall := strings.Cut(strings.TrimSpace(line), "(0x")
-		if !isCall {
-			name, _, isCall = strings.Cut(strings.TrimSpace(line), "({")
-		}
-		if isCall && strings.Contains(name, "dataplane") && !strings.HasPrefix(line, "\t") {
-			return fmt.Sprintf("%s, in %s; standard error has more", what, name[strings.LastIndexByte(name, '/')+1:]), true
+		if i := strings.LastIndexByte(line, '('); strings.HasPrefix(line, modulePath) && i > 0 {
+			what += " in " + line[strings.LastIndexByte(line[:i], '/')+1:i]
+			break
 		}
 	}
-	return what, true
+	return what + "; standard error has more", true
 }
+
+// modulePath begins the names of our own functions.
+const modulePath = "github.com/headrace/headrace/"
