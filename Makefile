@@ -13,7 +13,7 @@ GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-a
 # Debian packages by what needs them.
 APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps strace
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
-APT_GUEST := qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
+APT_GUEST := mmdebstrap e2fsprogs qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
 	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils
 APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
@@ -25,6 +25,11 @@ LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate|doctor)|pinning/gaps
 FUZZTIME  ?= 20000x
 DURATION  ?=
 BENCH     ?=
+
+# Where `make install` puts things; DESTDIR goes before all of it, for packages.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+UNITS   := $(notdir $(wildcard systemd/system/*))
 
 export CGO_ENABLED ?= 0
 
@@ -60,6 +65,31 @@ build: ## build bin/headrace
 	@mkdir -p $(BIN)
 	$(GO) build -trimpath -o $(BIN)/headrace ./cmd/headrace
 
+.PHONY: install
+install: build ## install the binary and what people read (PREFIX=/usr/local, DESTDIR=)
+	install -Dm755 $(BIN)/headrace $(DESTDIR)$(PREFIX)/bin/headrace
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/doc/headrace docs/*.md README.md
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/doc/headrace/examples examples/*.yaml
+
+# Units name the binary by its whole path.
+at = sed 's,/usr/local/,$(PREFIX)/,g' $(1) | install -Dm$(3) /dev/stdin $(DESTDIR)$(2)
+
+.PHONY: install-systemd
+install-systemd: ## install the units, users, directories; enable by `systemctl enable --now headrace.target`
+	@set -e; for u in $(UNITS); do $(call at,systemd/system/$$u,$(PREFIX)/lib/systemd/system/$$u,644); done
+	@$(call at,systemd/isolate,$(PREFIX)/libexec/headrace/isolate,755)
+	@$(call at,systemd/tuned/headrace/tuned.conf,/etc/tuned/profiles/headrace/tuned.conf,644)
+	install -Dm644 systemd/sysusers.d/headrace.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/headrace.conf
+	install -Dm644 systemd/tmpfiles.d/headrace.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/headrace.conf
+	install -Dm644 systemd/network/10-headrace.link $(DESTDIR)$(PREFIX)/share/doc/headrace/examples/10-headrace.link
+	@[ -n "$(DESTDIR)" ] || echo "now: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload"
+
+.PHONY: uninstall
+uninstall: ## remove what install and install-systemd put there; config, rows and users stay
+	rm -f $(DESTDIR)$(PREFIX)/bin/headrace $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
+	rm -f $(DESTDIR)$(PREFIX)/lib/sysusers.d/headrace.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/headrace.conf
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/headrace $(DESTDIR)$(PREFIX)/share/doc/headrace $(DESTDIR)/etc/tuned/profiles/headrace
+
 .PHONY: generate
 generate: deps-bpf ## rebuild what is generated: BPF objects, config schema and reference
 	$(GO) generate ./...
@@ -91,7 +121,7 @@ test-root: deps build ## the tests that need root, alone
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
-	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes ./controlplane/tune ./controlplane/doctor
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes ./systemd ./controlplane/tune ./controlplane/doctor
 
 .PHONY: test-guest-short
 test-guest-short: deps-guest ## those of them that stand for the rest: RDMA verbs, and global rows over them

@@ -28,6 +28,8 @@ type Positioned interface {
 	Spent() bool
 }
 
+var _ Positioned = (*xsk.Port)(nil)
+
 // memory is a worker's part of its region that belongs to no stage. With an undo log,
 // everything of the worker that outlives a batch is there:
 //
@@ -47,6 +49,9 @@ type memory struct {
 // head is the commit word.
 type head struct {
 	Commit uint64 // number of the last whole batch; its lowest bit names the copy
+	// Taking is 1 from when state of other workers was to come here. Without a commit it
+	// has not come, or not all of it.
+	Taking uint64
 }
 
 // standing is one copy of where the worker stands.
@@ -159,7 +164,7 @@ func (w *Worker) note() {
 	if w.closing != nil {
 		h.Closing = uint32(w.closing.number) + 1
 	}
-	h.Rings = uint32(w.receiver.(Positioned).Positions(s.rings, again))
+	h.Rings = uint32(w.rings.Positions(s.rings, again))
 	if w.out != nil {
 		w.out.Written(s.sent)
 		w.inbox.Taken(s.places)
@@ -200,7 +205,7 @@ func (w *Worker) show() int {
 		w.inbox.Release()
 		fault.Point()
 	}
-	if w.at == w.count && (w.count > 0 || w.spent()) {
+	if w.at == w.count && (w.count > 0 || w.rings != nil && w.rings.Spent()) {
 		w.receiver.Release()
 		w.at, w.count = 0, 0
 		fault.Point()
@@ -209,11 +214,6 @@ func (w *Worker) show() int {
 		return 0
 	}
 	return w.windows.Sweep(closeMax)
-}
-
-func (w *Worker) spent() bool {
-	r, ok := w.receiver.(Positioned)
-	return ok && w.undo != nil && r.Spent()
 }
 
 // begin begins the next batch.
@@ -237,23 +237,33 @@ func (w *Worker) publish(now event.Nanos) {
 	w.segment.Publish(uint64(now), w.counters)
 }
 
-// resume takes up where the last commit left off, and shows once more what it made
-// visible.
-func (w *Worker) resume() error {
+// recall reads where the last commit left off.
+func (w *Worker) recall() (*standing, error) {
 	w.number = w.memory.head.Commit
 	s := w.memory.standing(w.number)
 	h := s.here
 	w.counters.Worker = h.Worker
 	w.parked = h.Worker.RefillParked
-	w.box.SetPosition(h.Outbox)
 	w.received, w.lost, w.again, w.stopped, w.watched = h.Received, h.Lost, h.Again, h.Stopped, h.Watched
 	w.ending = ending(h.Ending)
 	if w.ending > ended || int(h.Closing) > len(w.feeds) || h.Bag > 2 || int(h.Rings) > len(s.rings) {
-		return fmt.Errorf("positions of batch %d cannot be: %w", w.number, arena.ErrLayout)
+		return nil, fmt.Errorf("positions of batch %d cannot be: %w", w.number, arena.ErrLayout)
 	}
 	if h.Closing > 0 {
 		w.closing = &w.feeds[h.Closing-1]
 	}
+	return s, nil
+}
+
+// resume takes up where the last commit left off, and shows once more what it made
+// visible.
+func (w *Worker) resume() error {
+	s, err := w.recall()
+	if err != nil {
+		return err
+	}
+	h := s.here
+	w.box.SetPosition(h.Outbox)
 	if w.out != nil {
 		w.out.Resume(s.sent)
 		w.inbox.Resume(s.places)
@@ -291,8 +301,8 @@ func (w *Worker) remember(c Config) (err error) {
 		return err
 	}
 	if !c.Rollback {
-		w.counters, err = segment.CountersIn(r, p, nil)
-		return err
+		w.counters = segment.NewCounters(p)
+		return nil
 	}
 	if w.need, err = stepWords(p); err != nil {
 		return err
@@ -312,7 +322,7 @@ func (w *Worker) remember(c Config) (err error) {
 			w.skip = &w.poison
 		}
 	}
-	_, err = w.undo.Rollback(w.memory.head.Commit)
+	w.undone, err = w.undo.Rollback(w.memory.head.Commit)
 	return err
 }
 
@@ -323,8 +333,11 @@ func (w *Worker) start(c Config) error {
 	}
 	// Without a commit it is as if the region were new: what building puts there is there.
 	committed := w.memory.head.Commit > 0
+	if !committed && w.memory.head.Taking != 0 {
+		return fmt.Errorf("a transfer of state into it was broken off: throw all regions of it away and go on with those that the state came from: %w", arena.ErrLayout)
+	}
 	if c.Attach != nil {
-		var rings []uint32
+		rings := c.Rings
 		if committed {
 			s := w.memory.standing(w.memory.head.Commit)
 			if int(s.here.Rings) > len(s.rings) {
@@ -337,8 +350,11 @@ func (w *Worker) start(c Config) error {
 			return err
 		}
 	}
-	if _, ok := w.receiver.(Positioned); w.undo != nil && !ok {
-		return fmt.Errorf("a receiver of type %T, which has no positions, and an undo log", w.receiver)
+	if w.undo != nil {
+		var ok bool
+		if w.rings, ok = w.receiver.(Positioned); !ok {
+			return fmt.Errorf("a receiver of type %T, which has no positions, and an undo log", w.receiver)
+		}
 	}
 	if committed {
 		if err := w.resume(); err != nil {

@@ -12,13 +12,27 @@ import (
 // The process is killed at any statement that changes memory, also while it starts: what
 // comes out is what comes out of one that lived.
 func TestAKillAtAnyStatementChangesNothing(t *testing.T) {
-	forCrashes(t, crashRuns(2), func(x *plant, r *rand.Rand) {
+	forCrashes(t, crashRuns(), func(x *plant, r *rand.Rand) {
 		most := int64(50 + r.IntN(3000))
 		strike := func() { panic(killed{}) }
 		fault.Arm(1+r.Int64N(most), strike)
 		defer fault.Arm(0, strike)
 		x.run(r, func() {
-			if fault.Left() == 0 && x.starts < 600 {
+			if fault.Left() == 0 && x.starts < crashStarts() {
+				fault.Arm(1+r.Int64N(most), strike)
+			}
+		})
+	})
+}
+
+// The same of moves: they are finished or taken back.
+func TestAKillInAMoveChangesNothing(t *testing.T) {
+	forMoves(t, crashRuns(), func(x *plant, r *rand.Rand) {
+		most := int64(500 + r.IntN(5000))
+		strike := func() { panic(killed{}) }
+		defer fault.Arm(0, strike)
+		x.run(r, func() {
+			if fault.Left() == 0 && x.starts < crashStarts() {
 				fault.Arm(1+r.Int64N(most), strike)
 			}
 		})

@@ -20,7 +20,6 @@ import (
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -49,12 +48,10 @@ func crashPlan(workers int) *plan.Plan {
 	return p
 }
 
-// crashFrames makes n packets of each feed, by worker, in order of time. Some of the
-// text ones have many records.
-func crashFrames(t *testing.T, p *plan.Plan, n int) [][]xsk.Frame {
+// crashFrames makes n packets of each feed, in order of time. Some of the text ones
+// have many records.
+func crashFrames(t *testing.T, p *plan.Plan, n int) (all []xsk.Frame) {
 	t.Helper()
-	all := make([][]xsk.Frame, p.Workers)
-	owner := steer.OwnerTable(p.Workers)
 	var belts []*belt
 	for _, format := range crashFormats {
 		belts = append(belts, newBelt(t, beltPlan(format, p.Workers), n))
@@ -69,18 +66,15 @@ func crashFrames(t *testing.T, p *plan.Plan, n int) [][]xsk.Frame {
 				f.Data = append(f.Data[:at:at], lines...)
 				f.Meta.PayloadLength = uint16(len(lines))
 			}
-			w := owner[f.Meta.Group]
-			f.Packet = uint64(len(all[w]))
-			all[w] = append(all[w], f)
+			all = append(all, f)
 		}
 	}
 	return all
 }
 
-// source is a ring of frames that outlives its readers. Those before limit have come.
+// source is a ring of frames that outlives its readers.
 type source struct {
 	frames   []xsk.Frame
-	limit    int
 	released int
 	past     int // those before are to be taken before a hold
 }
@@ -93,7 +87,7 @@ type tap struct {
 }
 
 func (r *tap) Receive(frames []xsk.Frame) int {
-	n := copy(frames, r.ring.frames[r.at:r.ring.limit])
+	n := copy(frames, r.ring.frames[r.at:])
 	r.at += n
 	return n
 }
@@ -102,7 +96,7 @@ func (r *tap) Release() { r.ring.released = r.at }
 
 func (r *tap) Spent() bool { return false }
 
-func (r *tap) InRing() int { return r.ring.limit - r.ring.released }
+func (r *tap) InRing() int { return len(r.ring.frames) - r.ring.released }
 
 func (r *tap) Wait(time.Duration) error { return nil }
 
@@ -116,9 +110,10 @@ type plant struct {
 	t       *testing.T
 	plan    *plan.Plan
 	segment *segment.Segment
+	frames  []xsk.Frame // that are still to come, in order of time
 	sources []*source
-	regions []*arena.Region // of the workers, then the lanes', then the allowance's
-	owner   [event.GroupCount]uint16
+	regions []*arena.Region // of the workers, then the lanes', the allowance's, the journal's
+	journal *Journal
 	readers []*outbox.Reader
 	rows    [][]string // by worker
 	workers []*Worker
@@ -127,15 +122,19 @@ type plant struct {
 	bags    int // cycles that ended with something in the bag
 	low     int // words of the undo log that a batch may use; 0: all
 	skip    *Mark
+	rings   [][]uint32                // by worker: where the first one begins
+	owners  *[event.GroupCount]uint16 // in the beginning, nil: evenly
 
 	holds bool // run asks for holds now and then
+	moves bool // and moves groups in them
+	moved int  // groups
 	asked int  // of them
 	held  int  // and got there
 }
 
-func newPlant(t *testing.T, p *plan.Plan, frames [][]xsk.Frame) *plant {
+func newPlant(t *testing.T, p *plan.Plan, frames []xsk.Frame) *plant {
 	t.Helper()
-	x := &plant{t: t, plan: p, owner: steer.OwnerTable(p.Workers), rows: make([][]string, p.Workers)}
+	x := &plant{t: t, plan: p, frames: frames, rows: make([][]string, p.Workers)}
 	var err error
 	if x.segment, err = segment.Create(p); err != nil {
 		t.Fatal(err)
@@ -149,10 +148,10 @@ func newPlant(t *testing.T, p *plan.Plan, frames [][]xsk.Frame) *plant {
 		words = append(words, set.Words())
 	}
 	for i := range p.Workers {
-		x.sources = append(x.sources, &source{frames: frames[i]})
+		x.sources = append(x.sources, &source{})
 		x.readers = append(x.readers, outbox.NewReader(x.segment.Worker(i).Ring(), segment.Limits(p, words)))
 	}
-	for range p.Workers + 2 {
+	for range p.Workers + 3 {
 		r, err := arena.New("test", 1<<36)
 		if err != nil {
 			t.Fatal(err)
@@ -184,17 +183,33 @@ func (x *plant) reopen() {
 		}
 		x.regions[i] = next
 	}
-	x.workers = nil
+	x.workers, x.journal = nil, nil
 }
 
 // start builds the workers, over whatever their memory holds.
 func (x *plant) start() {
 	x.t.Helper()
+	if err := x.tryStart(); err != nil {
+		x.t.Fatalf("start %d: %v", x.starts, err)
+	}
+}
+
+func (x *plant) tryStart() error {
+	x.t.Helper()
 	x.starts++
 	n := x.plan.Workers
 	var lanes [][]*exchange.Lane
 	var shared *window.Shared
-	var err error
+	journal, err := NewJournal(x.regions[n+2], x.plan)
+	if err == nil {
+		err = x.regions[n+2].Complete(StateVersion)
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if x.owners != nil && !x.regions[n+2].Warm() {
+		*journal.Owner() = *x.owners
+	}
 	if n > 1 {
 		lanes = x.lanes()
 		if err = x.regions[n].Complete(StateVersion); err != nil {
@@ -210,8 +225,13 @@ func (x *plant) start() {
 	var workers []*Worker
 	var states []*window.State
 	for i := range n {
+		var rings []uint32
+		if i < len(x.rings) {
+			rings = x.rings[i]
+		}
 		w, err := NewWorker(Config{
-			Plan: x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: &x.owner, Shared: shared,
+			Rings: rings,
+			Plan:  x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: journal.Owner(), Shared: shared,
 			Rollback: true, Skip: x.skip,
 			Attach: func(rings []uint32) (xsk.Receiver, error) {
 				r := &tap{t: x.t, ring: x.sources[i]}
@@ -225,7 +245,7 @@ func (x *plant) start() {
 			},
 		})
 		if err != nil {
-			x.t.Fatalf("start %d: %v", x.starts, err)
+			return err
 		}
 		if x.low > 0 {
 			w.need = w.undo.Cap() - x.low
@@ -235,7 +255,11 @@ func (x *plant) start() {
 	if shared != nil {
 		shared.Recount(states)
 	}
-	x.workers = workers
+	if err := journal.Recover(workers); err != nil {
+		return err
+	}
+	x.workers, x.journal = workers, journal
+	return nil
 }
 
 // lanes are hardly larger than what must fit: mostly full.
@@ -285,11 +309,11 @@ func (x *plant) read() {
 // so which events are late does not depend on which worker was faster.
 func (x *plant) tick() (more bool) {
 	x.now = x.now.Add(4 * time.Millisecond)
-	for _, s := range x.sources {
-		more = more || s.limit < len(s.frames)
-		for s.limit < len(s.frames) && s.frames[s.limit].Meta.ReceiveNanos <= uint64(beltFirst)+uint64(x.now) {
-			s.limit++
-		}
+	for len(x.frames) > 0 && x.frames[0].Meta.ReceiveNanos <= uint64(beltFirst)+uint64(x.now) {
+		f := x.frames[0]
+		s := x.sources[x.journal.Owner()[f.Meta.Group]]
+		f.Packet = uint64(len(s.frames))
+		s.frames, x.frames, more = append(s.frames, f), x.frames[1:], true
 	}
 	return more
 }
@@ -302,7 +326,7 @@ func (x *plant) cycle(i int, over bool) bool {
 		return false
 	}
 	port := w.receiver.(*tap)
-	w.obey(x.segment.Command(), x.segment.Hold(), port)
+	w.obey(x.segment.Command(), x.segment.Hold(), x.segment.Past(i), port)
 	if w.hold != 0 && x.isHeld(i) {
 		return false
 	}
@@ -317,7 +341,7 @@ func (x *plant) cycle(i int, over bool) bool {
 		before := w.stopped
 		return w.settle(port) || w.stopped != before
 	}
-	if over && w.ending == flowing && port.at == port.ring.limit && w.at == w.count && w.closing == nil {
+	if over && w.ending == flowing && port.at == len(port.ring.frames) && w.at == w.count && w.closing == nil {
 		w.Finish()
 		return true
 	}
@@ -346,11 +370,11 @@ func (x *plant) hold(r *rand.Rand) {
 	x.t.Helper()
 	if !x.segment.Command().Holds() {
 		if r.IntN(300) == 0 {
-			command := []segment.Command{segment.Hold, segment.HoldPast}[r.IntN(2)]
-			x.segment.SetHold(command)
-			for _, s := range x.sources {
-				if s.past = 0; command == segment.HoldPast {
-					s.past = s.limit
+			past := r.Uint64()
+			x.segment.SetHold(segment.HoldPast, past)
+			for i, s := range x.sources {
+				if s.past = 0; past>>uint(i)&1 != 0 {
+					s.past = len(s.frames)
 				}
 			}
 			x.asked++
@@ -371,7 +395,46 @@ func (x *plant) hold(r *rand.Rand) {
 			x.t.Fatalf("worker %d is held behind frame %d, %d lay in the ring when it was asked to", i, s.released, s.past)
 		}
 	}
+	if x.moves {
+		x.move(r)
+	}
 	x.segment.SetCommand(segment.Go)
+}
+
+// move moves some groups, those of the sequenced channels more often than others.
+func (x *plant) move(r *rand.Rand) {
+	x.t.Helper()
+	for _, s := range x.sources {
+		if s.released < len(s.frames) {
+			return // they are the old owner's, and would come too late
+		}
+	}
+	var groups []int
+	for range 1 + r.IntN(5) {
+		groups = append(groups, r.IntN(event.GroupCount))
+	}
+	for _, g := range x.channelGroups() {
+		if r.IntN(2) == 0 {
+			groups = append(groups, g)
+		}
+	}
+	n, err := x.journal.Move(x.workers, groups, r.IntN(len(x.workers)))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.moved += n
+}
+
+// channelGroups are the key groups by which the sequenced feeds are placed.
+func (x *plant) channelGroups() (groups []int) {
+	for _, s := range x.sources {
+		for i := range s.frames {
+			if m := &s.frames[i].Meta; x.plan.Feeds[m.Feed].Sequence != plan.Unsequenced && !slices.Contains(groups, int(m.Group)) {
+				groups = append(groups, int(m.Group))
+			}
+		}
+	}
+	return groups
 }
 
 type killed struct{}
@@ -415,7 +478,7 @@ func (x *plant) run(r *rand.Rand, kill func()) {
 			switch {
 			case x.cycle(i, over):
 				idle = 0
-			case idle < 100*len(x.workers):
+			case idle < 50*len(x.workers):
 				idle++
 			default:
 				idle = 0
@@ -474,11 +537,19 @@ func firstOther(got, want []string) string {
 }
 
 // crashRuns is how many runs with kills a test makes: more if the environment says so.
-func crashRuns(least int) int {
+func crashRuns() int {
 	if n, err := strconv.Atoi(os.Getenv("HEADRACE_CRASH_RUNS")); err == nil {
 		return n
 	}
-	return least
+	return 2
+}
+
+// crashStarts is after how many starts a run goes on undisturbed.
+func crashStarts() int {
+	if os.Getenv("HEADRACE_CRASH_RUNS") != "" {
+		return 600
+	}
+	return 30
 }
 
 // forCrashes calls f with plants that are to be disturbed, and checks them.
@@ -490,7 +561,7 @@ func forCrashes(t *testing.T, runs int, f func(x *plant, r *rand.Rand)) {
 			p.Batch = 16 // many frames fill more than one
 			frames := crashFrames(t, p, 900)
 			if workers == 1 {
-				spoil(rand.New(rand.NewPCG(5, 5)), frames[0])
+				spoil(rand.New(rand.NewPCG(5, 5)), frames)
 			}
 			calm := newPlant(t, p, frames)
 			calm.run(rand.New(rand.NewPCG(1, 0)), nil)
@@ -524,12 +595,144 @@ func forCrashes(t *testing.T, runs int, f func(x *plant, r *rand.Rand)) {
 
 // All workers are given up at once, between two cycles of any of them.
 func TestWorkersGoOnWhereOthersStopped(t *testing.T) {
-	forCrashes(t, crashRuns(2), func(x *plant, r *rand.Rand) {
+	forCrashes(t, crashRuns(), func(x *plant, r *rand.Rand) {
 		often := 1 + r.IntN(40)
 		x.run(r, func() {
-			if r.IntN(often) == 0 && x.starts < 400 {
+			if r.IntN(often) == 0 && x.starts < crashStarts() {
 				panic(killed{})
 			}
 		})
 	})
+}
+
+// forMoves is forCrashes of workers among which key groups move, with their channels:
+// what all workers together put out, and count, is what it is without.
+func forMoves(t *testing.T, runs int, f func(x *plant, r *rand.Rand)) {
+	t.Helper()
+	for workers := 2; workers <= 3; workers++ {
+		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
+			p := crashPlan(workers)
+			p.Batch = 16
+			frames := crashFrames(t, p, 900)
+			calm := newPlant(t, p, frames)
+			calm.run(rand.New(rand.NewPCG(1, 0)), nil)
+			starts, moved := 0, 0
+			for seed := range uint64(runs) {
+				x := newPlant(t, p, frames)
+				x.holds, x.moves = true, true
+				f(x, rand.New(rand.NewPCG(seed, uint64(workers))))
+				x.checkTogether(calm)
+				starts, moved = starts+x.starts-1, moved+x.moved
+				if t.Failed() {
+					t.Fatalf("seed %d", seed)
+				}
+			}
+			t.Logf("%d restarts, %d groups moved", starts, moved)
+			if moved == 0 {
+				t.Error("nothing was moved")
+			}
+		})
+	}
+}
+
+// checkTogether is check of all workers as one, who owned what being another matter.
+func (x *plant) checkTogether(want *plant) {
+	x.t.Helper()
+	together := func(x *plant) (rows []string, sum *segment.Counters) {
+		sum = segment.NewCounters(x.plan)
+		for i := range x.rows {
+			for _, r := range x.rows[i] {
+				if r[0] == '0'+byte(outbox.KindPartial) {
+					rows = append(rows, r)
+				}
+			}
+			c := segment.NewCounters(x.plan)
+			if err := x.segment.Worker(i).Read(c); err != nil {
+				x.t.Fatal(err)
+			}
+			segment.Add(sum, c)
+		}
+		for q := range sum.Queries {
+			k := &sum.Queries[q]
+			if k.Sent != k.Arrived {
+				x.t.Errorf("query %d: %d events sent, %d arrived", q, k.Sent, k.Arrived)
+			}
+			k.Sent, k.Arrived, k.WindowsClosed = 0, 0, 0
+		}
+		slices.Sort(rows)
+		return rows, sum
+	}
+	rows, c := together(x)
+	right, d := together(want)
+	if !slices.Equal(rows, right) {
+		x.t.Errorf("%d rows, want %d; the first that differs: %s", len(rows), len(right), firstOther(rows, right))
+	}
+	for f := range c.Feeds {
+		if c.Feeds[f] != d.Feeds[f] {
+			x.t.Errorf("feed %d:\n %+v, want\n %+v", f, c.Feeds[f], d.Feeds[f])
+		}
+	}
+	for q := range c.Queries {
+		if c.Queries[q] != d.Queries[q] {
+			x.t.Errorf("query %d:\n %+v, want\n %+v", q, c.Queries[q], d.Queries[q])
+		}
+	}
+}
+
+// Key groups and channels move among workers now and then, and all workers are given up
+// now and then.
+func TestGroupsThatMoveMakeTheSameRows(t *testing.T) {
+	forMoves(t, crashRuns(), func(x *plant, r *rand.Rand) {
+		often := 50 + r.IntN(200)
+		x.run(r, func() {
+			if r.IntN(often) == 0 && x.starts < crashStarts() {
+				panic(killed{})
+			}
+		})
+	})
+}
+
+// Memory of another plan is refused before it is looked at.
+func TestMemoryOfAnotherLayoutIsRefused(t *testing.T) {
+	p := crashPlan(1)
+	x := newPlant(t, p, crashFrames(t, p, 100))
+	x.start()
+	x.tick()
+	x.cycle(0, false)
+	x.reopen()
+	other := crashPlan(1)
+	other.Queries[0].Keys *= 2
+	_, err := NewWorker(Config{Plan: other, Segment: x.segment.Worker(0), Region: x.regions[0], Owner: &[event.GroupCount]uint16{}, Receiver: &tap{ring: x.sources[0]}, Rollback: true})
+	if !errors.Is(err, arena.ErrLayout) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err = NewWorker(Config{Plan: p, Segment: x.segment.Worker(0), Region: x.regions[0], Owner: &[event.GroupCount]uint16{}, Receiver: blind{}, Rollback: true}); err == nil {
+		t.Fatal("a receiver without positions is taken")
+	}
+	x.reopen()
+	x.start()
+}
+
+// blind is a receiver that has no positions.
+type blind struct{}
+
+func (blind) Receive([]xsk.Frame) int { return 0 }
+
+func (blind) Release() {}
+
+// What a start over warm memory takes, beside mapping it.
+func BenchmarkWarmStart(b *testing.B) {
+	t := &testing.T{}
+	p := crashPlan(1)
+	p.Queries[0].Keys = 65536
+	x := newPlant(t, p, crashFrames(t, p, 200))
+	x.start()
+	for range 20 {
+		x.tick()
+		x.cycle(0, false)
+	}
+	for b.Loop() {
+		x.reopen()
+		x.start()
+	}
 }

@@ -40,6 +40,13 @@ func (b *belt) Receive(frames []xsk.Frame) int {
 
 func (b *belt) Release() {}
 
+func (b *belt) Spent() bool { return false }
+
+func (b *belt) Positions(into []uint32, rest []xsk.Frame) int {
+	into[0] = uint32(b.at - len(rest))
+	return 1
+}
+
 // payloads makes packet number i of a format: a few events, at the time of the packet.
 var payloads = map[string]func(i int) []byte{
 	"csv": func(i int) (p []byte) {
@@ -196,7 +203,7 @@ func newBelt(t *testing.T, p *plan.Plan, n int) *belt {
 }
 
 // newWorkers builds the workers of a running data plane, each with its receiver.
-func newWorkers(t *testing.T, p *plan.Plan, receivers ...xsk.Receiver) ([]*Worker, *segment.Segment) {
+func newWorkers(t *testing.T, p *plan.Plan, rollback bool, receivers ...xsk.Receiver) ([]*Worker, *segment.Segment) {
 	t.Helper()
 	seg, err := segment.Create(p)
 	if err != nil {
@@ -225,7 +232,7 @@ func newWorkers(t *testing.T, p *plan.Plan, receivers ...xsk.Receiver) ([]*Worke
 	var workers []*Worker
 	for i := range p.Workers {
 		w, err := NewWorker(Config{
-			Plan: p, Worker: i, Receiver: receivers[i], Segment: seg.Worker(i), Region: region(), Lanes: lanes, Owner: &owner, Shared: shared,
+			Plan: p, Worker: i, Receiver: receivers[i], Segment: seg.Worker(i), Region: region(), Lanes: lanes, Owner: &owner, Shared: shared, Rollback: rollback,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -240,8 +247,9 @@ func newWorkers(t *testing.T, p *plan.Plan, receivers ...xsk.Receiver) ([]*Worke
 func TestACycleAllocatesNothing(t *testing.T) {
 	const warm, runs = 40, 60
 	for format := range payloads {
-		for _, workers := range []int{1, 2} {
-			t.Run(fmt.Sprintf("%s/workers=%d", format, workers), func(t *testing.T) {
+		for k := range 4 {
+			workers, rollback := 1+k%2, k >= 2
+			t.Run(fmt.Sprintf("%s/workers=%d/rollback=%v", format, workers, rollback), func(t *testing.T) {
 				p := beltPlan(format, workers)
 				b := newBelt(t, p, (warm+runs+10)*framesMax*workers)
 				receivers := make([]xsk.Receiver, workers)
@@ -254,7 +262,7 @@ func TestACycleAllocatesNothing(t *testing.T) {
 					}
 					receivers[i] = own
 				}
-				ws, seg := newWorkers(t, p, receivers...)
+				ws, seg := newWorkers(t, p, rollback, receivers...)
 				now := event.Nanos(0)
 				cycle := func() {
 					now += event.Nanos(time.Millisecond)

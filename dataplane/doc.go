@@ -14,6 +14,11 @@
 // happens to one feed's frames up to the event, run.go the thread around cycle,
 // gate.go what several workers agree on in replay.
 //
+// A cycle is a transaction: commit.go says what of a worker outlives its process and how
+// the next one goes on with it, bag.go what a cycle could not bring to its end, poison.go
+// what is known of a frame of which a process died. hold.go brings all workers to rest,
+// and move.go then gives key groups from one to another.
+//
 // The package knows no control plane, no metrics library, no network and no clock:
 // time comes as an argument, memory and sockets are passed in. Do not use it to
 // receive packets for anything but windows; use an AF_XDP library for that.

@@ -48,7 +48,7 @@ type feed struct {
 	source   uint32
 
 	touched uint64   // the worker's epoch in which touch was called last
-	kept    []uint64 // by channel: the batch in which it was saved last
+	kept    []uint64 // by channel: the log's round in which it was saved last
 
 	// keyed: the batch has been filtered and keyed, and waits to be folded.
 	keyed           bool
@@ -403,8 +403,8 @@ func (f *feed) channel() int {
 
 // change returns the state of channel i, saved.
 func (f *feed) change(i int) *channelState {
-	if f.kept[i] != f.w.number {
-		f.kept[i] = f.w.number
+	if round := f.w.undo.Round(); f.kept[i] != round {
+		f.kept[i] = round
 		arena.Save(f.w.undo, &f.channels[i])
 	}
 	return &f.channels[i]

@@ -17,8 +17,9 @@ import (
 // A worker that is killed in between comes back to the same step: what step 2 committed
 // is in its memory.
 
-// obey notes which hold is asked for, if any; 0 ends it.
-func (w *Worker) obey(command segment.Command, number uint64, port Port) {
+// obey notes which hold is asked for, if any; 0 ends it. past says that what lies in the
+// rings is taken first. One hold may follow another without an end between them.
+func (w *Worker) obey(command segment.Command, number uint64, past bool, port Port) {
 	if !command.Holds() {
 		number = 0
 	}
@@ -28,13 +29,12 @@ func (w *Worker) obey(command segment.Command, number uint64, port Port) {
 	if number == w.hold {
 		return
 	}
-	w.hold, w.quota = number, 0
-	if number == 0 {
+	if number == 0 || w.hold != 0 && w.segment.State() == segment.Held {
 		w.segment.SetState(segment.Running)
-		return
 	}
-	if command == segment.HoldPast && w.stopped == 0 {
-		w.quota = max(0, port.InRing()-(w.count-w.at))
+	w.hold, w.quota = number, 0
+	if past && number != 0 && w.stopped == 0 {
+		w.quota = port.InRing() // those in hand too: some more do no harm
 	}
 }
 

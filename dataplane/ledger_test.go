@@ -51,7 +51,7 @@ func TestTheLedgerBalancesUnderOverload(t *testing.T) {
 					}
 					receivers[i] = own
 				}
-				ws, seg := newWorkers(t, p, receivers...)
+				ws, seg := newWorkers(t, p, workers == 2, receivers...)
 				drive(t, r, ws, seg)
 				for d, n := range checkConservation(t, ws, uint64(len(b.frames))) {
 					drops[d] += n

@@ -27,6 +27,9 @@ type Mailbox interface {
 	Command() segment.Command
 	// Hold is the number of the hold that Command asks for.
 	Hold() uint64
+	// Past reports whether the worker takes first what lies in its rings; it is asked
+	// after Hold.
+	Past(worker int) bool
 	UTCOffset() time.Duration
 }
 
@@ -78,7 +81,7 @@ func (w *Worker) Live(l Live) {
 		if l.Stop.Load() {
 			number = 0 // who stops waits for nobody
 		}
-		w.obey(command, number, l.Port)
+		w.obey(command, number, l.Mailbox.Past(w.id), l.Port)
 		if held = held && w.hold != 0 && w.hold == w.segment.HeldFor(); !held {
 			w.utcOffset = event.Nanos(l.Mailbox.UTCOffset())
 			if w.stopped == 0 {
@@ -98,7 +101,11 @@ func (w *Worker) Live(l Live) {
 		}
 		if now >= told+heartbeat {
 			told = now
-			w.publish(now)
+			if held { // the memory is somebody else's now
+				w.segment.Beat(uint64(now))
+			} else {
+				w.publish(now)
+			}
 		}
 		// What can go wrong with the sockets is looked after by another thread.
 		_ = l.Idle.Rest(n, l.Port)

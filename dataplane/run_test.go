@@ -79,6 +79,8 @@ func (s *script) Command() segment.Command {
 
 func (s *script) Hold() uint64 { return 0 }
 
+func (s *script) Past(int) bool { return false }
+
 func (s *script) UTCOffset() time.Duration { return 0 }
 
 // Clock passes a millisecond a cycle.

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/headrace/headrace/dataplane/arena"
@@ -46,6 +47,9 @@ type Config struct {
 	// Attach, if set, makes the Receiver, given the positions of its rings up to which
 	// everything was taken; nil if nothing was.
 	Attach func(rings []uint32) (xsk.Receiver, error)
+	// Rings are the positions that a worker begins at that has committed nothing itself:
+	// those of the worker that it takes over from ([Worker.Rings]).
+	Rings []uint32
 	// Skip is what the worker before this one ended in ([Worker.Poison]): the frame, or
 	// the packet held for order, that is to be left out and counted as poison; nil: nothing
 	// is.
@@ -63,11 +67,14 @@ type Worker struct {
 	plan     *plan.Plan
 	id       int
 	receiver xsk.Receiver
+	rings    Positioned // the receiver, with an undo log
 	segment  *segment.Worker
 	box      *outbox.Writer
 	windows  *window.State
 	undo     *arena.Undo // nil: a batch that is not committed is lost
 	need     int         // words that a step between two looks at the log may save
+	undone   bool        // the log had something of a batch that was not committed
+	shared   *window.Shared
 	memory   *memory
 	feeds    []feed
 	counters *segment.Counters
@@ -155,17 +162,48 @@ func NewWorker(c Config) (*Worker, error) {
 		plan: c.Plan, id: c.Worker, receiver: c.Receiver, segment: c.Segment,
 		gate: c.Gate, sent: make([]uint64, event.QueriesMax), skip: c.Skip,
 	}
-	if err := w.build(c); err != nil {
+	err := fits(c)
+	if err == nil {
+		err = w.build(c)
+	}
+	if err == nil {
+		if c.Plan.Workers > 1 {
+			w.exchange(c)
+		}
+		err = w.start(c)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("dataplane: worker %d: %w", c.Worker, err)
 	}
 	return w, nil
 }
 
+// fits builds a worker in memory that is thrown away, to find out whether a warm region
+// is laid out as its will be: only then may what is there be looked at.
+func fits(c Config) (err error) {
+	warm := c.Region
+	if !warm.Warm() {
+		return nil
+	}
+	if c.Region, err = arena.New("headrace probe", probeBytes); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Region.Close()) }()
+	probe := &Worker{plan: c.Plan, id: c.Worker, segment: c.Segment}
+	if err := probe.build(c); err != nil {
+		return err
+	}
+	return warm.Fits(StateVersion, c.Region.Layout())
+}
+
+// build takes everything from the region.
 func (w *Worker) build(c Config) error {
 	if err := w.remember(c); err != nil {
 		return err
 	}
-	w.box = outbox.NewWriter(c.Segment.Ring())
+	if w.shared = c.Shared; c.Segment != nil {
+		w.box = outbox.NewWriter(c.Segment.Ring())
+	}
 	p, limit := c.Plan, window.Alone
 	switch {
 	case p.Workers > 1 && p.Replay:
@@ -186,10 +224,7 @@ func (w *Worker) build(c Config) error {
 			return fmt.Errorf("feed %s: %w", p.Feeds[i].Name, err)
 		}
 	}
-	if p.Workers > 1 {
-		w.exchange(c)
-	}
-	return w.start(c)
+	return nil
 }
 
 // exchange sets up lanes: in replay a worker sends its own events through a lane
@@ -244,7 +279,7 @@ func (w *Worker) receive() int {
 	}
 	most := len(w.frames)
 	if w.slow > 0 {
-		w.slow, most = w.slow-1, 1
+		most = 1
 	}
 	if w.hold != 0 {
 		most = min(most, w.quota)
@@ -256,6 +291,7 @@ func (w *Worker) receive() int {
 	w.count = w.receiver.Receive(w.frames[:most])
 	w.more = w.count == most
 	w.quota -= min(w.quota, w.count)
+	w.slow -= min(w.slow, w.count)
 	w.counters.Worker.Frames += uint64(w.count)
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))
@@ -494,7 +530,7 @@ func (w *Worker) foldStream(s int) {
 }
 
 // Counters returns the worker's own counters. They are exact once the worker has
-// ended.
+// ended. With an undo log they are gone with the region.
 func (w *Worker) Counters() *segment.Counters { return w.counters }
 
 // NewLanes takes the lanes between all pairs of p's workers from r; in replay also

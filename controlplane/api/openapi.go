@@ -132,13 +132,13 @@ func parameters(r *route) []any {
 	if r.match {
 		out = append(out, object{
 			"name": "If-Match", "in": "header", "required": false, "description": "The ETag of the config that is replaced, or *.",
-			"schema": object{"type": "string", "pattern": `^(\*|"[0-9a-f]{16}")$`, "example": "*"},
+			"schema": object{"type": "string", "pattern": tagsPattern, "example": "*"},
 		})
 	}
 	if r.id == "config" {
 		out = append(out, object{
 			"name": "If-None-Match", "in": "header", "required": false, "description": "ETags that are known already.",
-			"schema": object{"type": "string", "pattern": `^(\*|"[0-9a-f]{16}")$`},
+			"schema": object{"type": "string", "pattern": tagsPattern},
 		})
 	}
 	return out

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -237,28 +238,30 @@ func apply(c *call) error {
 	return c.answer(report)
 }
 
-// etags reads a header that lists entity tags; an empty one is none. A weak tag never
-// matches If-Match.
+// tagsPattern is a list of entity tags as we give them, without commas in them; an
+// empty one is none. The document has it too.
+const tagsPattern = `^(\*|(W/)?"[!#-+\--~]*"( *, *(W/)?"[!#-+\--~]*")*)?$`
+
+var tagsForm = regexp.MustCompile(tagsPattern)
+
+// etags reads a header that lists entity tags. A weak tag never matches If-Match.
 func etags(lines []string, header string, weak bool) (tags []string, given bool, err error) {
 	rest := strings.TrimSpace(strings.Join(lines, ","))
-	if rest == "" {
+	switch {
+	case rest == "":
 		return nil, false, nil
-	}
-	if rest == "*" {
-		return []string{"*"}, true, nil
+	case rest == "*":
+		return []string{rest}, true, nil
+	case !tagsForm.MatchString(rest):
+		return nil, true, badTags(header)
 	}
 	for _, part := range strings.Split(rest, ",") {
 		part = strings.TrimSpace(part)
 		strong, isWeak := strings.CutPrefix(part, "W/")
-		inner := strings.TrimSuffix(strings.TrimPrefix(strong, `"`), `"`)
-		if len(strong) != len(inner)+2 || strings.Contains(inner, `"`) {
-			return nil, true, badTags(header)
+		if isWeak && !weak {
+			strong = part // no revision is written so
 		}
-		if !isWeak || weak {
-			tags = append(tags, inner)
-		} else {
-			tags = append(tags, part) // no revision is written so
-		}
+		tags = append(tags, strings.Trim(strong, `"`))
 	}
 	return tags, true, nil
 }

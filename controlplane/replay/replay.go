@@ -277,7 +277,7 @@ func (r *run) summary(pump *export.Pump, took time.Duration) Summary {
 		}
 	}
 	for _, w := range r.workers {
-		c := w.Counters()
+		c := w.Counters().Copy() // the worker's own go with its memory
 		s.Counters = append(s.Counters, c)
 		for i := range c.Feeds {
 			s.add(&c.Feeds[i])

@@ -50,7 +50,8 @@ func (r *control) adoptNow() (*generation, status.Former, error) {
 	if err != nil {
 		return nil, status.Former{}, err
 	}
-	g := &generation{conn: conn}
+	g := newGeneration()
+	g.conn = conn
 	former, err := r.take(g)
 	if err != nil {
 		return nil, former, errors.Join(err, g.close(), r.dropNetwork())
@@ -108,6 +109,7 @@ func (r *control) take(g *generation) (status.Former, error) {
 	if err := g.conn.Send(handover.Adopt, nil, nil); err != nil {
 		return former, err
 	}
+	g.listen()
 	g.segment.NextControl()
 	g.beat()
 	return former, nil

@@ -105,9 +105,13 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 	if len(setup.Plan.Interfaces) == 0 {
 		return usage.Errorf(path, "no interface: name one with --interface, or in the config: interfaces: [eth1]")
 	}
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	level := new(slog.LevelVar)
+	if err := level.UnmarshalText([]byte(setup.Config.Log.Level)); err != nil {
+		return usage.Wrap("", err)
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	return Run(cmd.Context(), Config{
-		Setup: setup, Log: log, Ledger: cmd.ErrOrStderr(), Leave: f.leave,
+		Setup: setup, Log: log, Ledger: cmd.ErrOrStderr(), Leave: f.leave, Level: level,
 		Compile:   func(text []byte, source string) (Setup, error) { return f.compile(text, source, o) },
 		OpenSinks: func(s *Setup, seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(s.Config, seg, log) },
 	})

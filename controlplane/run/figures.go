@@ -14,37 +14,9 @@ type figures struct {
 	source *status.Source
 	stop   context.CancelFunc
 	wait   sync.WaitGroup
-}
 
-// serve answers `headrace status` and, if the config says so, Prometheus.
-func (r *control) serve() error {
-	ctx, cancel := context.WithCancel(context.Background())
-	r.figures.stop = cancel
-	l, err := status.Listen(r.Plan.Name)
-	if err != nil {
-		return err
-	}
-	server := status.NewServer(r.figures.source)
-	r.figures.wait.Go(func() {
-		if err := server.Serve(ctx, l); err != nil {
-			r.Log.Warn("status is not answered any more", "error", err)
-		}
-	})
-	if r.Setup.Config.Metrics == nil {
-		return nil
-	}
-	asked, err := status.ListenMetrics(r.Setup.Config.Metrics.Listen)
-	if err != nil {
-		r.Log.Warn("no metrics: give another address in metrics.listen", "error", err)
-		return nil
-	}
-	metrics := status.NewMetrics(r.figures.source)
-	r.figures.wait.Go(func() {
-		if err := metrics.Serve(ctx, asked); err != nil {
-			r.Log.Warn("metrics are not served any more", "error", err)
-		}
-	})
-	return nil
+	stopMetrics context.CancelFunc
+	metrics     sync.WaitGroup
 }
 
 // close returns when nobody asks any more.
@@ -52,6 +24,7 @@ func (f *figures) close() {
 	if f.stop != nil {
 		f.stop()
 		f.wait.Wait()
+		f.endMetrics()
 	}
 }
 

@@ -44,24 +44,29 @@ type generation struct {
 	zeroCopy []bool // by queue
 	stock    *stock // nil: nothing outlives the process
 	lives    lives
-	opened   []int // members that were opened for a handover
+	done     chan struct{} // closed: nobody listens to the process any more
+	opened   []int         // members that were opened for a handover
 	pump     *export.Pump
 	tap      *cluster.Tap // nil: no group
 
-	context context.Context //nolint:containedctx // the pump's, for listeners that come later
-	cancel  context.CancelFunc
-	heard   chan *handover.Message // closed when the data plane is gone
-	pumped  chan error             // one value, when every row is written or nothing more can be
-	ended   bool                   // it said that every worker has ended
+	cancel context.CancelFunc
+	heard  chan *handover.Message // closed when the data plane is gone
+	pumped chan error             // one value, when every row is written or nothing more can be
+	ended  bool                   // it said that every worker has ended
 }
+
+func newGeneration() *generation { return &generation{done: make(chan struct{})} }
 
 // start starts a data plane, whose workers go on from the watermarks in resume, and
 // its pump. When it returns, packets could come.
 func (r *control) start(resume [][]event.Nanos) (*generation, error) {
-	g := &generation{}
+	g := newGeneration()
 	err := r.startProcess(g, resume)
 	if err == nil {
 		err = r.startPump(g)
+	}
+	if err == nil {
+		g.listen()
 	}
 	if err != nil {
 		return nil, errors.Join(err, g.abandon())
@@ -139,6 +144,11 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if err != nil {
 		return ready, g.explain(err)
 	}
+	if ready.Owners != nil {
+		if err := r.network.setOwners(ready.Owners); err != nil {
+			return ready, err
+		}
+	}
 	if !l.try {
 		r.watchDenials(m.FDs, ready.Unconfined)
 	}
@@ -215,7 +225,7 @@ func (s *spawned) discard() {
 func (r *control) spawn(g *generation, binary string) (err error) {
 	s := r.spare
 	if binary != "" || s == nil || s.process.Process.Signal(syscall.Signal(0)) != nil {
-		if s, err = spawn(binary); err != nil {
+		if s, err = spawn(cmp.Or(binary, r.binary)); err != nil {
 			return err
 		}
 	} else {
@@ -231,7 +241,7 @@ func (r *control) prepareSpare(g *generation) {
 	if r.spare != nil || g.stock == nil {
 		return
 	}
-	s, err := spawn("")
+	s, err := spawn(r.binary)
 	if err != nil {
 		r.Log.Warn("no spare process for the data plane", "error", err)
 		return
@@ -310,18 +320,29 @@ func (r *control) startPump(g *generation) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
-	g.context, g.pumped = ctx, make(chan error, 1)
+	pump, pumped := g.pump, make(chan error, 1)
+	g.pumped = pumped
 	go func() {
-		defer close(g.pumped)
-		g.pumped <- g.pump.Run(ctx)
+		defer close(pumped)
+		pumped <- pump.Run(ctx)
 	}()
-	g.listen()
 	return nil
+}
+
+// endPump ends the pump where it is: another one goes on from there.
+func (g *generation) endPump() {
+	if g.cancel == nil {
+		return
+	}
+	g.cancel()
+	for range g.pumped { //nolint:revive // until it has ended
+	}
+	g.cancel = nil
 }
 
 // listen begins to pass on what the process says, until it is gone.
 func (g *generation) listen() {
-	heard, conn, ctx := make(chan *handover.Message), g.conn, g.context
+	heard, conn := make(chan *handover.Message), g.conn
 	g.heard = heard
 	go func() {
 		defer close(heard)
@@ -333,7 +354,7 @@ func (g *generation) listen() {
 			m.Close() // nothing that it says from now on comes with descriptors
 			select {
 			case heard <- m:
-			case <-ctx.Done():
+			case <-g.done:
 				return
 			}
 		}
@@ -368,11 +389,9 @@ func clocks() (now event.Nanos, offset time.Duration) {
 	return now, offset
 }
 
-// kill ends the process, now.
+// kill ends the process, now. It asks nothing of the workers by the segment: the next
+// process's would hear it too.
 func (g *generation) kill() {
-	if g.segment != nil {
-		g.segment.SetCommand(segment.Kill)
-	}
 	if g.pid > 0 {
 		_ = unix.Kill(g.pid, unix.SIGKILL) // it may have ended
 	}
@@ -391,15 +410,14 @@ func (g *generation) abandon() error {
 // mapped of it.
 func (g *generation) close() error {
 	var errs []error
-	if g.cancel != nil {
-		g.cancel()
-		g.conn.Shutdown()
-		for range g.heard {
-		}
-		for range g.pumped {
-		}
-	}
+	close(g.done)
+	g.endPump()
 	if g.conn != nil {
+		g.conn.Shutdown()
+		if g.heard != nil {
+			for range g.heard { //nolint:revive // until it has ended
+			}
+		}
 		errs = append(errs, g.conn.Close())
 	}
 	if g.tap != nil {

@@ -41,6 +41,7 @@ type appliance struct {
 	args   []string
 	env    []string
 	tags   string // of the build
+	binary string // "": headrace as it is
 
 	cmd  *exec.Cmd
 	log  *tail
@@ -104,7 +105,10 @@ func (a *appliance) start() {
 
 func (a *appliance) launch() {
 	a.t.Helper()
-	path, err := built.Headrace(a.tags)
+	path, err := a.binary, error(nil)
+	if path == "" {
+		path, err = built.Headrace(a.tags)
+	}
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -131,6 +131,15 @@ func (n *network) setSockets(sockets []xsk.Socket) error {
 	return nil
 }
 
+// setOwners makes the programs place key groups by table.
+func (n *network) setOwners(table *owners) error {
+	var errs []error
+	for group, w := range table {
+		errs = append(errs, n.tables.SetOwner(group, int(w)))
+	}
+	return errors.Join(append(errs, n.tables.Barrier())...)
+}
+
 // clearSockets makes the programs pass every packet, and returns when no run of them
 // still does otherwise.
 func (n *network) clearSockets() error {

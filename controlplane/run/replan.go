@@ -60,6 +60,9 @@ func (r *control) hand(w *warm) (time.Duration, error) {
 	case w.next.Plan.Workers != r.Plan.Workers:
 		want = spread(&old, w.next.Plan.Workers)
 	}
+	if w.next.Plan == r.Plan && r.Plan.Workers > 1 {
+		return r.moveGroups(&old, &want)
+	}
 	var pause time.Duration
 	for _, part := range rounds(&old, &want) {
 		table := old
@@ -86,7 +89,8 @@ func identity(n int) []int {
 
 // handOnce is hand where no worker that gives groups gets any.
 func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
-	g, next := r.g, &generation{layout: r.g.layout}
+	g, next := r.g, newGeneration()
+	next.layout = g.layout
 	next.layout.Workers = w.next.Plan.Workers
 	if err := next.layout.Check(); err != nil {
 		return 0, err
@@ -99,6 +103,7 @@ func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
 		return 0, errors.Join(err, r.takeBack(g, next, old))
 	}
 	pause := time.Since(began)
+	next.lives.pause = pause
 	r.Log.Info("the data plane was handed over", "workers", w.next.Plan.Workers, "data_plane", next.pid, "takeovers", next.lives.warm, "pause", pause)
 	return pause, nil
 }
@@ -184,13 +189,13 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.openMembers(g, next); err != nil {
 		return err
 	}
-	if err := r.network.tables.SetFeeds(w.next.Plan.Feeds); err != nil {
+	if err := r.network.tables.SetFeeds(r.steered(w.next.Plan)); err != nil {
 		return err
 	}
 	if err := r.moveSlots(g, old, want); err != nil {
 		return err
 	}
-	if err := endPump(g); err != nil {
+	if err := finishPump(g); err != nil {
 		return err
 	}
 	w.account = r.figures.source.Snapshot().Renumber(w.queries, w.feeds, goneSockets(g, next))
@@ -198,7 +203,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
-	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries, Owners: old}
+	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
 	before := r.Setup
 	r.Setup = w.next
 	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want})
@@ -215,6 +220,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 		r.Setup = before
 		return err
 	}
+	next.listen()
 	r.settle(w, g, next)
 	return nil
 }
@@ -305,8 +311,8 @@ func rounds(old, want *owners) (list [][]int) {
 	return list
 }
 
-// endPump has g's pump write everything that is out, and end.
-func endPump(g *generation) error {
+// finishPump has g's pump write everything that is out, and end.
+func finishPump(g *generation) error {
 	g.pump.Finish()
 	select {
 	case err, ok := <-g.pumped:
@@ -361,10 +367,8 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		next.kill()
 		_ = next.reap()
 	}
-	errs = append(errs, r.network.tables.SetFeeds(r.Plan.Feeds))
-	for group, w := range old {
-		errs = append(errs, r.network.tables.SetOwner(group, int(w)))
-	}
+	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)))
+	errs = append(errs, r.network.setOwners(old))
 	for _, i := range r.network.instances {
 		for w := g.layout.Workers; w < next.layout.Workers; w++ {
 			for q := range xsk.QueuesMax {
@@ -383,7 +387,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		return errors.Join(errs...) // it lives, and so does its pump, or that has failed by itself
 	}
 	former := r.figures.source.Takeover()
-	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{owners: old}, time.Now())); err != nil {
+	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{}, time.Now())); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	r.show(g, former)
@@ -431,4 +435,70 @@ func goneSockets(g, next *generation) []status.Sockets {
 		}
 	}
 	return list
+}
+
+// moveGroups gives key groups to other workers of the same data plane. Its workers are
+// held meanwhile, and frames wait in the rings; the process goes on.
+func (r *control) moveGroups(old, want *owners) (time.Duration, error) {
+	g := r.g
+	began := time.Now()
+	if err := r.hold(g); err != nil {
+		return 0, err
+	}
+	defer g.segment.SetCommand(segment.Go)
+	table := *old
+	for _, part := range rounds(old, want) {
+		next := table
+		to := map[int][]int{}
+		for _, group := range part {
+			next[group] = want[group]
+			to[int(want[group])] = append(to[int(want[group])], group)
+		}
+		err := r.moveSlots(g, &table, &next)
+		for w := 0; w < r.Plan.Workers && err == nil; w++ {
+			var n int
+			n, err = r.give(g, to[w], w)
+			for _, group := range to[w][:n] {
+				table[group] = uint16(w)
+			}
+		}
+		if err != nil {
+			return 0, errors.Join(err, r.network.setOwners(&table))
+		}
+		table = next
+	}
+	return time.Since(began), nil
+}
+
+// give has the data plane give groups to worker to, and returns how many it has given.
+func (r *control) give(g *generation, groups []int, to int) (int, error) {
+	if len(groups) == 0 {
+		return 0, nil
+	}
+	if err := g.conn.Send(handover.Move, handover.MoveBody{Groups: groups, To: to}, nil); err != nil {
+		return 0, err
+	}
+	end := time.After(holdPatience)
+	for {
+		select {
+		case m, ok := <-g.heard:
+			if !ok {
+				return 0, errors.New("the data plane ended while key groups moved")
+			}
+			var b handover.MovedBody
+			if m.Kind != handover.Moved {
+				r.hear(m)
+				continue
+			}
+			if err := m.Decode(&b); err != nil {
+				return 0, err
+			}
+			if b.Error != "" {
+				return min(b.Moved, len(groups)), errors.New(b.Error)
+			}
+			return len(groups), nil
+		case <-end:
+			return 0, fmt.Errorf("key groups were not moved within %v", holdPatience)
+		}
+	}
 }

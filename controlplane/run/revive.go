@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/segment"
 )
@@ -152,27 +154,41 @@ func binaryOf(path string) error {
 	return nil
 }
 
-// upgrade puts a process of another binary, or of this one, in the place of the running
-// one. State and windows go on. It is refused, and nothing is done, if that binary could
-// not go on with the state, or if the rings cannot hold what comes meanwhile.
-func (r *control) upgrade(binary string) error {
+// upgrade puts a process of another binary, or of this one as it is now, in the place of
+// the running one. State and windows go on. It is refused, and nothing is done, if that
+// binary could not go on with the state, or if the rings cannot hold what comes meanwhile.
+func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 	g := r.g
-	if g.stock == nil {
-		return errors.New("with `crash: cold` nothing outlives the data plane: stop and start instead")
+	switch {
+	case g.stock == nil:
+		return up, api.Refuse("stop and start it", "with `crash: cold` nothing outlives the data plane")
+	case r.stopping:
+		return up, errEnding
 	}
-	if binary != "" {
-		if err := binaryOf(binary); err != nil {
-			return fmt.Errorf("upgrade: %w", err)
+	binary := u.Binary
+	if binary == "" {
+		if binary, err = os.Executable(); err != nil {
+			return up, fmt.Errorf("upgrade: %w", err)
 		}
+		binary = strings.TrimSuffix(binary, " (deleted)") // it may have been replaced
 	}
+	if err := binaryOf(binary); err != nil {
+		return up, fmt.Errorf("%w: %w", api.ErrUnknown, err)
+	}
+	up.From, up.To = versionOf(cmp.Or(r.binary, "/proc/self/exe")), versionOf(binary)
 	trial := &generation{segment: g.segment, layout: g.layout, stock: g.stock}
-	_, err := r.launch(trial, launch{binary: binary, try: true})
+	_, err = r.launch(trial, launch{binary: binary, try: true})
 	_ = trial.reap()
-	if err = errors.Join(err, trial.conn.Close()); err != nil {
-		return fmt.Errorf("this binary cannot go on with the state of the running one; stop and start instead, or start it cold: %w", err)
+	if trial.conn != nil {
+		err = errors.Join(err, trial.conn.Close())
 	}
-	if err := r.affordable(); err != nil {
-		return err
+	if err != nil {
+		return up, api.Refuse("drain headrace and start the new binary: windows that are open are then fired or discarded, as on_stop says",
+			"%s cannot go on with the state of the running data plane: %v", binary, err)
+	}
+	up.BudgetNanos = r.budget.holds().Nanoseconds()
+	if err := r.affordable(); err != nil && !u.Anyway {
+		return up, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
 	began := time.Now()
 	g.kill()
@@ -181,10 +197,25 @@ func (r *control) upgrade(binary string) error {
 	g.deathOf(0)
 	g.process = nil
 	if err := r.takeOver(g, launch{binary: binary}, began); err != nil {
-		return err
+		return up, err
 	}
+	r.binary = binary
+	r.spare.discard()
+	r.spare = nil
 	r.handOver(g, r.figures.source.Takeover())
-	return nil
+	up.Warm, up.PauseNanos = true, g.lives.pause.Nanoseconds()
+	return up, nil
+}
+
+// versionOf asks a binary for its version.
+func versionOf(binary string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary, "version").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // stayDown leaves the packets to the network stack and everything else as it is, so that

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/replay"
@@ -49,6 +50,8 @@ type Config struct {
 	// Leave lets a first signal end only this process: the data plane goes on, and a
 	// control of the same name takes over.
 	Leave bool
+	// Level is the least that Log logs; nil: it cannot be changed.
+	Level *slog.LevelVar
 	Log   *slog.Logger
 	// Ledger gets the ledger at the end.
 	Ledger io.Writer
@@ -67,20 +70,28 @@ const beatEvery = time.Second
 // control is the control process.
 type control struct {
 	Config
-	folder  *folder
-	network *network
-	values  []rows.Values
-	figures figures
-	g       *generation
-	policy  policy // restarts that lose state
-	faults  policy // data planes that failed by themselves
-	budget  budget
-	store   *store
-	spare   *spawned // a data plane in waiting
-	peers   *peers   // nil: no group
-	asks    chan ask
-	over    chan struct{} // closed: nothing more can be asked
-	shown   atomic.Pointer[status.Continuity]
+	folder   *folder
+	network  *network
+	values   []rows.Values
+	figures  figures
+	g        *generation
+	policy   policy // restarts that lose state
+	faults   policy // data planes that failed by themselves
+	budget   budget
+	store    *store
+	spare    *spawned // a data plane in waiting
+	binary   string   // what data planes are started from; "": this one
+	peers    *peers   // nil: no group
+	asks     chan ask
+	api      *api.Server
+	applied  time.Time // when Setup was put in force
+	capturer api.Capturer
+	force    atomic.Pointer[force]
+	paused   []string // feeds
+	load     load
+	auto     bool          // groups are moved when it is worth it
+	over     chan struct{} // closed: nothing more can be asked
+	shown    atomic.Pointer[status.Continuity]
 
 	signals  chan os.Signal
 	asked    int  // signals so far
@@ -100,7 +111,7 @@ type control struct {
 func Run(ctx context.Context, c Config) error {
 	r := &control{
 		Config: c, signals: make(chan os.Signal, 4), asks: make(chan ask), over: make(chan struct{}),
-		policy: policy{most: restartsMax}, faults: policy{most: faultsMax},
+		policy: policy{most: restartsMax}, faults: policy{most: faultsMax}, applied: time.Now(),
 	}
 	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
 	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
@@ -183,6 +194,7 @@ func (r *control) begin() error {
 	}
 	if !r.stopping {
 		r.network.watchLinks()
+		r.store.ready("receiving")
 		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
 	}
 	return nil
@@ -239,6 +251,12 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			r.stop("asked to stop")
 		case s := <-r.signals:
+			if s == unix.SIGHUP {
+				r.reload()
+				g = r.g
+				heard, pumped = g.heard, g.pumped
+				break
+			}
 			if r.asked++; r.asked > 1 {
 				return false, errors.Join(ErrKilled, r.giveUp())
 			}
@@ -254,8 +272,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.hear(m)
 		case a := <-r.asks:
 			a.answer <- a.do()
-			if heard != nil {
-				heard = g.heard // there may be another process
+			if g != r.g || heard != nil { // there may be another process, and another pump
+				g = r.g
+				heard, pumped = g.heard, g.pumped
 			}
 		case err := <-pumped:
 			pumped = nil
@@ -268,6 +287,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.stop(err.Error())
 		case <-beat.C:
 			g.beat()
+			r.store.alive()
 			r.budget.look(g, r.Plan.Workers)
 			r.showContinuity(g)
 			r.endStalled(g)
@@ -277,6 +297,11 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			if !r.stopping {
 				r.network.watchLinks()
+			}
+			if heard != nil {
+				r.lookAtLoad(g)
+				g = r.g
+				heard, pumped = g.heard, g.pumped
 			}
 		}
 	}
@@ -330,6 +355,21 @@ func (r *control) hear(m *handover.Message) {
 			r.stop(r.failure.Error())
 		}
 	}
+}
+
+// reload puts the config file in force as it is now.
+func (r *control) reload() {
+	text, err := os.ReadFile(r.Source)
+	if err == nil {
+		err = r.store.reloading()
+	}
+	if err == nil {
+		_, err = r.apply(&api.Application{Text: text, Source: r.Source})
+	}
+	if err != nil {
+		r.Log.Error("the config stays as it was", "source", r.Source, "error", err)
+	}
+	r.store.ready("receiving")
 }
 
 // leave reports whether this process ends by itself alone, being asked to.

@@ -106,6 +106,23 @@ func (s *store) forget() error {
 	return errors.Join(errs...)
 }
 
+// ready tells the manager that the run is up, alive that it lives, reloading that another
+// config is being read.
+func (s *store) ready(text string) {
+	if s.socket != nil {
+		_ = s.socket.Ready(text) // who does not hear it says so
+	}
+}
+
+func (s *store) alive() { _ = s.socket.Watchdog() }
+
+func (s *store) reloading() error {
+	if s.socket == nil {
+		return nil
+	}
+	return s.socket.Reloading()
+}
+
 // drop closes what was found and not taken.
 func (s *store) drop() {
 	for _, fds := range s.found {
@@ -146,7 +163,7 @@ func (r *control) resume() (*generation, status.Former, error) {
 		return nil, status.Former{}, nil
 	}
 	defer r.store.drop()
-	g := &generation{}
+	g := newGeneration()
 	former, err := r.takeStored(g, found)
 	if err == nil {
 		err = r.takeOver(g, launch{}, time.Now())

@@ -18,8 +18,11 @@ type Former struct {
 	Workers   []segment.Counters // with nothing in flight
 	Sockets   []Sockets          // by interface
 	Rows      []uint64           // by query, made by this control process
-	Sinks     map[string]FormerSink
-	Lost      []FormerLost
+	// Put are partials, by query, that the workers count on from and that were put out
+	// through another segment.
+	Put   []uint64
+	Sinks map[string]FormerSink
+	Lost  []FormerLost
 }
 
 // FormerSink is what a sink had committed.

@@ -48,6 +48,10 @@ func checkName(name string) error {
 func dirs() []string {
 	const system = "/run/headrace"
 	var list []string
+	if d := os.Getenv("RUNTIME_DIRECTORY"); d != "" { // a unit's own, with RuntimeDirectory=
+		d, _, _ = strings.Cut(d, ":")
+		list = append(list, d)
+	}
 	// A service has it made for its user.
 	if first := os.Geteuid() == 0 || ours(system) == nil; first {
 		list = append(list, system)

@@ -190,7 +190,7 @@ func TestInsideThePartitionHoldsAndTicksDrop(t *testing.T) {
 	time.Sleep(time.Second)
 	alone := ticks(t, 2)
 	t.Logf("ticks in 4 s: %d among others, %d in the partition", crowded, alone)
-	if crowded < 40 || alone > crowded/4 {
+	if crowded < 30 || alone > crowded/3 {
 		t.Errorf("ticks of CPU 2 in 4 s: %d before, %d after", crowded, alone)
 	}
 	out, err := headrace(t, "tune", "verify", "--for", "2s")
@@ -202,20 +202,24 @@ func TestInsideThePartitionHoldsAndTicksDrop(t *testing.T) {
 		t.Error("the cores were not watched, or a task came to one")
 	}
 	quit()
+	stop()
 	if out, err := headrace(t, slices.Concat([]string{"tune", "apply"}, wanted)...); err != nil || !strings.Contains(out, "# 0 settings changed") {
 		t.Errorf("apply after apply: %v\n%s", err, out)
 	}
 	revert(t)
-	stop()
 	same(t, before)
 }
 
 func TestInsideKilledWhileApplying(t *testing.T) {
 	inside(t)
 	before := state(t)
+	began := time.Now()
+	apply(t)
+	whole := time.Since(began) // an emulated machine is as slow as its host is busy
+	revert(t)
 	changed := 0
-	for i := range 6 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(150+130*i)*time.Millisecond)
+	for i := range 7 {
+		ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i+1)/8)
 		c := exec.CommandContext(ctx, os.Getenv("HEADRACE_BINARY"), slices.Concat([]string{"tune", "apply"}, wanted)...)
 		err := c.Run() // the context's end is SIGKILL
 		cancel()

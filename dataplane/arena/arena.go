@@ -87,7 +87,13 @@ func New(name string, limit int) (*Region, error) {
 
 // Open maps the region behind a descriptor, which it takes over unless it fails. The
 // region is warm if its structures have been built before, perhaps by another process.
-func Open(fd int) (*Region, error) {
+func Open(fd int) (*Region, error) { return open(fd, unix.MAP_SHARED) }
+
+// View maps the region behind a descriptor, as [Open] does, but what is written there
+// stays in this mapping: others, and who comes later, do not see it.
+func View(fd int) (*Region, error) { return open(fd, unix.MAP_PRIVATE) }
+
+func open(fd, sharing int) (*Region, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("fstat", err))
@@ -95,7 +101,7 @@ func Open(fd int) (*Region, error) {
 	if st.Size < headerBytes || st.Size > 1<<46 {
 		return nil, fmt.Errorf("arena: a region of %d bytes", st.Size)
 	}
-	mem, err := unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	mem, err := unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, sharing|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("mmap", err))
 	}
@@ -128,8 +134,18 @@ func (r *Region) Complete(version uint64) error {
 		atomic.StoreUint64(&h.Complete, 1)
 		return nil
 	}
-	if h.Version != version || h.Layout != r.layout {
-		return fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", h.Version, h.Layout, version, r.layout, ErrLayout)
+	return r.Fits(version, r.layout)
+}
+
+// Layout is the hash of everything that has been handed out.
+func (r *Region) Layout() uint64 { return r.layout }
+
+// Fits returns an error wrapping [ErrLayout] unless the region, a warm one, holds what a
+// builder of that version and layout has left: so it is found out before anything there
+// is looked at, by building the same in another region first.
+func (r *Region) Fits(version, layout uint64) error {
+	if h := r.header(); h.Version != version || h.Layout != layout {
+		return fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", h.Version, h.Layout, version, layout, ErrLayout)
 	}
 	return nil
 }

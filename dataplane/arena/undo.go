@@ -325,7 +325,15 @@ func (u *Undo) put(p unsafe.Pointer, bytes uintptr) {
 		panic("arena: the undo log is full")
 	}
 	old := unsafe.Slice((*uint64)(unsafe.Add(u.base, at)), n)
-	copy(log, old)
+	if n <= fewWords { // a call is dearer
+		for i := range old { //nolint:staticcheck // S1001: a call is what this avoids
+			log[i] = old[i]
+		}
+	} else {
+		copy(log, old)
+	}
 	log[n] = uint64(at/8)<<undoCountBits | uint64(n)
 	u.n += n + 1
 }
+
+const fewWords = 4

@@ -8,6 +8,7 @@
 //	Ready    data → control  stripped of privileges, workers run
 //	Keep     control → data  what to hold for the next control, with descriptors
 //	Lost     data → control  an interface went away
+//	Move     control → data  give key groups to another worker; Moved is the answer
 //	Poison   data → control  a worker fails, and what it has in hand
 //	Ended    data → control  every worker has ended
 //	Refused  data → control  why the start failed

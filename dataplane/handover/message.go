@@ -28,9 +28,11 @@ const (
 	Running
 	Adopt
 	Poison
+	Move
+	Moved
 )
 
-var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison"}
+var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison", Move: "move", Moved: "moved"}
 
 // String names the kind.
 func (k Kind) String() string {
@@ -56,6 +58,11 @@ type StartBody struct {
 	// Try asks only whether this binary could go on with what is kept: the answer is
 	// Ready or Refused, and the process ends. The data plane before it may be running.
 	Try bool
+	// Owners is the worker of each key group; nil: they are spread evenly.
+	Owners *[event.GroupCount]uint16
+	// From is another data plane, of another plan, whose state goes on in this one; nil:
+	// there is none.
+	From *FromBody
 	// Fault says that the data plane before this one failed by itself: a frame that a
 	// failed worker had in hand is not looked at again.
 	Fault bool
@@ -76,6 +83,17 @@ type KeptBody struct {
 
 // Descriptors returns how many descriptors go with k.
 func (k *KeptBody) Descriptors() int { return 2*k.Owners + k.Members + k.Regions + 2 }
+
+// FromBody describes a data plane that has ended while it was held. The descriptors of its
+// workers' regions and of the region that they shared come behind those of Kept. They are
+// only read.
+type FromBody struct {
+	Plan    *plan.Plan
+	Regions int
+	// Feeds and Queries have, for each of the new plan, the number in Plan of the one whose
+	// state goes on in it, or -1.
+	Feeds, Queries []int
+}
 
 // PoisonBody is what a worker had in hand when it failed.
 type PoisonBody struct {
@@ -100,6 +118,22 @@ type ReadyBody struct {
 	Warm bool
 	// Unconfined says why the process is not confined; "" if it is.
 	Unconfined string
+	// Owners is the worker of each key group: a move of the process before may have been
+	// finished, or taken back. Nil where there is one worker.
+	Owners *[event.GroupCount]uint16
+}
+
+// MoveBody asks for key groups to be given to a worker, while all workers are held.
+type MoveBody struct {
+	Groups []int
+	To     int
+}
+
+// MovedBody says how many groups of a MoveBody were moved, from the first on, and what
+// was wrong with the next one; "" if all were.
+type MovedBody struct {
+	Moved int
+	Error string
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.

@@ -120,6 +120,8 @@ func (p *process) hear() error {
 	switch {
 	case err == nil && m.Kind == handover.Keep:
 		return p.holdOn(m)
+	case err == nil && m.Kind == handover.Move:
+		return p.move(m)
 	case err == nil:
 		m.Close()
 		return nil // nothing else is expected, and nothing depends on it
@@ -143,6 +145,22 @@ func (p *process) holdOn(m *handover.Message) error {
 	p.letGo()
 	p.kept, p.about, p.hasKept = m.FDs, k.Description, true
 	return nil
+}
+
+// move gives key groups to another worker. Control has seen to it that all workers are
+// held.
+func (p *process) move(m *handover.Message) error {
+	var b handover.MoveBody
+	if err := m.Decode(&b); err != nil {
+		m.Close()
+		return err
+	}
+	n, err := p.journal.Move(p.workers, b.Groups, b.To)
+	answer := handover.MovedBody{Moved: n}
+	if err != nil {
+		answer.Error = err.Error()
+	}
+	return p.conn.Send(handover.Moved, answer, nil)
 }
 
 // letGo closes what is held for control. If that has died, the XDP program leaves the

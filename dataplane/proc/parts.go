@@ -18,6 +18,7 @@ type parts struct {
 	regions  []int
 	shared   int
 	queues   int
+	former   []int // of another data plane, in the order of handover.FromBody
 }
 
 func (p *parts) take(k *handover.KeptBody, fds []int) {

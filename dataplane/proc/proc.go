@@ -21,7 +21,6 @@ import (
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -47,6 +46,7 @@ type process struct {
 	door    int           // a socket to be found by, for the time without a control
 	denials int           // where the kernel tells of denied system calls; 0: nowhere
 	parts   parts         // what outlives us; nothing with `crash: cold`
+	former  former        // another data plane whose state goes on here
 	common  *arena.Region // of all workers
 	ready   handover.ReadyBody
 
@@ -56,7 +56,7 @@ type process struct {
 	workers  []*dataplane.Worker
 	lanes    [][]*exchange.Lane
 	shared   *window.Shared
-	owner    [event.GroupCount]uint16
+	journal  *dataplane.Journal // which worker owns each key group
 	clock    func() event.Nanos
 
 	begin   chan struct{} // closed: privileges are gone, workers may run
@@ -133,7 +133,7 @@ func (p *process) prepare() error {
 		return err
 	}
 	p.init(p)
-	p.ready.Warm = p.common.Warm()
+	p.ready.Warm = p.ready.Warm || p.common.Warm()
 	// Now: later nothing can be opened any more.
 	if p.door, err = handover.Bind(p.start.Dir); err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -152,7 +152,7 @@ func (p *process) receiveStart() error {
 	}
 	want := 3
 	if p.start.Kept != nil {
-		want += p.start.Kept.Descriptors()
+		want += p.start.Kept.Descriptors() + descriptors(p.start.From)
 	}
 	if len(m.FDs) != want || p.start.Plan == nil || p.start.Kept != nil && p.start.Kept.Regions < p.start.Plan.Workers {
 		m.Close()
@@ -160,7 +160,9 @@ func (p *process) receiveStart() error {
 	}
 	p.plan, p.lock = p.start.Plan, m.FDs[2]
 	if p.start.Kept != nil {
-		p.parts.take(p.start.Kept, m.FDs[3:])
+		n := 3 + p.start.Kept.Descriptors()
+		p.parts.take(p.start.Kept, m.FDs[3:n:n])
+		p.parts.former = m.FDs[n:]
 	}
 	p.segment, err = segment.Open(m.FDs[0], m.FDs[1], segment.Data, p.plan)
 	return err
@@ -211,7 +213,9 @@ func (p *process) openSockets() (members []int, err error) {
 // buildWorkers makes workers, each on its own thread, which then waits for begin.
 func (p *process) buildWorkers(members []int) error {
 	n := p.plan.Workers
-	p.owner = steer.OwnerTable(n)
+	if err := p.openFormer(); err != nil {
+		return err
+	}
 	p.lost = make([]atomic.Uint64, n)
 	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
 	if n > 1 {
@@ -222,6 +226,13 @@ func (p *process) buildWorkers(members []int) error {
 		if p.shared, err = window.NewShared(p.common, len(p.plan.Queries)); err != nil {
 			return err
 		}
+	}
+	var err error
+	if p.journal, err = dataplane.NewJournal(p.common, p.plan); err != nil {
+		return err
+	}
+	if p.start.Owners != nil && !p.common.Warm() {
+		*p.journal.Owner() = *p.start.Owners
 	}
 	if err := p.common.Complete(dataplane.StateVersion); err != nil {
 		return fmt.Errorf("data plane: what the workers share: %w", err)
@@ -238,10 +249,18 @@ func (p *process) buildWorkers(members []int) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if p.shared != nil && p.common.Warm() {
-		dataplane.Recount(p.shared, p.workers)
+	if p.common.Warm() {
+		if err := p.journal.Recover(p.workers); err != nil {
+			return err
+		}
+		if p.shared != nil {
+			dataplane.Recount(p.shared, p.workers)
+		}
 	}
-	return nil
+	if n > 1 {
+		p.ready.Owners = p.journal.Owner()
+	}
+	return p.takeOver()
 }
 
 // work is a worker's thread.
@@ -269,7 +288,7 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	<-p.begin
 	worker.Live(dataplane.Live{
 		Port: p.ports[w], Counters: &p.ports[w].Counters, Mailbox: p.segment, Clock: p.clock,
-		Committed: p.ports[w].Committed, Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w], Pin: p.pins.of(w),
+		Committed: p.ports[w].Committed, Pin: p.pins.of(w), Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
 	})
 	p.running.Add(-1)
 }
@@ -286,7 +305,7 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	}
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
-		Lanes: p.lanes, Owner: &p.owner, Shared: p.shared, Rollback: p.start.Kept != nil,
+		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
 		SkipMarked: p.start.Fault && p.segment.Worker(w).State() == segment.Failed,
 		Attach: func(rings []uint32) (xsk.Receiver, error) {
 			port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, rings)

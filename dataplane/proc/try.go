@@ -7,7 +7,6 @@ import (
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -29,8 +28,6 @@ func (p *process) try() error {
 		return err
 	}
 	c := dataplane.Config{Plan: p.plan, Rollback: true, Attach: func([]uint32) (xsk.Receiver, error) { return nothing{}, nil }}
-	owner := steer.OwnerTable(p.plan.Workers)
-	c.Owner = &owner
 	if p.plan.Workers > 1 {
 		if c.Lanes, err = dataplane.NewLanes(p.plan, common); err != nil {
 			return err
@@ -38,6 +35,14 @@ func (p *process) try() error {
 		if c.Shared, err = window.NewShared(common, len(p.plan.Queries)); err != nil {
 			return err
 		}
+	}
+	journal, err := dataplane.NewJournal(common, p.plan)
+	if err != nil {
+		return err
+	}
+	c.Owner = journal.Owner()
+	if err := errors.Join(common.Complete(dataplane.StateVersion), common.Same(p.parts.shared)); err != nil {
+		return fmt.Errorf("what the workers share: %w", err)
 	}
 	for w := range p.plan.Workers {
 		if c.Region, err = arena.New("headrace trial", RegionBytes); err != nil {

@@ -65,7 +65,8 @@ type SocketCounters struct {
 type controlLines struct {
 	Command    atomic.Uint64
 	Hold       atomic.Uint64
-	_          [line - 16]byte
+	Past       atomic.Uint64 // bit w: worker w takes first what lies in its rings
+	_          [line - 24]byte
 	Heartbeat  atomic.Uint64
 	Generation atomic.Uint64
 	UTCOffset  atomic.Int64

@@ -19,8 +19,8 @@ const (
 	// would not be without it, and frames go on coming into the rings. A worker that has
 	// got there is [Held], and nobody's memory changes until the hold ends.
 	Hold
-	// HoldPast is Hold, but what lies in the rings when a worker sees it is taken first:
-	// for a change after which some frames come to another worker.
+	// HoldPast is Hold, but workers that it names take first what lies in their rings when
+	// they see it: for a change after which some frames come to another worker.
 	HoldPast
 	Drain   // take no more frames, fire what is open, end
 	Discard // take no more frames, drop what is open, end
@@ -42,15 +42,26 @@ func (s *Segment) SetCommand(c Command) {
 	}
 }
 
+// AllWorkers is past of [Segment.SetHold] for every worker.
+const AllWorkers = ^uint64(0)
+
 // SetHold asks for a hold, c being one of the two, and returns its number: a worker is
-// there when it is [Held] and [Worker.HeldFor] is that number. Control writes it. It
-// returns 0 if something stronger has been asked for. [Segment.SetCommand] with Go ends
-// the hold.
-func (s *Segment) SetHold(c Command) uint64 {
+// there when it is [Held] and [Worker.HeldFor] is that number. With HoldPast, past has bit
+// w if worker w takes first what lies in its rings; for the others it is a Hold. Control
+// writes it. It returns 0 if something stronger has been asked for. [Segment.SetCommand]
+// with Go ends the hold.
+//
+// Where a hold is under way, or all workers are there, the next one takes its place: a
+// worker goes on from where it is held.
+func (s *Segment) SetHold(c Command, past uint64) uint64 {
 	if s.Command() > HoldPast || !c.Holds() {
 		return 0
 	}
+	if c == Hold {
+		past = 0
+	}
 	number := s.mailbox.Hold.Load() + 1
+	s.mailbox.Past.Store(past)   // before the number, and
 	s.mailbox.Hold.Store(number) // before the command: who sees that sees this
 	s.mailbox.Command.Store(uint64(c))
 	return number
@@ -58,6 +69,10 @@ func (s *Segment) SetHold(c Command) uint64 {
 
 // Hold returns the number of the hold that was asked for last; 0 if none was.
 func (s *Segment) Hold() uint64 { return s.mailbox.Hold.Load() }
+
+// Past reports whether worker w takes first what lies in its rings, in the hold whose
+// number was read before, or in one after it.
+func (s *Segment) Past(w int) bool { return s.mailbox.Past.Load()>>uint(w)&1 != 0 }
 
 // Heartbeat returns CLOCK_MONOTONIC, in nanoseconds, when control last said that
 // it lives; 0 before the first time.

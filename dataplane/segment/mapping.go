@@ -91,6 +91,8 @@ func mapFile(fd, size int, write bool) ([]byte, error) {
 // Words of [WorkerCounters] that are looked at by themselves.
 const (
 	framesWord    = unsafe.Offsetof(WorkerCounters{}.Frames) / 8
+	cyclesWord    = unsafe.Offsetof(WorkerCounters{}.Cycles) / 8
+	busyWord      = unsafe.Offsetof(WorkerCounters{}.BusyCycles) / 8
 	heartbeatWord = unsafe.Offsetof(WorkerCounters{}.HeartbeatNanos) / 8
 )
 
@@ -100,3 +102,8 @@ func (w *Worker) Frames() uint64 { return atomic.LoadUint64(&w.worker[framesWord
 // Heartbeat returns CLOCK_MONOTONIC, in nanoseconds, when the worker published last; 0
 // before the first time.
 func (w *Worker) Heartbeat() uint64 { return atomic.LoadUint64(&w.worker[heartbeatWord]) }
+
+// Load returns how many cycles the worker has done, and how many of them found work.
+func (w *Worker) Load() (cycles, busy uint64) {
+	return atomic.LoadUint64(&w.worker[cyclesWord]), atomic.LoadUint64(&w.worker[busyWord])
+}

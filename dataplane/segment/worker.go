@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"github.com/headrace/headrace/dataplane/arena"
@@ -58,6 +59,11 @@ func (s State) Final() bool { return s == Done || s == Failed }
 // NewCounters returns zero counters for p.
 func NewCounters(p *plan.Plan) *Counters {
 	return &Counters{Feeds: make([]FeedCounters, len(p.Feeds)), Queries: make([]QueryCounters, len(p.Queries))}
+}
+
+// Copy returns the counts in memory of their own.
+func (c *Counters) Copy() *Counters {
+	return &Counters{Worker: c.Worker, Feeds: slices.Clone(c.Feeds), Queries: slices.Clone(c.Queries)}
 }
 
 // CountersIn returns counters for p whose feeds and queries are in r, with what they
@@ -140,6 +146,7 @@ type Worker struct {
 	lines      *workerLines
 	freed      *atomic.Uint64
 	worker     []uint64   // the counters, as words
+	beat       *uint64    // that of them which is the heartbeat
 	feeds      [][]uint64 // [feed]
 	queries    [][]uint64 // [query]
 	watermarks []atomic.Int64
@@ -156,7 +163,8 @@ func newWorker(s *Segment, i int) Worker {
 		ring:       part[l.ring:][:l.OutboxBytes:l.OutboxBytes],
 	}
 	at := l.counters
-	w.worker = wordsOf(view[WorkerCounters](part, at))
+	own := view[WorkerCounters](part, at)
+	w.worker, w.beat = wordsOf(own), &own.HeartbeatNanos
 	at += sizeOf[WorkerCounters]()
 	for range l.Feeds {
 		w.feeds = append(w.feeds, wordsOf(view[FeedCounters](part, at)))
@@ -233,6 +241,12 @@ func (w *Worker) Publish(now uint64, c *Counters) {
 	}
 	c.feeds, c.queries = [4]uint64{}, [4]uint64{}
 	w.lines.Sequence.Store(seq + 1)
+}
+
+// Beat says that the worker lives and leaves all other counters as they are. The worker
+// writes it.
+func (w *Worker) Beat(now uint64) {
+	atomic.StoreUint64(w.beat, now)
 }
 
 func store(dst, src []uint64) {

@@ -92,6 +92,12 @@ func (s *Sequencer) admit(h *Header) {
 		s.replace(i, c, h)
 		return
 	}
+	if c.continues(h) {
+		s.keepState()
+		s.st.last = i
+		s.inOrder(c, h)
+		return
+	}
 	if c.state == retired && h.Whole > 0 && !s.settled(i, c, run{h.Seq, h.Seq + uint64(h.Whole)}) {
 		r.Drop = event.DropNoChannel
 		return

@@ -359,3 +359,35 @@ func TestPiecesThatMovedToTheFrontComeBack(t *testing.T) {
 		}
 	}
 }
+
+func TestSavingDoesNotAllocate(t *testing.T) {
+	for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
+		const batches = 100
+		var packets [][]byte
+		for seq := uint64(1); len(packets) < 6*(batches+1); seq += 6 {
+			for _, at := range []uint64{0, 2, 1, 5, 3, 4} { // in order, held, released, held, in order, released
+				packet := mold("s", seq+at, "a")
+				if protocol == plan.IEXTP {
+					packet = iex(1, 1, seq+at, event.Nanos(seq+at), "a")
+				}
+				packets = append(packets, packet)
+			}
+		}
+		l := &life{t: t, feed: feed(protocol)}
+		l.begin()
+		if n := testing.AllocsPerRun(batches, func() {
+			l.undo.Begin(*l.commit + 1)
+			for _, packet := range packets[:6] {
+				if l.s.Push(packet, 0, 0, false).Messages != 1 {
+					t.Fatal("a packet was not taken")
+				}
+				l.s.Carry()
+			}
+			packets = packets[6:]
+			*l.commit++
+		}); n != 0 || l.undo.Used() == 0 {
+			t.Errorf("%s: %v allocations, %d words saved", protocol, n, l.undo.Used())
+		}
+		_ = l.region.Close()
+	}
+}

@@ -59,4 +59,16 @@
 // pieces and at most one gap before each, do not outgrow what [New] sets aside.
 //
 // All state is in an arena. No clock, no allocation after New; one worker's thread.
+//
+// # A batch that is taken back
+//
+// What a call changes is saved in an undo log before (keep.go), so that after a crash
+// a New over the same memory goes on from the last commit. If that fell into a release,
+// [Sequencer.Carry] kept it, and [Sequencer.Resume] returns it.
+//
+// # A channel that moves
+//
+// [Sequencer.MoveChannel] copies a channel to another worker's sequencer, or to that of
+// another plan, in one batch there; then [Sequencer.ForgetChannel] in one batch here. A
+// crash in between leaves it at both: whoever does not own it forgets it.
 package sequence

@@ -30,18 +30,22 @@ type savedChannel struct {
 
 // keepState saves what belongs to all channels.
 func (s *Sequencer) keepState() {
-	if s.undo != nil && s.saved.state != s.undo.Round() {
-		s.saved.state = s.undo.Round()
+	if round := s.undo.Round(); s.saved.state != round {
+		s.saved.state = round
 		arena.Save(s.undo, s.st)
 	}
 }
 
 // keepFlow saves what a packet in order changes.
 func (s *Sequencer) keepFlow(i int32, c *channel) {
-	if s.undo != nil && s.saved.channels[i].flow != s.undo.Round() {
-		s.saved.channels[i].flow = s.undo.Round()
-		arena.Save(s.undo, &c.flow)
+	if round := s.undo.Round(); round != 0 && s.saved.channels[i].flow != round {
+		s.saveFlow(i, c, round)
 	}
+}
+
+func (s *Sequencer) saveFlow(i int32, c *channel, round uint64) {
+	s.saved.channels[i].flow = round
+	arena.Save(s.undo, &c.flow)
 }
 
 // keep saves channel i. It comes before anything of its hold is changed.

@@ -161,15 +161,18 @@ func (s *Sequencer) Push(payload []byte, line uint8, receive event.Nanos, trunca
 		return &s.rel
 	}
 	s.account(h)
-	c := &s.channels[s.st.last]
-	// In order, on the channel of the last packet, nothing outstanding.
-	if c.next == h.Seq && c.high == h.Seq && c.session == h.Session && c.state == live &&
-		h.Whole > 0 && h.Sent >= c.bornSent {
+	if c := &s.channels[s.st.last]; c.continues(h) {
 		s.inOrder(c, h)
 		return &s.rel
 	}
 	s.admit(h)
 	return &s.rel
+}
+
+// continues reports a packet in order of channel c, of which nothing is outstanding.
+func (c *channel) continues(h *Header) bool {
+	return c.next == h.Seq && c.high == h.Seq && c.session == h.Session && c.state == live &&
+		h.Whole > 0 && h.Sent >= c.bornSent
 }
 
 // inOrder lets the whole packet through.

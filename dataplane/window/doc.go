@@ -14,7 +14,9 @@
 //	watermark.go  sources, gaps, watermarks: the effect of marks
 //	close.go      panes into the outbox, and their memory cleared
 //	undo.go       what a call may save of what it changes
-//	settle.go     the key limit where several workers share it (replay)
+//	shared.go     the key limit where several workers share it (run)
+//	settle.go     the same in replay
+//	transfer.go   state from one State to another, of another plan too
 //
 // The state is what DESIGN calls order-independent: within a pane the order of
 // folding changes nothing. What depends on order is decided by marks alone: which
@@ -25,7 +27,8 @@
 // Everything that outlives a batch is in the worker's region, and saved in an undo log
 // before it is changed. A pane that was put out is only marked as spent, and cleared
 // ([State.Sweep]) when that is committed. A State made over the region of a process
-// that ended goes on where its last committed batch ended.
+// that ended goes on where its last committed batch ended. Tests that end processes
+// between any two changes are built with the tag faults; -histories makes them longer.
 //
 // window knows events, aggregates and the outbox; no packets, formats or lanes.
 package window

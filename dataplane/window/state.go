@@ -166,12 +166,20 @@ type feed struct {
 	// that source's time.
 	quiet event.Nanos
 	saved uint64 // the round in which gaps were saved
+	// released is the source that was saved last because it released something.
+	released released
 	// passed: windows have begun to close since gaps were last forgotten.
 	passed bool
 
 	keyed []*event.Keyed // by stream of the feed
 	// Position in the batch being applied.
 	mark, from int
+}
+
+// released is a source in one round of the undo log.
+type released struct {
+	round  uint64
+	source uint32
 }
 
 type feedCounts struct {

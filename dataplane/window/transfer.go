@@ -59,7 +59,7 @@ func CopyGroup(dst, src *State, queries []Pair, group int) error {
 		from, to := &src.queries[p.Src], &dst.queries[p.Dst]
 		to.mark[0].Hit = max(to.mark[0].Hit, from.mark[0].Hit)
 		for slot := range from.panes {
-			if flags, any := luggage(dst, src, from, slot, group); any {
+			if flags, some := luggage(dst, src, from, slot, group); some {
 				to.takeGroup(from, slot, group, flags)
 			}
 		}
@@ -70,7 +70,7 @@ func CopyGroup(dst, src *State, queries []Pair, group int) error {
 // luggage returns the flags that a group takes along from pane number slot of q, one of
 // src's queries, and whether it takes anything. Where the States share no allowance,
 // what is marked there goes with the pane.
-func luggage(dst, src *State, q *query, slot, group int) (flags uint32, any bool) {
+func luggage(dst, src *State, q *query, slot, group int) (flags uint32, some bool) {
 	p := &q.panes[slot]
 	if p.State != paneOpen {
 		return 0, false
@@ -96,7 +96,7 @@ func canTake(dst, src *State, p Pair, group int) error {
 		}
 	}
 	for slot := range from.panes {
-		if _, any := luggage(dst, src, from, slot, group); !any {
+		if _, some := luggage(dst, src, from, slot, group); !some {
 			continue
 		}
 		i := from.panes[slot].Index
@@ -224,11 +224,21 @@ func (q *query) clearGroup(slot, group int) {
 // whole: sources, gaps and watermarks, all that every State that has folded the same
 // marks knows. dst has no pane of the queries yet. After a kill it is called again.
 func CopyLevels(dst, src *State, feeds, queries []Pair) error {
+	return CopyLevelsAs(dst, src, feeds, queries, nil)
+}
+
+// A Renumber returns the number that source old of a feed of src has in dst, both as in
+// [event.Mark.Source], and whether it has one.
+type Renumber func(feed int, old uint32) (now uint32, ok bool)
+
+// CopyLevelsAs is [CopyLevels], but sources have new numbers: their channels have gone to
+// other places, which may be those of others before them. nil: they stay.
+func CopyLevelsAs(dst, src *State, feeds, queries []Pair, as Renumber) error {
 	if !dst.Quiescent() || !src.Quiescent() {
 		return fmt.Errorf("window: watermarks cannot be copied while windows close: put them out and clear them first")
 	}
 	for _, p := range feeds {
-		if err := canKnow(&dst.feeds[p.Dst], &src.feeds[p.Src]); err != nil {
+		if err := canKnow(&dst.feeds[p.Dst], &src.feeds[p.Src], dst.feeds[p.Dst].placing(&src.feeds[p.Src], p.Src, as)); err != nil {
 			return fmt.Errorf("window: feed %s: %w", src.feeds[p.Src].plan.Name, err)
 		}
 	}
@@ -242,7 +252,8 @@ func CopyLevels(dst, src *State, feeds, queries []Pair) error {
 		}
 	}
 	for _, p := range feeds {
-		dst.feeds[p.Dst].copyFrom(&src.feeds[p.Src])
+		f, other := &dst.feeds[p.Dst], &src.feeds[p.Src]
+		f.copyFrom(other, f.placing(other, p.Src, as))
 	}
 	for _, p := range queries {
 		l := src.queries[p.Src].mark[0]
@@ -257,12 +268,12 @@ func CopyLevels(dst, src *State, feeds, queries []Pair) error {
 }
 
 // canKnow reports why f cannot have the sources of another State's feed.
-func canKnow(f, other *feed) error {
+func canKnow(f, other *feed, place func(uint32) (uint32, bool)) error {
 	if (f.plan.Sequence == plan.Unsequenced) != (other.plan.Sequence == plan.Unsequenced) {
 		return fmt.Errorf("one is sequenced and the other is not")
 	}
 	for n := range other.sources {
-		if _, ok := f.place(other, uint32(n)); !ok && other.needs(uint32(n)) {
+		if _, ok := place(uint32(n)); !ok && other.needs(uint32(n)) {
 			return fmt.Errorf("channel %d of worker %d has no place among %d channels of %d workers: move it first",
 				n%other.channels, n/other.channels, f.channels, len(f.sources)/f.channels)
 		}
@@ -283,21 +294,37 @@ func (f *feed) place(other *feed, n uint32) (uint32, bool) {
 	return uint32(at), channel < f.channels && at < len(f.sources)
 }
 
-func (f *feed) copyFrom(other *feed) {
+// placing returns the function from the numbers of other's sources, feed number of its
+// State, to those here.
+func (f *feed) placing(other *feed, number int, as Renumber) func(uint32) (uint32, bool) {
+	if as == nil || f.plan.Sequence == plan.Unsequenced {
+		return func(n uint32) (uint32, bool) { return f.place(other, n) }
+	}
+	return func(n uint32) (uint32, bool) {
+		channels := uint32(other.channels)
+		now, ok := as(number, n/channels*plan.SourceStride+n%channels)
+		if !ok || int(now%plan.SourceStride) >= f.channels || int(now/plan.SourceStride) >= len(f.sources)/f.channels {
+			return 0, false
+		}
+		return f.number(now), true
+	}
+}
+
+func (f *feed) copyFrom(other *feed, place func(uint32) (uint32, bool)) {
 	clear(f.sources)
 	fault.Point()
 	for n, src := range other.sources {
-		if at, ok := f.place(other, uint32(n)); ok {
+		if at, ok := place(uint32(n)); ok {
 			f.sources[at] = src
 			fault.Point()
 		}
 	}
 	for i, n := range other.active[:other.counts[0].Active] {
-		f.active[i], _ = f.place(other, n)
+		f.active[i], _ = place(n)
 		fault.Point()
 	}
 	for i, g := range other.gaps[:other.counts[0].Gaps] {
-		if at, ok := f.place(other, g.Source); ok {
+		if at, ok := placeOf(g.Source, place); ok {
 			g.Source = at
 		} else {
 			g.Source = noSource // it is over, and nobody's
@@ -343,4 +370,44 @@ func (s *State) RenumberSource(feed int, old, now uint32) error {
 	f.sources[from] = source{}
 	fault.Point()
 	return nil
+}
+
+func placeOf(n uint32, place func(uint32) (uint32, bool)) (uint32, bool) {
+	if n == noSource {
+		return 0, false
+	}
+	return place(n)
+}
+
+// Gaps returns how many gaps of a feed are remembered.
+func (s *State) Gaps(feed int) int { return int(s.feeds[feed].counts[0].Gaps) }
+
+// Continue ends the taking over of a query. Its watermark is at, which another State may
+// have reached before the one whose windows came here: those behind it begin to close. The
+// outbox is told of it once more, since it may be another one.
+func (s *State) Continue(number int, at event.Nanos) {
+	q := &s.queries[number]
+	l := &q.mark[0]
+	if at > l.Time {
+		q.save()
+		l.Time = at
+		if i := q.index(at); i > l.Index {
+			s.pass(&s.feeds[q.plan.Feed], q, i)
+		}
+	}
+	if l.Index != beforeAll {
+		q.save()
+		l.Told = l.Index - 1
+	}
+	s.findQuiet(&s.feeds[q.plan.Feed])
+}
+
+// BeginLate says that a query begins while its feed goes on: windows that events have been
+// seen of are incomplete.
+func (s *State) BeginLate(number int) {
+	q := &s.queries[number]
+	if latest := s.feeds[q.plan.Feed].counts[0].Greatest; latest != event.MinNanos {
+		q.save()
+		q.mark[0].Hit = q.index(latest)
+	}
 }

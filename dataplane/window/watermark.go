@@ -70,12 +70,16 @@ func (s *State) released(f *feed, n uint32, t event.Nanos) {
 	if src.Active != 0 && src.Idle == 0 && t <= src.Max && t <= c.Greatest {
 		return
 	}
-	arena.Put(f.undo, src)
-	arena.Put(f.undo, c)
-	if src.Active == 0 {
-		arena.Put(f.undo, &f.active[c.Active])
+	// Mostly it is one source that releases again and again: saved once a batch.
+	if now := (released{f.undo.Round(), n}); now != f.released || src.Active == 0 {
+		f.released = now
+		arena.Put(f.undo, src)
+		arena.Put(f.undo, c)
+		if src.Active == 0 {
+			arena.Put(f.undo, &f.active[c.Active])
+		}
+		f.undo.Publish()
 	}
-	f.undo.Publish()
 	if src.Active == 0 {
 		src.Active, src.Max = 1, t
 		fault.Point()

@@ -4,4 +4,9 @@
 // A decoder is a pure function of bytes and of its channels' state in an arena.
 // It reads no clock, keeps no Go pointer to its input, allocates nothing and
 // bounds everything.
+//
+// A decoder whose channels have state saves it in the undo log that New was given,
+// before it changes, says how much that is ([Saver]), and lets it move to another
+// decoder ([Mover]). Between two batches of one packet nothing but that state and the
+// packet's [Progress] is kept.
 package wire

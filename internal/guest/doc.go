@@ -19,6 +19,7 @@
 //	init.sh                  the first process of the guest
 //	boot         boot.go     QEMU: its arguments, its two ports, its end
 //	card         card.go     the card with several queues and its far end
+//	Debian       debian.go   a disk with systemd in place of the command alone; debian.sh
 //	Test, Need   test.go     for the tests of other packages
 //
 // [WireScript] joins N soft RoCE devices by a bridge; in the guest it is the command

@@ -68,6 +68,12 @@ type Config struct {
 	// path. Patterns are expanded.
 	Files []string
 
+	// Debian boots, in place of busybox and the command alone, a Debian 13 with systemd
+	// and its kernel from a disk: see [DebianRoot]. The command runs when multi-user.target
+	// has been reached, with /work on the disk; Programs and Files are not found there.
+	// The command may give files of /work to the system.
+	Debian bool
+
 	// CPUs is 2 if zero. Give a test whose threads spin more CPUs than spinning threads:
 	// soft RoCE works in soft interrupts, which starve otherwise (1.4 to 13 ms for a
 	// round trip in place of 0.3).
@@ -168,6 +174,9 @@ func (c Config) checked(command []string) (Config, error) {
 			return no("directory %s is not one", c.Dir)
 		}
 	}
+	if c.Debian {
+		c.Modules = append(c.Modules[:len(c.Modules):len(c.Modules)], debianModules...)
+	}
 	if c.QueuePairs > 0 {
 		c.Modules = append(c.Modules[:len(c.Modules):len(c.Modules)], "virtio_net")
 		if missing, err := veth.Missing(); err != nil || missing != "" {
@@ -214,11 +223,19 @@ type run struct {
 	began  time.Time
 	work   string // a directory of this run
 	kernel *kernel
+	debian *debian // nil: no disk
 }
 
 // prepare makes the kernel and the root in the work directory.
 func (r *run) prepare(ctx context.Context, command []string) (err error) {
-	if r.kernel, err = openKernel(ctx, r.Kernel); err != nil {
+	if r.Debian {
+		if r.debian, err = openDebian(ctx); err == nil {
+			r.kernel, err = readKernel(r.debian.root)
+		}
+	} else {
+		r.kernel, err = openKernel(ctx, r.Kernel)
+	}
+	if err != nil {
 		return err
 	}
 	r.step("kernel %s", r.kernel.version)

@@ -48,6 +48,8 @@ load /modules/rest
 if [ -s /tmp/refused ]; then
 	dmesg | tail -n 5
 	echo "unprepared $(head -n 1 /tmp/refused)" >$status
+elif [ -f /debian.sh ]; then
+	. /debian.sh
 else
 	ready=$(uptime)
 	cd /work

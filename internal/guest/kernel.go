@@ -166,7 +166,15 @@ func unpackKernel(ctx context.Context, deb, dir string) error {
 	if _, err := output(exec.CommandContext(ctx, "dpkg-deb", "--extract", deb, fresh)); err != nil {
 		return err
 	}
-	images, err := filepath.Glob(filepath.Join(fresh, "boot", "vmlinuz-*"))
+	if err := unpackImage(ctx, fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dir)
+}
+
+// unpackImage puts the kernel of a root beside its directories.
+func unpackImage(ctx context.Context, root string) error {
+	images, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
 	if err != nil || len(images) != 1 {
 		return fmt.Errorf("holds %d kernels", len(images))
 	}
@@ -180,10 +188,7 @@ func unpackKernel(ctx context.Context, deb, dir string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", images[0], err)
 	}
-	if err := os.WriteFile(filepath.Join(fresh, "vmlinux"), whole, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(fresh, dir)
+	return os.WriteFile(filepath.Join(root, "vmlinux"), whole, 0o644)
 }
 
 // errImage reports a kernel image that is not laid out as the boot protocol says.

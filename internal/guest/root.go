@@ -51,6 +51,7 @@ func writeRoot(ctx context.Context, c Config, k *kernel, command []string, path 
 		func() error { return r.files(c.Files) },
 		func() error { return r.work(c.Dir) },
 		func() error { return r.text("/command", 0o755, quote(command)+"\n") },
+		func() error { return r.debian(c.Debian) },
 		r.close,
 	} {
 		if err := step(); err != nil {
@@ -155,6 +156,14 @@ func (r *root) modules(ctx context.Context, k *kernel, names []string) error {
 		return err
 	}
 	return r.text("/modules/rest", 0o644, lists[1])
+}
+
+// debian has the guest go on with the system on its disk.
+func (r *root) debian(asked bool) error {
+	if !asked {
+		return nil
+	}
+	return r.text("/debian.sh", 0o644, debianScript)
 }
 
 func (r *root) programs(names []string) error {

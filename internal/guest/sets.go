@@ -53,6 +53,8 @@ var packages = map[string]string{
 	"apt-get":                      "apt",
 	"apt-cache":                    "apt",
 	"dpkg-deb":                     "dpkg",
+	"mmdebstrap":                   "mmdebstrap",
+	"mke2fs":                       "e2fsprogs",
 	"ip":                           "iproute2",
 	"tc":                           "iproute2",
 	"rdma":                         "iproute2",

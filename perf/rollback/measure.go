@@ -98,6 +98,7 @@ type mailbox struct{}
 
 func (mailbox) Command() segment.Command { return segment.Drain }
 func (mailbox) Hold() uint64             { return 0 }
+func (mailbox) Past(int) bool            { return false }
 func (mailbox) UTCOffset() time.Duration { return 0 }
 
 // A Reading is one way through a load.

@@ -141,17 +141,18 @@ func (k *book) put(channel int, ref uint64, side, price, shares uint32) bool {
 			k.free(o) // of a generation that was forgotten
 		}
 		if i < together {
-			arena.SaveSlice(k.undo, near[:i+1])
+			arena.PutSlice(k.undo, near[:i+1])
 		} else {
-			arena.Save(k.undo, &near[0])
-			arena.Save(k.undo, o)
+			arena.Put(k.undo, &near[0])
+			arena.Put(k.undo, o)
 		}
+		k.putCounts(channel)
+		k.undo.Publish()
 		o.ref, o.tag, o.channel, o.price, o.shares = ref, tag, uint16(channel), price, shares
 		fault.Point()
 		near[0].count++
 		near[0].reach = max(near[0].reach, uint8(i+1))
 		fault.Point()
-		k.keep(channel)
 		k.live[0]++
 		fault.Point()
 		k.channels[channel].live++
@@ -162,36 +163,38 @@ func (k *book) put(channel int, ref uint64, side, price, shares uint32) bool {
 
 // remove takes out an order that find returned.
 func (k *book) remove(o *order) {
-	k.keep(int(o.channel))
+	k.putCounts(int(o.channel))
+	k.free(o) // publishes
+	fault.Point()
 	k.live[0]--
 	fault.Point()
 	k.channels[o.channel].live--
-	k.free(o)
 }
 
-// keep saves the counts, mostly once a batch.
-func (k *book) keep(channel int) {
+// putCounts puts the counts into the undo log, mostly once a batch.
+func (k *book) putCounts(channel int) {
 	if k.undo == nil {
 		return
 	}
 	round := k.undo.Round()
 	if k.counts != round {
 		k.counts = round
-		k.undo.Words(k.live)
+		arena.PutSlice(k.undo, k.live)
 	}
 	if k.kept[channel] != round {
 		k.kept[channel] = round
-		arena.Save(k.undo, &k.channels[channel])
+		arena.Put(k.undo, &k.channels[channel])
 	}
 }
 
 // free empties a slot and tells the home of the order that was in it.
 func (k *book) free(o *order) {
 	h := &k.slots[k.home(int(o.channel), o.ref)]
-	arena.Save(k.undo, o)
+	arena.Put(k.undo, o)
 	if h != o {
-		arena.Save(k.undo, h)
+		arena.Put(k.undo, h)
 	}
+	k.undo.Publish()
 	o.tag = 0
 	fault.Point()
 	h.count--
@@ -212,7 +215,8 @@ func (k *book) reduce(o *order, shares uint32) {
 
 // forget voids the channel's orders.
 func (k *book) forget(channel int) {
-	k.keep(channel)
+	k.putCounts(channel)
+	k.undo.Publish()
 	c := &k.channels[channel]
 	k.live[0] -= uint64(c.live)
 	fault.Point()

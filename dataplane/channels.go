@@ -1,0 +1,148 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault"
+	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/sequence"
+	"github.com/headrace/headrace/dataplane/steer"
+	"github.com/headrace/headrace/dataplane/wire"
+)
+
+// channels gives what is known of old feed number from to the new workers' feed f.
+func (t *transfer) channels(f, from int) error {
+	if t.moved == nil {
+		t.moved = make([]map[uint32]uint32, len(t.old.Feeds))
+	}
+	t.moved[from] = map[uint32]uint32{}
+	if t.plan.Feeds[f].Sequence == plan.Unsequenced {
+		t.oneSource(f, from)
+		return nil
+	}
+	// First those that live: sessions that have ended take what room is left.
+	for _, ended := range []bool{false, true} {
+		for w, worker := range t.From {
+			src := &worker.feeds[from]
+			for _, c := range src.sequencer.Channels() {
+				if c.Retired != ended {
+					continue
+				}
+				if err := t.channel(f, from, w, &c); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// oneSource combines what the workers know of an unsequenced feed, which is one source
+// whoever decodes it. A gap is open if it is for one of them: the next release of any ends
+// it.
+func (t *transfer) oneSource(f, from int) {
+	all := channelState{Max: event.MinNanos}
+	open := false
+	for _, w := range t.From {
+		c := &w.feeds[from].channels[0]
+		all.Max, all.Since = max(all.Max, c.Max), max(all.Since, c.Since)
+		all.Seen, all.Gaps = max(all.Seen, c.Seen), max(all.Gaps, c.Gaps)
+		open = open || c.Closed < c.Gaps
+	}
+	if all.Closed = all.Gaps; open {
+		all.Closed--
+	}
+	for _, w := range t.To {
+		w.feeds[f].channels[0] = all
+		fault.Point()
+	}
+}
+
+// channel moves one channel of worker w to who gets its packets from now on.
+func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
+	to, err := t.placeOf(f, from, w, &c.Session)
+	if err != nil {
+		return err
+	}
+	src, dst := &t.From[w].feeds[from], &t.To[to].feeds[f]
+	if c.Retired {
+		// It is kept to know late copies by: where there is no room, it need not be.
+		if len(dst.sequencer.Channels()) == dst.plan.Channels || dst.sequencer.Fits(src.sequencer, c.Slot) != nil {
+			return nil
+		}
+	}
+	slot, err := dst.sequencer.MoveChannel(src.sequencer, c.Slot)
+	if err != nil {
+		return fmt.Errorf("worker %d: %w", to, err)
+	}
+	dst.w.void()
+	t.moved[from][src.sourceOf(c.Slot)] = dst.sourceOf(slot)
+	if c.Retired {
+		return nil
+	}
+	dst.channels[slot] = src.channels[c.Slot]
+	fault.Point()
+	if err := moveDecoded(dst, src, slot, c.Slot); err != nil {
+		return fmt.Errorf("worker %d: channel %x: %w", to, c.Session[:10], err)
+	}
+	return nil
+}
+
+// moveDecoded copies what the decoder knows of a channel.
+func moveDecoded(dst, src *feed, to, from int) error {
+	m, ok := src.decoder.(wire.Mover)
+	if !ok {
+		return nil
+	}
+	if err := m.Fits(dst.decoder, from, to); err != nil {
+		return err
+	}
+	for at := 0; ; {
+		next, err := m.Move(dst.decoder, from, to, at)
+		dst.w.void()
+		if err != nil || next == 0 {
+			return err
+		}
+		if next == at {
+			return fmt.Errorf("its state is too large for the undo log: %w", arena.ErrFull)
+		}
+		at = next
+	}
+}
+
+// errPlacement reports a feed whose channels belong to no one worker.
+var errPlacement = errors.New("its packets are not placed by their channel, so that nobody knows whose it is from now on: place it by its session, or stop and start")
+
+// placeOf returns the new worker that gets a session's packets.
+func (t *transfer) placeOf(f, from, w int, session *sequence.Session) (int, error) {
+	p := &t.plan.Feeds[f].Place
+	if placed := placedBy(p, session, t.plan.Feeds[f].Sequence); placed != nil {
+		return int(t.OwnersTo[event.Group(event.HashKey(placed))]), nil
+	}
+	if len(t.From) != len(t.To) || *t.OwnersFrom != *t.OwnersTo || *p != t.old.Feeds[from].Place {
+		return 0, errPlacement
+	}
+	return w, nil
+}
+
+// placedBy returns the bytes by which a session's packets are placed, nil if others have a
+// part in it.
+func placedBy(p *plan.Placement, session *sequence.Session, s plan.Sequence) []byte {
+	begin, end := 0, int(p.Offset)+int(p.Length)
+	if s == plan.IEXTP {
+		begin = iexSession
+	}
+	header := session.Header(s)
+	if p.Kind != plan.PlaceChannel && p.Kind != plan.PlaceBytes || int(p.Offset) < begin || end > len(header) {
+		return nil
+	}
+	var buf [steer.PlaceMax]byte
+	placed, _ := steer.Place(p, header, nil, &buf)
+	return placed
+}
+
+// iexSession is where channel and session begin in a header of IEX-TP.
+const iexSession = 4

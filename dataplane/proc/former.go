@@ -1,0 +1,101 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/headrace/headrace/dataplane"
+	"github.com/headrace/headrace/dataplane/arena"
+	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/window"
+)
+
+// former is a data plane of another plan, or of other workers, whose state goes on in
+// this process: its workers, to be read.
+type former struct {
+	workers []*dataplane.Worker // none: there is no such data plane
+	regions []*arena.Region
+	owner   *[event.GroupCount]uint16
+}
+
+// descriptors returns how many descriptors go with f.
+func descriptors(f *handover.FromBody) int {
+	if f == nil {
+		return 0
+	}
+	return f.Regions + 1
+}
+
+// openFormer opens what another data plane has left at a hold, without changing it.
+func (p *process) openFormer() error {
+	from := p.start.From
+	if from == nil {
+		return nil
+	}
+	f := &p.former
+	if from.Plan == nil || from.Plan.Workers < 1 || from.Regions < from.Plan.Workers || p.start.Kept == nil {
+		return fmt.Errorf("data plane: %w: state of %d workers", handover.ErrPeer, from.Regions)
+	}
+	for _, fd := range p.parts.former {
+		r, err := arena.View(fd)
+		if err != nil {
+			return err
+		}
+		f.regions = append(f.regions, r)
+	}
+	common := f.regions[from.Regions]
+	var shared *window.Shared
+	if from.Plan.Workers > 1 {
+		if _, err := dataplane.NewLanes(from.Plan, common); err != nil {
+			return err
+		}
+		var err error
+		if shared, err = window.NewShared(common, len(from.Plan.Queries)); err != nil {
+			return err
+		}
+	}
+	journal, err := dataplane.NewJournal(common, from.Plan)
+	if err != nil {
+		return err
+	}
+	f.owner = journal.Owner()
+	if err := common.Complete(dataplane.StateVersion); err != nil {
+		return fmt.Errorf("data plane: what the workers before shared: %w", err)
+	}
+	for w := range from.Plan.Workers {
+		worker, err := dataplane.OpenHeld(dataplane.Config{Plan: from.Plan, Worker: w, Region: f.regions[w], Shared: shared, Rollback: true})
+		if err != nil {
+			return err
+		}
+		f.workers = append(f.workers, worker)
+	}
+	return nil
+}
+
+// rings are the positions at which worker w begins, nil if its sockets are new.
+func (f *former) rings(w int) []uint32 {
+	if w >= len(f.workers) {
+		return nil
+	}
+	return f.workers[w].Rings()
+}
+
+// takeOver gives the workers, which have been built and do not run, the former ones'
+// state, and lets go of those.
+func (p *process) takeOver() error {
+	f := &p.former
+	if len(f.workers) == 0 {
+		return nil
+	}
+	errs := []error{dataplane.Transfer(dataplane.TransferConfig{
+		From: f.workers, To: p.workers, OwnersFrom: f.owner, OwnersTo: p.journal.Owner(),
+		Feeds: p.start.From.Feeds, Queries: p.start.From.Queries,
+	})}
+	for _, r := range f.regions {
+		errs = append(errs, r.Close())
+	}
+	*f = former{}
+	p.ready.Warm = true
+	return errors.Join(errs...)
+}
