@@ -162,15 +162,18 @@ func answered(address string) bool {
 func spinning(t *testing.T, p *netns.Pair, env ...string) (a *appliance, worker int) {
 	t.Helper()
 	crowd(t, 0)
-	a = newAppliance(t, p.B, carsConfig+fmt.Sprintf("metrics: {listen: \"%s:9469\"}\n", p.B.IPv4), patient+", idle: spin", "--workers", "1")
+	a = newAppliance(t, p.B, carsConfig+fmt.Sprintf("cpus: 1\nmetrics: {listen: \"%s:9469\"}\n", p.B.IPv4), patient+", idle: spin", "--workers", "1")
 	a.tags = "faults"
 	a.env = append([]string{"GODEBUG=gctrace=1", "GOGC=off"}, env...)
 	a.start()
-	var one unix.CPUSet
-	one.Set(1)
 	worker = workerThread(t, a.dataPID(), 0)
-	if err := unix.SchedSetaffinity(worker, &one); err != nil {
-		t.Fatal(err)
+	var where unix.CPUSet
+	if err := unix.SchedGetaffinity(worker, &where); err != nil || where.Count() != 1 || !where.IsSet(1) {
+		t.Fatalf("the worker may run on %v, %v; want CPU 1", where, err)
+	}
+	p0 := a.report().Snapshot.Placement
+	if len(p0.Workers) != 1 || p0.Workers[0].CPUs != "1" || !p0.Workers[0].Resident || p0.Workers[0].Pages == 0 {
+		t.Errorf("status says %+v", p0)
 	}
 	return a, worker
 }

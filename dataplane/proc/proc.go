@@ -66,7 +66,8 @@ type process struct {
 
 	signals chan os.Signal
 	pins    pins
-	words   string // the last ones of the process before this one
+	placing
+	words string // the last ones of the process before this one
 	keeper
 }
 
@@ -129,6 +130,7 @@ func (p *process) prepare() error {
 	if err := p.buildWorkers(members); err != nil {
 		return err
 	}
+	p.settle()
 	if err := p.keepLastWords(); err != nil {
 		return err
 	}
@@ -216,6 +218,7 @@ func (p *process) buildWorkers(members []int) error {
 	if err := p.openFormer(); err != nil {
 		return err
 	}
+	p.initPlacing()
 	p.lost = make([]atomic.Uint64, n)
 	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
 	if n > 1 {
@@ -279,6 +282,7 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	// CAP_SYS_NICE it is not granted.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
 	name(w)
+	p.takePlace(w)
 	worker, err := p.newWorker(w, members)
 	p.workers[w] = worker
 	built <- err
@@ -303,6 +307,7 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.readyRegion(w, region)
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
 		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
