@@ -11,7 +11,7 @@ GOFUMPT  := mvdan.cc/gofumpt@v0.12.0
 GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-ad3fae17affe
 
 # Debian packages by what needs them.
-APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps
+APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps strace
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
 APT_GUEST := mmdebstrap e2fsprogs qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
 	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils

@@ -45,6 +45,7 @@ const (
 // rules has every field of the config, by its path; * is a name.
 var rules = map[string]rule{
 	"workers":        {object: Workers, planned: true},
+	"cpus":           {object: Workers, tag: Warm, reason: "workers are bound to other CPUs in a hand-over; state goes on"},
 	"workers_max":    {object: Workers, planned: true},
 	"interfaces":     {object: Interface, planned: true, whole: true},
 	"on_stop":        {object: Run, tag: Warm, reason: "it is asked at the stop; " + whyPlan},

@@ -112,6 +112,10 @@ func (r *control) take(g *generation) (status.Former, error) {
 		return former, err
 	}
 	g.layout, g.zeroCopy = body.Layout, body.ZeroCopy
+	if _, err := r.seats(); err != nil {
+		return former, err
+	}
+	r.placed(g, body.Placed)
 	// Now: a call that is under way when a limit ends keeps it, and startPump begins to
 	// listen. What is still to be sent has room in the socket.
 	if err := g.conn.Limit(0); err != nil {

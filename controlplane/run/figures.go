@@ -31,7 +31,7 @@ func (f *figures) close() {
 // show makes g the data plane whose figures are served.
 func (r *control) show(g *generation, former status.Former) {
 	if r.figures.source == nil {
-		r.figures.source = &status.Source{Plan: r.Plan, Continuity: r.shown.Load}
+		r.figures.source = &status.Source{Plan: r.Plan, Continuity: r.shown.Load, Placement: r.placement.Load}
 		if r.peers != nil {
 			r.figures.source.Group = r.peers.show
 		}

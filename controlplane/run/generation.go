@@ -125,6 +125,9 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 		return ready, err
 	}
 	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try, From: l.from, Owners: l.owners}
+	if err := r.place(&body); err != nil {
+		return ready, err
+	}
 	if g.stock != nil {
 		body.Kept = &g.stock.body
 		fds = append(fds, g.stock.descriptors()...)
@@ -151,6 +154,7 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	}
 	if !l.try {
 		r.watchDenials(m.FDs, ready.Unconfined)
+		r.placed(g, ready.Placed)
 	}
 	return ready, g.conn.Limit(0)
 }

@@ -40,6 +40,7 @@ type appliance struct {
 	name   string
 	args   []string
 	env    []string
+	tags   string // of the build
 	binary string // "": headrace as it is
 
 	cmd  *exec.Cmd
@@ -106,7 +107,7 @@ func (a *appliance) launch() {
 	a.t.Helper()
 	path, err := a.binary, error(nil)
 	if path == "" {
-		path, err = binary()
+		path, err = built.Headrace(a.tags)
 	}
 	if err != nil {
 		a.t.Fatal(err)

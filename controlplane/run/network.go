@@ -66,7 +66,7 @@ func layout(p *plan.Plan) (xsk.Layout, error) {
 		if x.Queues > 0 {
 			queues = x.Queues
 		}
-		l.Interfaces = append(l.Interfaces, xsk.Interface{Name: nic.Name, Index: nic.Index, Queues: queues})
+		l.Interfaces = append(l.Interfaces, xsk.Interface{Name: nic.Name, Index: nic.Index, Queues: queues, Memory: frameMemory(os.DirFS("/"), x)})
 		s, err := xsk.Fit(xsk.Wish{Workers: max(p.WorkersMax, p.Workers), RxRing: x.RxRing, TxRing: x.TxRing, FillReserve: x.FillRing})
 		if err != nil {
 			return l, fmt.Errorf("interface %s: %w", x.Name, err)

@@ -44,6 +44,7 @@ func (r *control) revive(g *generation) error {
 		return errCold
 	}
 	state, fault := g.deathOf(r.Plan.Workers)
+	fault = fault || r.folder.hasWords()
 	g.process = nil // it has been waited for, or is
 	text := g.failures(r.Plan.Workers)
 	if fault {
@@ -229,6 +230,7 @@ func (r *control) stayDown(ctx context.Context) error {
 	r.Log.Error("the data plane is not started again; packets go to the network stack", "error", r.down)
 	err := r.network.detach()
 	r.stopping = true
+	r.showContinuity(r.g)
 	for {
 		select {
 		case <-ctx.Done():

@@ -93,14 +93,18 @@ type control struct {
 	over     chan struct{} // closed: nothing more can be asked
 	shown    atomic.Pointer[status.Continuity]
 
-	signals  chan os.Signal
-	asked    int    // signals so far
-	wanted   *Setup // what this process was started with, if another one is in force
-	adopted  bool   // the first data plane was there before us
-	left     bool   // the data plane goes on without us
-	stopping bool   // packets go elsewhere, workers drain
-	failure  error
-	down     error // why the data plane is not started again
+	signals   chan os.Signal
+	asked     int    // signals so far
+	wanted    *Setup // what this process was started with, if another one is in force
+	adopted   bool   // the first data plane was there before us
+	left      bool   // the data plane goes on without us
+	stopping  bool   // packets go elsewhere, workers drain
+	failure   error
+	down      error    // why the data plane is not started again
+	seated    *seating // nil: nobody has asked yet
+	seatedFor string
+	placement atomic.Pointer[status.Placement]
+	poison    string // file of the last frame that a worker failed at
 }
 
 // Run starts or adopts the data plane of the plan's name and stays until it has

@@ -80,7 +80,7 @@ func (p *process) offer(c *handover.Conn) error {
 	}
 	data, control := p.segment.FDs()
 	body := handover.RunningBody{
-		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy,
+		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy, Placed: p.ready.Placed,
 		Kept: p.start.Kept, Confined: p.denials > 0, Description: p.about,
 	}
 	fds := append([]int{data, control}, p.parts.all...)

@@ -66,6 +66,8 @@ type process struct {
 
 	signals chan os.Signal
 	pins    pins
+	placing
+	words string // the last ones of the process before this one
 	keeper
 }
 
@@ -100,6 +102,7 @@ func Main(fd int) error {
 	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil {
 		return err
 	}
+	p.accuse()
 	p.provoke()
 	close(p.begin)
 	return p.keep()
@@ -125,6 +128,10 @@ func (p *process) prepare() error {
 		return err
 	}
 	if err := p.buildWorkers(members); err != nil {
+		return err
+	}
+	p.settle()
+	if err := p.keepLastWords(); err != nil {
 		return err
 	}
 	p.init(p)
@@ -211,6 +218,7 @@ func (p *process) buildWorkers(members []int) error {
 	if err := p.openFormer(); err != nil {
 		return err
 	}
+	p.initPlacing()
 	p.lost = make([]atomic.Uint64, n)
 	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
 	if n > 1 {
@@ -273,6 +281,8 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	// Before other threads of the machine, where cores are shared. It is a wish: without
 	// CAP_SYS_NICE it is not granted.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
+	name(w)
+	p.takePlace(w)
 	worker, err := p.newWorker(w, members)
 	p.workers[w] = worker
 	built <- err
@@ -287,11 +297,17 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	p.running.Add(-1)
 }
 
+// name names the calling thread, for who looks at the process from outside.
+func name(w int) {
+	_ = os.WriteFile("/proc/thread-self/comm", fmt.Appendf(nil, "worker %d", w), 0) // without proc it has none
+}
+
 func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	region, err := p.region(w)
 	if err != nil {
 		return nil, err
 	}
+	p.readyRegion(w, region)
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
 		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
