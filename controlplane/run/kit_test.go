@@ -40,6 +40,8 @@ type appliance struct {
 	name   string
 	args   []string
 	env    []string
+	// managed changes how it is started, as a manager would
+	managed func(*exec.Cmd)
 
 	cmd  *exec.Cmd
 	log  *tail
@@ -119,6 +121,9 @@ func (a *appliance) launch() {
 		a.t.Fatal(err)
 	}
 	cmd.Stderr = w
+	if a.managed != nil {
+		a.managed(cmd)
+	}
 	a.end.Start(a.t, cmd)
 	w.Close()
 	log := a.log

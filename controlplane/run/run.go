@@ -47,9 +47,9 @@ type Config struct {
 	// OpenSinks opens the sinks of a setup for the data plane whose segment is given.
 	// Required.
 	OpenSinks func(*Setup, *segment.Segment) ([]export.Sink, error)
-	// Leave lets a first signal end only this process: the data plane goes on, and a
-	// control of the same name takes over.
-	Leave bool
+	// DataSocket is where a service manager listens for the data plane, which it starts,
+	// and starts again; "": it is a child of this process.
+	DataSocket string
 	// Level is the least that Log logs; nil: it cannot be changed.
 	Level *slog.LevelVar
 	Log   *slog.Logger
@@ -112,7 +112,7 @@ func Run(ctx context.Context, c Config) error {
 		Config: c, signals: make(chan os.Signal, 4), asks: make(chan ask), over: make(chan struct{}),
 		policy: policy{most: restartsMax}, faults: policy{most: faultsMax}, applied: time.Now(),
 	}
-	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
+	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM, unix.SIGUSR2)
 	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
 		signal.Notify(r.signals, unix.SIGHUP)
 	}
@@ -143,6 +143,9 @@ func Run(ctx context.Context, c Config) error {
 	if err = r.begin(); err == nil {
 		if err = r.live(ctx); !errors.Is(err, ErrKilled) && !r.left {
 			r.printLedger()
+		}
+		if !r.left { // nothing is open any more
+			err = errors.Join(err, r.store.forget())
 		}
 	}
 	close(r.over)
@@ -245,22 +248,24 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		select {
 		case <-stop:
 			stop = nil
-			if r.leave(g) {
-				return false, nil
-			}
 			r.stop("asked to stop")
 		case s := <-r.signals:
 			if s == unix.SIGHUP {
+				done := r.store.busy()
 				r.reload()
+				done()
 				g = r.g
 				heard, pumped = g.heard, g.pumped
 				break
 			}
+			if s == unix.SIGUSR2 && r.stopping {
+				break // all is being finished
+			}
+			if s == unix.SIGUSR2 && r.leave(g) {
+				return false, nil
+			}
 			if r.asked++; r.asked > 1 {
 				return false, errors.Join(ErrKilled, r.giveUp())
-			}
-			if r.leave(g) {
-				return false, nil
 			}
 			r.stop(s.String())
 		case m, ok := <-heard:
@@ -270,7 +275,9 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			r.hear(m)
 		case a := <-r.asks:
+			done := r.store.busy()
 			a.answer <- a.do()
+			done()
 			if g != r.g || heard != nil { // there may be another process, and another pump
 				g = r.g
 				heard, pumped = g.heard, g.pumped
@@ -371,9 +378,9 @@ func (r *control) reload() {
 	r.store.ready("receiving")
 }
 
-// leave reports whether this process ends by itself alone, being asked to.
+// leave reports whether this process can end alone.
 func (r *control) leave(g *generation) bool {
-	if !r.Leave || g.stock == nil || r.stopping {
+	if g.stock == nil {
 		return false
 	}
 	r.Log.Info("leaving: the data plane goes on without a control", "for", r.Plan.OrphanTimeout)
@@ -388,6 +395,7 @@ func (r *control) stop(why string) {
 		return
 	}
 	r.stopping = true
+	r.store.stopping("finishing what is open")
 	r.Log.Info("stopping: what is open is finished first; another signal stops at once", "reason", why)
 	if err := r.network.detach(); err != nil {
 		r.Log.Warn("packets may still be taken from the interface", "error", err)

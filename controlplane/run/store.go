@@ -42,6 +42,7 @@ type stored struct {
 type store struct {
 	socket *notify.Socket // nil: nobody manages us
 	found  map[string][]int
+	names  []string // all that it keeps
 }
 
 // openStore connects to the service manager, if there is one, and takes what it kept.
@@ -55,10 +56,39 @@ func openStore() (*store, error) {
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
+	at := map[string]int{}
 	for _, d := range list {
-		s.found[d.Name] = append(s.found[d.Name], d.FD)
+		s.names = append(s.names, d.Name)
+		at[d.Name] = d.FD
+	}
+	for _, name := range storeNames {
+		for i := 0; ; i++ {
+			fd, ok := at[numbered(name, i)]
+			if !ok {
+				break
+			}
+			delete(at, numbered(name, i))
+			s.found[name] = append(s.found[name], fd)
+		}
+	}
+	for _, fd := range at {
+		_ = unix.Close(fd) // nothing of ours
 	}
 	return s, nil
+}
+
+// numbered names a descriptor: the manager remembers no order.
+func numbered(name string, i int) string { return fmt.Sprintf("%s-%d", name, i) }
+
+// keep makes the manager keep descriptors, which come back in their order.
+func (s *store) keep(name string, fds ...int) error {
+	for i, fd := range fds {
+		if err := s.socket.Keep(numbered(name, i), fd); err != nil {
+			return err
+		}
+		s.names = append(s.names, numbered(name, i))
+	}
+	return nil
 }
 
 // keeps reports whether what we give it survives us.
@@ -80,18 +110,14 @@ func (s *store) put(g *generation, n *network, former status.Former) error {
 	}
 	defer about.Close() //nolint:errcheck // the manager has it
 	data, control := g.segment.FDs()
-	var errs []error
-	for _, name := range storeNames {
-		errs = append(errs, s.socket.Forget(name))
-	}
-	errs = append(errs,
-		s.socket.Keep(storeSegment, data, control),
-		s.socket.Keep(storeStock, g.stock.descriptors()...),
-		s.socket.Keep(storeNetwork, fds...),
-		s.socket.Keep(storeAbout, int(about.Fd())), // last: without it nothing counts
+	return errors.Join(
+		s.forget(),
+		s.keep(storeSegment, data, control),
+		s.keep(storeStock, g.stock.descriptors()...),
+		s.keep(storeNetwork, fds...),
+		s.keep(storeAbout, int(about.Fd())), // last: without it nothing counts
 		s.socket.Barrier(storePatient),
 	)
-	return errors.Join(errs...)
 }
 
 // forget has the manager keep nothing.
@@ -100,11 +126,20 @@ func (s *store) forget() error {
 		return nil
 	}
 	var errs []error
-	for _, name := range storeNames {
+	for _, name := range s.names {
 		errs = append(errs, s.socket.Forget(name))
 	}
+	s.names = nil
 	return errors.Join(errs...)
 }
+
+// busyWithin bounds what is done in one piece.
+const busyWithin = time.Minute
+
+// busy keeps the watchdog content until done is called, for a minute at most.
+func (s *store) busy() (done func()) { return s.socket.Busy(busyWithin) }
+
+func (s *store) stopping(text string) { _ = s.socket.Stopping(text) }
 
 // ready tells the manager that the run is up, alive that it lives, reloading that another
 // config is being read.

@@ -17,12 +17,20 @@ import (
 // checks that nothing of it shows: all frames received, the ledgers balanced, the rows
 // those of replay. It tries again if the rings were too small for this machine.
 func undisturbed(t *testing.T, workers int, config string, disturb func(a *appliance)) {
+	t.Helper()
+	undisturbedAs(t, workers, config, func(*appliance) {}, disturb)
+}
+
+// undisturbedAs is undisturbed with a say in how it is started.
+func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb func(a *appliance)) {
+	t.Helper()
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
 	p := netns.NewPair(t, netns.Options{})
 	want := replayed(t, p.B, config, capture)
 	withoutLoss(t, func() uint64 {
 		a := newAppliance(t, p.B, config, patient, "--workers", fmt.Sprint(workers))
+		prepare(a)
 		a.start()
 		sent := make(chan send.Summary, 1)
 		go func() { sent <- sendCapture(t, p.A, "--pps", "20000", capture) }()
