@@ -18,7 +18,7 @@ APT_GUEST := mmdebstrap e2fsprogs qemu-system-x86 busybox-static cpio xz-utils z
 APT_PEERS := gcc libc6-dev openmpi-bin libopenmpi-dev
 
 # Packages whose tests send packets in real time: one after the other.
-LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate)|rdma/boot|internal/(boxes|demo|peersdemo|acceptance|netns))$$$$
+LIVE := /(bpf|dataplane/xsk|controlplane/(run|send|generate|doctor)|pinning/gaps|rdma/boot|internal/(boxes|demo|peersdemo|acceptance|netns))$$$$
 
 # Inputs, not seconds: at the end of a time go test sometimes reports its own deadline
 # as a failure of the target.
@@ -117,11 +117,11 @@ test: deps build ## all tests; those that need root are skipped without it, sayi
 
 .PHONY: test-root
 test-root: deps build ## the tests that need root, alone
-	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./rdma/... ./internal/...
+	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./pinning/... ./rdma/... ./internal/...
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
-	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes ./systemd
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes ./systemd ./controlplane/tune ./controlplane/doctor
 
 .PHONY: test-guest-short
 test-guest-short: deps-guest ## those of them that stand for the rest: RDMA verbs, and global rows over them

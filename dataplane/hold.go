@@ -32,7 +32,8 @@ func (w *Worker) obey(command segment.Command, number uint64, past bool, port Po
 	if number == 0 || w.hold != 0 && w.segment.State() == segment.Held {
 		w.segment.SetState(segment.Running)
 	}
-	if command == segment.HoldPast && w.stopped == 0 {
+	w.hold, w.quota = number, 0
+	if past && number != 0 && w.stopped == 0 {
 		w.quota = port.InRing() // those in hand too: some more do no harm
 	}
 }

@@ -46,7 +46,7 @@ func TestWorkersOnThreadsAreHeldAndGoOn(t *testing.T) {
 	}
 	moved := 0
 	for round := range 10 {
-		number := x.segment.SetHold([]segment.Command{segment.Hold, segment.HoldPast}[round%2])
+		number := x.segment.SetHold([]segment.Command{segment.Hold, segment.HoldPast}[round%2], segment.AllWorkers)
 		for i := range x.workers {
 			wait("held", func() bool {
 				s := x.segment.Worker(i)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headrace/headrace/controlplane/compile"
+	"github.com/headrace/headrace/controlplane/doctor"
 	"github.com/headrace/headrace/controlplane/explain"
 	"github.com/headrace/headrace/controlplane/generate"
 	"github.com/headrace/headrace/controlplane/group"
@@ -25,6 +26,7 @@ import (
 	"github.com/headrace/headrace/controlplane/run"
 	"github.com/headrace/headrace/controlplane/send"
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/controlplane/tune"
 	"github.com/headrace/headrace/controlplane/usage"
 	"github.com/headrace/headrace/dataplane/wire/formats"
 )
@@ -51,9 +53,15 @@ func execute() int {
 	if text := err.Error(); text != "" {
 		fmt.Fprintln(os.Stderr, "headrace: "+text)
 	}
-	var u *usage.Error
-	if errors.As(err, &u) {
+	var (
+		u *usage.Error
+		e *usage.ExitError
+	)
+	switch {
+	case errors.As(err, &u):
 		return exitUsage
+	case errors.As(err, &e):
+		return e.Code
 	}
 	return exitFailed
 }
@@ -78,7 +86,8 @@ turns them into keyed, event-time windows: rows. Nothing is lost without being c
 	c.AddCommand(
 		run.Command(o), run.DataCommand(), replay.Command(o), compile.Command(o),
 		explain.Command(explain.Options{Formats: o.Formats, Memory: replay.Memory, State: replay.StateBytes}),
-		generate.Command(), send.Command(), receive.Command(), status.Command(), group.Command(), version(),
+		generate.Command(), send.Command(), receive.Command(), status.Command(), group.Command(), tune.Command(),
+		doctor.Command(doctor.Options{Formats: o.Formats, Memory: replay.Memory}), version(),
 	)
 	c.AddCommand(operate.Commands()...)
 	// They would come by themselves, but only after asUsage.

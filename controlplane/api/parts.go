@@ -100,6 +100,9 @@ type Operator interface {
 type Mover interface {
 	// Rebalance moves key groups so that workers have about as much to do.
 	Rebalance(ctx context.Context, mode RebalanceMode) (Moved, error)
+	// Move gives key groups to a worker. The error wraps [ErrRefused] if there is none of
+	// that number.
+	Move(ctx context.Context, groups []int, to int) (Moved, error)
 	// SetWorkers adds or removes workers. The error wraps [ErrRefused] beyond workers_max.
 	SetWorkers(ctx context.Context, n int) (Moved, error)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/pinning/topology"
 )
 
 // Media types.
@@ -86,6 +87,9 @@ type (
 	// Rebalance asks for key groups to be moved.
 	Rebalance struct {
 		Mode RebalanceMode `json:"mode,omitempty" doc:"How often: once is now, auto is now and whenever it is worth it, off ends auto." enum:"once,auto,off"`
+		// Groups and To name one move; then Mode is not looked at.
+		Groups string `json:"groups,omitempty" doc:"Key groups to move to worker to, as a list of numbers and ranges such as 0-99,512. Without it groups are moved by how much their workers have to do." maxLength:"512"`
+		To     int    `json:"to,omitempty" doc:"The worker that gets the groups; 0 is the first." minimum:"0" maximum:"63"`
 	}
 	// Workers is a number of workers.
 	Workers struct {
@@ -319,7 +323,11 @@ var moverRoutes = []route{
 		method: http.MethodPost, path: "/v1/rebalance", id: "rebalance", role: RoleOperator, changes: true, alone: true, summary: "Move key groups so that workers have about as much to do",
 		in: Rebalance{}, out: Moved{}, status: http.StatusOK, fails: []int{http.StatusConflict},
 		serve: func(c *call) error {
-			mode := c.in.(*Rebalance).Mode
+			in := c.in.(*Rebalance)
+			if in.Groups != "" {
+				return c.moveGroups(in)
+			}
+			mode := in.Mode
 			if mode == "" {
 				mode = Once
 			}
@@ -339,6 +347,19 @@ var moverRoutes = []route{
 			return c.moved(moved, err)
 		},
 	},
+}
+
+// moveGroups moves the key groups that are named.
+func (c *call) moveGroups(in *Rebalance) error {
+	set, err := topology.ParseCPUs(in.Groups) // such lists are written alike
+	list := set.List()
+	if err != nil || len(list) == 0 || list[len(list)-1] >= event.GroupCount {
+		return Refuse(fmt.Sprintf("give numbers and ranges of 0 to %d, such as 0-99,512", event.GroupCount-1), "%q names no key groups", in.Groups)
+	}
+	c.detail("groups", in.Groups)
+	c.detail("to", in.To)
+	moved, err := c.s.parts.Mover.Move(c.ctx, list, in.To)
+	return c.moved(moved, err)
 }
 
 func (c *call) moved(m Moved, err error) error {

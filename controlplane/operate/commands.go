@@ -189,16 +189,22 @@ the answer says so: windows that are open say that they are incomplete.`,
 func rebalanceCommand() *cobra.Command {
 	var f flags
 	var auto, off bool
+	var groups string
+	var to int
 	c := &cobra.Command{
 		Use:   "rebalance",
 		Short: "move key groups so that workers have about as much to do",
 		Long: `Rebalance moves key groups, with their state, from workers that have much to do to
 others, while packets flow. With --auto headrace goes on doing so whenever it is
-worth it, until rebalance --off.`,
+worth it, until rebalance --off. With --groups it moves just those, to worker --to.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			body := api.Rebalance{Mode: api.Once}
 			switch {
+			case groups != "":
+				body.Groups, body.To = groups, to
+			case c.Flags().Changed("to"):
+				return usage.Errorf(c.CommandPath(), "--to says where groups go: name them with --groups LIST")
 			case auto:
 				body.Mode = api.Auto
 			case off:
@@ -210,7 +216,9 @@ worth it, until rebalance --off.`,
 	f.add(c)
 	c.Flags().BoolVar(&auto, "auto", false, "go on whenever it is worth it")
 	c.Flags().BoolVar(&off, "off", false, "end --auto")
-	c.MarkFlagsMutuallyExclusive("auto", "off")
+	c.Flags().StringVar(&groups, "groups", "", "move these key groups, a `LIST` such as 0-99,512, of 0 to 1023")
+	c.Flags().IntVar(&to, "to", 0, "the worker that gets the groups of --groups; 0 is the first")
+	c.MarkFlagsMutuallyExclusive("auto", "off", "groups")
 	return c
 }
 

@@ -138,6 +138,16 @@ func (d desk) Rebalance(ctx context.Context, mode api.RebalanceMode) (m api.Move
 	return m, err
 }
 
+// Move gives key groups to a worker.
+func (d desk) Move(ctx context.Context, groups []int, to int) (m api.Moved, err error) {
+	err = d.r.ask(ctx, func() error {
+		m.Groups, err = d.r.moveTo(groups, to)
+		m.Workers, m.Auto = d.r.Plan.Workers, d.r.auto
+		return err
+	})
+	return m, err
+}
+
 // SetWorkers adds or removes workers.
 func (d desk) SetWorkers(ctx context.Context, n int) (m api.Moved, err error) {
 	err = d.r.ask(ctx, func() error {
@@ -282,6 +292,21 @@ func (r *control) rebalance() (int, error) {
 	want := r.load.balance(&table, r.Plan.Workers)
 	if want == table {
 		return 0, nil
+	}
+	return r.rehand(&warm{next: r.Setup, owners: &want})
+}
+
+// moveTo gives key groups to worker to and returns how many have another one then.
+func (r *control) moveTo(groups []int, to int) (int, error) {
+	if to < 0 || to >= r.Plan.Workers {
+		return 0, api.Refuse(fmt.Sprintf("workers are 0 to %d", r.Plan.Workers-1), "there is no worker %d", to)
+	}
+	want, err := r.network.tables.Owners()
+	if err != nil {
+		return 0, err
+	}
+	for _, g := range groups {
+		want[g] = uint16(to)
 	}
 	return r.rehand(&warm{next: r.Setup, owners: &want})
 }

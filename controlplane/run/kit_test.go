@@ -40,8 +40,8 @@ type appliance struct {
 	name   string
 	args   []string
 	env    []string
-	// managed changes how it is started, as a manager would
-	managed func(*exec.Cmd)
+	managed func(*exec.Cmd) // changes how it is started, as a service manager would; nil: nobody does
+	binary string // "": headrace as it is
 
 	cmd  *exec.Cmd
 	log  *tail
@@ -105,7 +105,10 @@ func (a *appliance) start() {
 
 func (a *appliance) launch() {
 	a.t.Helper()
-	path, err := binary()
+	path, err := a.binary, error(nil)
+	if path == "" {
+		path, err = binary()
+	}
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -103,6 +103,7 @@ func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
 		return 0, errors.Join(err, r.takeBack(g, next, old))
 	}
 	pause := time.Since(began)
+	next.lives.pause = pause
 	r.Log.Info("the data plane was handed over", "workers", w.next.Plan.Workers, "data_plane", next.pid, "takeovers", next.lives.warm, "pause", pause)
 	return pause, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,11 @@ type store struct {
 	socket *notify.Socket // nil: nobody manages us
 	found  map[string][]int
 	names  []string // all that it keeps
+
+	// What was put last.
+	g       *generation
+	network []int
+	abouts  int
 }
 
 // openStore connects to the service manager, if there is one, and takes what it kept.
@@ -62,13 +68,11 @@ func openStore() (*store, error) {
 		at[d.Name] = d.FD
 	}
 	for _, name := range storeNames {
-		for i := 0; ; i++ {
-			fd, ok := at[numbered(name, i)]
-			if !ok {
-				break
+		for i := 0; i < len(list); i++ {
+			if fd, ok := at[numbered(name, i)]; ok {
+				delete(at, numbered(name, i))
+				s.found[name] = append(s.found[name], fd)
 			}
-			delete(at, numbered(name, i))
-			s.found[name] = append(s.found[name], fd)
 		}
 	}
 	for _, fd := range at {
@@ -94,8 +98,9 @@ func (s *store) keep(name string, fds ...int) error {
 // keeps reports whether what we give it survives us.
 func (s *store) keeps() bool { return s.socket != nil && s.socket.Room() != 0 }
 
-// put makes the manager keep g and n in the place of what it kept before. Until it has
-// all of it, a death of both processes loses the state, and only that.
+// put makes the manager keep g and n in the place of what it kept before. Where those are
+// others than before, a death of both processes loses the state until it has all of it, and
+// only that: it takes no descriptor twice.
 func (s *store) put(g *generation, n *network, former status.Former) error {
 	if !s.keeps() || g.stock == nil {
 		return nil
@@ -110,14 +115,41 @@ func (s *store) put(g *generation, n *network, former status.Former) error {
 	}
 	defer about.Close() //nolint:errcheck // the manager has it
 	data, control := g.segment.FDs()
-	return errors.Join(
-		s.forget(),
-		s.keep(storeSegment, data, control),
-		s.keep(storeStock, g.stock.descriptors()...),
-		s.keep(storeNetwork, fds...),
-		s.keep(storeAbout, int(about.Fd())), // last: without it nothing counts
-		s.socket.Barrier(storePatient),
-	)
+	var errs []error
+	if g != s.g || !slices.Equal(fds, s.network) {
+		errs = append(
+			errs,
+			s.forget(),
+			s.keep(storeSegment, data, control),
+			s.keep(storeStock, g.stock.descriptors()...),
+			s.keep(storeNetwork, fds...),
+		)
+	}
+	// Last: without it nothing counts. Else it is only said anew what they are, and at no
+	// time is nothing kept.
+	errs = append(errs, s.keepAbout(int(about.Fd())), s.socket.Barrier(storePatient))
+	if err := errors.Join(errs...); err != nil {
+		s.g = nil // the next time all of it
+		return err
+	}
+	s.g, s.network = g, fds
+	return nil
+}
+
+// keepAbout puts a description in the place of the last one.
+func (s *store) keepAbout(fd int) error {
+	before := numbered(storeAbout, s.abouts)
+	s.abouts = 1 - s.abouts
+	now := numbered(storeAbout, s.abouts)
+	if err := s.socket.Keep(now, fd); err != nil {
+		return err
+	}
+	if !slices.Contains(s.names, before) {
+		s.names = append(s.names, now)
+		return nil
+	}
+	s.names[slices.Index(s.names, before)] = now
+	return s.socket.Forget(before)
 }
 
 // forget has the manager keep nothing.

@@ -2,6 +2,8 @@ package run
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/controlplane/send"
+	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/netns"
 	"github.com/headrace/headrace/internal/testdata"
 )
@@ -18,7 +21,13 @@ import (
 // those of replay. It tries again if the rings were too small for this machine.
 func undisturbed(t *testing.T, workers int, config string, disturb func(a *appliance)) {
 	t.Helper()
-	undisturbedAs(t, workers, config, func(*appliance) {}, disturb)
+	undisturbedBy(t, "", nil, workers, config, disturb)
+}
+
+// undisturbedBy is undisturbed of another binary, with more in its environment.
+func undisturbedBy(t *testing.T, binary string, env []string, workers int, config string, disturb func(a *appliance)) {
+	t.Helper()
+	undisturbedAs(t, workers, config, func(a *appliance) { a.binary, a.env = binary, env }, disturb)
 }
 
 // undisturbedAs is undisturbed with a say in how it is started.
@@ -47,7 +56,8 @@ func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb fu
 		if l.Applied != s.Sent {
 			return s.Sent - l.Applied
 		}
-		if got := a.rows(); !slices.Equal(got, want) {
+		got := slices.DeleteFunc(a.rows(), func(row string) bool { return !strings.Contains(row, `"query":"bars"`) })
+		if !slices.Equal(got, want) {
 			t.Errorf("%d rows, replay has %d", len(got), len(want))
 		}
 		return 0
@@ -70,13 +80,16 @@ func TestRootKilledDataPlanesGoOnWhereTheyWere(t *testing.T) {
 	}
 }
 
+// long says that tests are to take their time.
+var long = os.Getenv("HEADRACE_LONG") != ""
+
 // asks runs a command of headrace against the appliance.
 func (a *appliance) asks(args ...string) string {
 	a.t.Helper()
 	return string(headrace(a.t, a.end, append(args, "--name", a.name)...))
 }
 
-// starDeep is deepConfig with another window as a second query.
+// moreDeep is deepConfig with room for more workers.
 const moreDeep = deepConfig + "workers_max: 4\n"
 
 func TestRootWorkersComeAndGoUnderLoad(t *testing.T) {
@@ -92,6 +105,80 @@ func TestRootAnUpgradeIsNotNoticed(t *testing.T) {
 	undisturbed(t, 2, deepConfig, func(a *appliance) {
 		for range 3 {
 			t.Log(a.asks("upgrade", "--anyway"))
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+func TestRootAnotherConfigTakesNoFrame(t *testing.T) {
+	const extra = `
+  prices:
+    from: deep
+    where: message == "trade"
+    key: [symbol]
+    window: {tumbling: 5m}
+    watermark: {delay: 121s}
+    select:
+      high: max(price)
+    sinks: [rows]
+`
+	undisturbed(t, 2, deepConfig, func(a *appliance) {
+		dir := t.TempDir()
+		plain, more := filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
+		text, err := os.ReadFile(a.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n", 1)
+		for path, text := range map[string]string{plain: string(text), more: changed} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := time.Now()
+		changes := 10
+		if long {
+			changes = 100
+		}
+		for i := range changes {
+			out := a.asks("apply", []string{more, plain}[i%2], "-o", "json")
+			if i < 2 {
+				t.Log(out)
+			}
+		}
+		t.Logf("%d changes within %v", changes, time.Since(before))
+	})
+}
+
+func TestRootKilledAtAnyStatement(t *testing.T) {
+	built, err := built.Headrace("faults")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kills, every := 25, 30000
+	if long {
+		kills, every = 500, 20000
+	}
+	for _, workers := range []int{1, 2} {
+		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
+			undisturbedBy(t, built, []string{fmt.Sprintf("HEADRACE_KILL_AFTER=%d", every)}, workers, deepConfig, func(a *appliance) {
+				time.Sleep(3 * time.Second)
+				n := strings.Count(a.log.String(), "goes on where it was")
+				t.Logf("%d kills in 3 s", n)
+				_ = kills
+			})
+		})
+	}
+}
+
+func TestRootKeyGroupsMoveUnderLoad(t *testing.T) {
+	undisturbed(t, 3, deepConfig, func(a *appliance) {
+		for i := range 5 { // each time 200 groups, wherever they are
+			out := a.asks("rebalance", "--groups", fmt.Sprintf("%d-%d", 200*i, 200*i+199), "--to", fmt.Sprint((i+1)%3))
+			if !strings.Contains(out, "key groups have another worker") {
+				t.Errorf("said %q", out)
+			}
+			a.asks("rebalance", "--groups", "0-1023", "--to", fmt.Sprint(i%3))
 			time.Sleep(100 * time.Millisecond)
 		}
 	})

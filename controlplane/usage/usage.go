@@ -1,6 +1,6 @@
 // Package usage marks an error as the caller's: a wrong flag, argument or value
-// on the command line. The binary ends with exit code 64 for such an error and
-// with 1 for every other.
+// on the command line. The binary ends with exit code 64 for such an error, with
+// an [ExitError]'s own for that, and with 1 for every other.
 package usage
 
 import "fmt"
@@ -36,3 +36,9 @@ func Wrap(command string, err error) error {
 func Errorf(command, format string, args ...any) error {
 	return &Error{Command: command, Err: fmt.Errorf(format, args...)}
 }
+
+// An ExitError ends the binary with a code and without a word: the output has said it all.
+type ExitError struct{ Code int }
+
+// Error is empty: there is nothing to print.
+func (e *ExitError) Error() string { return "" }

@@ -245,6 +245,17 @@ func (r *Run) Rebalance(_ context.Context, mode api.RebalanceMode) (api.Moved, e
 	return api.Moved{Groups: 7, Workers: r.workers, Auto: r.auto}, nil
 }
 
+// Move remembers the groups.
+func (r *Run) Move(_ context.Context, groups []int, to int) (api.Moved, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if to >= r.workers {
+		return api.Moved{}, api.Refuse(fmt.Sprintf("workers are 0 to %d", r.workers-1), "there is no worker %d", to)
+	}
+	r.did = append(r.did, fmt.Sprintf("move %d groups to %d", len(groups), to))
+	return api.Moved{Groups: len(groups), Workers: r.workers, Auto: r.auto}, nil
+}
+
 // SetWorkers remembers the number.
 func (r *Run) SetWorkers(_ context.Context, n int) (api.Moved, error) {
 	r.mu.Lock()
