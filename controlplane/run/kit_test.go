@@ -33,15 +33,15 @@ func TestMain(m *testing.M) {
 
 // an appliance is a `headrace run` in a namespace.
 type appliance struct {
-	t      *testing.T
-	end    *netns.End
-	config string
-	out    string
-	name   string
-	args   []string
-	env    []string
+	t       *testing.T
+	end     *netns.End
+	config  string
+	out     string
+	name    string
+	args    []string
+	env     []string
 	managed func(*exec.Cmd) // changes how it is started, as a service manager would; nil: nobody does
-	binary string // "": headrace as it is
+	binary  string          // "": headrace as it is
 
 	cmd  *exec.Cmd
 	log  *tail

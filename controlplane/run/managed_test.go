@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/dataplane/handover"
 )
 
 // a manager does for an appliance what a service manager does: it listens for the data
@@ -286,5 +288,46 @@ func TestRootUnitsComeAndGoUnderLoad(t *testing.T) {
 				t.Errorf("the manager has heard %v", m.heard)
 			}
 		})
+	}
+}
+
+// A control that goes before it has sent a start is none: the next one is waited for.
+func TestAUnitWaitsForOneControlAfterTheOther(t *testing.T) {
+	m := manage(t, &appliance{})
+	for range 3 {
+		c, err := handover.Reach(m.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fresh handover.FreshBody
+		if err := c.Limit(15 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Expect(handover.Fresh, &fresh); err != nil || fresh.Version != handover.Version || fresh.PID != m.pid() {
+			t.Errorf("it says %+v, %v; it is %d", fresh, err, m.pid())
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := m.said("READY=1"); n != 1 {
+		t.Errorf("%d processes", n)
+	}
+}
+
+func TestAUnitWithoutItsSocketSaysWhatIsMissing(t *testing.T) {
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--listen-fd", "control"}, {"--listen-fd", "control", "3"}, {}} {
+		out, err := exec.CommandContext(t.Context(), path, append([]string{dataCommand}, args...)...).CombinedOutput()
+		want := "started by"
+		if len(args) == 2 {
+			want = "FileDescriptorName="
+		}
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("%q: %v, %s", args, err, out)
+		}
 	}
 }

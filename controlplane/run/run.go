@@ -244,30 +244,22 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	if r.peers != nil {
 		failed = r.peers.failed
 	}
+	follow := func() { // there may be another process, and another pump
+		if g != r.g || heard != nil {
+			g = r.g
+			heard, pumped = g.heard, g.pumped
+		}
+	}
 	for heard != nil || pumped != nil {
 		select {
 		case <-stop:
 			stop = nil
 			r.stop("asked to stop")
 		case s := <-r.signals:
-			if s == unix.SIGHUP {
-				done := r.store.busy()
-				r.reload()
-				done()
-				g = r.g
-				heard, pumped = g.heard, g.pumped
-				break
+			if over, err := r.heed(s); over {
+				return false, err
 			}
-			if s == unix.SIGUSR2 && r.stopping {
-				break // all is being finished
-			}
-			if s == unix.SIGUSR2 && r.leave(g) {
-				return false, nil
-			}
-			if r.asked++; r.asked > 1 {
-				return false, errors.Join(ErrKilled, r.giveUp())
-			}
-			r.stop(s.String())
+			follow()
 		case m, ok := <-heard:
 			if !ok {
 				heard = r.gone(g)
@@ -278,10 +270,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			done := r.store.busy()
 			a.answer <- a.do()
 			done()
-			if g != r.g || heard != nil { // there may be another process, and another pump
-				g = r.g
-				heard, pumped = g.heard, g.pumped
-			}
+			follow()
 		case err := <-pumped:
 			pumped = nil
 			if err != nil {
@@ -306,8 +295,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			if heard != nil {
 				r.lookAtLoad(g)
-				g = r.g
-				heard, pumped = g.heard, g.pumped
+				follow()
 			}
 		}
 	}
@@ -326,6 +314,26 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		return false, fmt.Errorf("%w while it drained: rows of open windows are lost %s", ErrDied, text)
 	}
 	return true, nil
+}
+
+// heed does what a signal asks for, and reports whether this process ends at once.
+func (r *control) heed(s os.Signal) (over bool, err error) {
+	switch {
+	case s == unix.SIGHUP:
+		done := r.store.busy()
+		r.reload()
+		done()
+		return false, nil
+	case s == unix.SIGUSR2 && r.stopping:
+		return false, nil // what is open is being finished
+	case s == unix.SIGUSR2 && r.leave(r.g):
+		return true, nil
+	}
+	if r.asked++; r.asked > 1 {
+		return true, errors.Join(ErrKilled, r.giveUp())
+	}
+	r.stop(s.String())
+	return false, nil
 }
 
 // gone is called when g's process has gone, and returns where the next one is heard; nil
