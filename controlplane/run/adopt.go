@@ -26,6 +26,9 @@ const adoptPatience = 5 * time.Second
 // adopt takes over the data plane of this name that has no control, if there is one.
 // It returns nil if none lives.
 func (r *control) adopt() (*generation, status.Former, error) {
+	if r.DataSocket != "" {
+		return r.adoptManaged()
+	}
 	for end := time.Now().Add(adoptPatience); ; time.Sleep(lockPause) {
 		lock, err := r.folder.lock(handover.DataLock, 0)
 		if err == nil {
@@ -57,7 +60,19 @@ func (r *control) adoptNow() (*generation, status.Former, error) {
 	}
 	g := newGeneration()
 	g.conn = conn
-	former, err := r.take(g)
+	if err := g.conn.Limit(adoptPatience); err != nil {
+		return nil, status.Former{}, errors.Join(err, g.close())
+	}
+	m, err := g.conn.Expect(handover.Running, nil)
+	if err != nil {
+		return nil, status.Former{}, errors.Join(err, g.close())
+	}
+	return r.takeAll(g, m)
+}
+
+// takeAll is take, and lets go of everything if that fails.
+func (r *control) takeAll(g *generation, m *handover.Message) (*generation, status.Former, error) {
+	former, err := r.take(g, m)
 	if err != nil {
 		return nil, former, errors.Join(err, g.close(), r.dropNetwork())
 	}
@@ -66,14 +81,11 @@ func (r *control) adoptNow() (*generation, status.Former, error) {
 
 // take looks at what the data plane offers and takes it if it is of the same plan and
 // build.
-func (r *control) take(g *generation) (status.Former, error) {
-	if err := g.conn.Limit(adoptPatience); err != nil {
-		return status.Former{}, err
-	}
+func (r *control) take(g *generation, m *handover.Message) (former status.Former, err error) {
 	var body handover.RunningBody
-	m, err := g.conn.Expect(handover.Running, &body)
-	if err != nil {
-		return status.Former{}, err
+	if err := m.Decode(&body); err != nil {
+		m.Close()
+		return former, err
 	}
 	if body.Version != handover.Version || len(m.FDs) < 2 {
 		m.Close()
@@ -104,11 +116,12 @@ func (r *control) take(g *generation) (status.Former, error) {
 		r.watchDenials(fds[:1], "")
 		fds = fds[1:]
 	}
-	var former status.Former
 	if r.network, former, err = adoptNetwork(r.Plan, r.Log, &d, fds); err != nil {
 		return former, r.differs(err)
 	}
-	if g.pid, err = g.conn.PeerPID(); err != nil {
+	if g.managed {
+		g.pid = body.PID // who listens is the manager; the number is for people
+	} else if g.pid, err = g.conn.PeerPID(); err != nil {
 		return former, err
 	}
 	g.layout, g.zeroCopy = body.Layout, body.ZeroCopy

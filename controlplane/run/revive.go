@@ -71,12 +71,22 @@ func (r *control) revive(g *generation) error {
 	return nil
 }
 
+// launchesMax is how often in a row the start of a process may be cut short.
+const launchesMax = 4
+
 // takeOver starts a process in the place of g's last one, which has ended.
 func (r *control) takeOver(g *generation, l launch, began time.Time) error {
-	if err := g.conn.Close(); err != nil {
-		return err
+	if g.conn != nil { // else what was kept goes on
+		if err := g.conn.Close(); err != nil {
+			return err
+		}
 	}
 	ready, err := r.launch(g, l)
+	for tries := 1; err != nil && absent(err) && tries < launchesMax; tries++ {
+		r.Log.Warn("the data plane ended while it was started, and is started again", "error", err)
+		_ = g.conn.Close()
+		ready, err = r.launch(g, l)
+	}
 	if err == nil && !ready.Warm {
 		err = errors.New("the data plane found no state")
 	}
@@ -172,6 +182,9 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 		return up, errEnding
 	}
 	binary := u.Binary
+	if binary != "" && r.DataSocket != "" {
+		return up, api.Refuse("put the new binary in the place of the old one, and name none", "the data plane is started by the service manager, from what its unit names")
+	}
 	if binary == "" {
 		if binary, err = os.Executable(); err != nil {
 			return up, fmt.Errorf("upgrade: %w", err)
@@ -231,8 +244,12 @@ func (r *control) stayDown(ctx context.Context) error {
 	err := r.network.detach()
 	r.stopping = true
 	r.showContinuity(r.g)
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
 	for {
 		select {
+		case <-beat.C:
+			r.store.alive()
 		case <-ctx.Done():
 			return errors.Join(r.down, err)
 		case <-r.signals:

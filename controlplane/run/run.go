@@ -47,9 +47,9 @@ type Config struct {
 	// OpenSinks opens the sinks of a setup for the data plane whose segment is given.
 	// Required.
 	OpenSinks func(*Setup, *segment.Segment) ([]export.Sink, error)
-	// Leave lets a first signal end only this process: the data plane goes on, and a
-	// control of the same name takes over.
-	Leave bool
+	// DataSocket is where a service manager listens for the data plane, which it starts,
+	// and starts again; "": it is a child of this process.
+	DataSocket string
 	// Level is the least that Log logs; nil: it cannot be changed.
 	Level *slog.LevelVar
 	Log   *slog.Logger
@@ -117,7 +117,7 @@ func Run(ctx context.Context, c Config) error {
 		Config: c, signals: make(chan os.Signal, 4), asks: make(chan ask), over: make(chan struct{}),
 		policy: policy{most: restartsMax}, faults: policy{most: faultsMax}, applied: time.Now(),
 	}
-	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
+	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM, unix.SIGUSR2)
 	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
 		signal.Notify(r.signals, unix.SIGHUP)
 	}
@@ -148,6 +148,9 @@ func Run(ctx context.Context, c Config) error {
 	if err = r.begin(); err == nil {
 		if err = r.live(ctx); !errors.Is(err, ErrKilled) && !r.left {
 			r.printLedger()
+		}
+		if !r.left { // nothing is open any more
+			err = errors.Join(err, r.store.forget())
 		}
 	}
 	close(r.over)
@@ -247,28 +250,22 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	if r.peers != nil {
 		failed = r.peers.failed
 	}
+	follow := func() { // there may be another process, and another pump
+		if g != r.g || heard != nil {
+			g = r.g
+			heard, pumped = g.heard, g.pumped
+		}
+	}
 	for heard != nil || pumped != nil {
 		select {
 		case <-stop:
 			stop = nil
-			if r.leave(g) {
-				return false, nil
-			}
 			r.stop("asked to stop")
 		case s := <-r.signals:
-			if s == unix.SIGHUP {
-				r.reload()
-				g = r.g
-				heard, pumped = g.heard, g.pumped
-				break
+			if over, err := r.heed(s); over {
+				return false, err
 			}
-			if r.asked++; r.asked > 1 {
-				return false, errors.Join(ErrKilled, r.giveUp())
-			}
-			if r.leave(g) {
-				return false, nil
-			}
-			r.stop(s.String())
+			follow()
 		case m, ok := <-heard:
 			if !ok {
 				heard = r.gone(g)
@@ -276,11 +273,10 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			r.hear(m)
 		case a := <-r.asks:
+			done := r.store.busy()
 			a.answer <- a.do()
-			if g != r.g || heard != nil { // there may be another process, and another pump
-				g = r.g
-				heard, pumped = g.heard, g.pumped
-			}
+			done()
+			follow()
 		case err := <-pumped:
 			pumped = nil
 			if err != nil {
@@ -305,8 +301,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			if heard != nil {
 				r.lookAtLoad(g)
-				g = r.g
-				heard, pumped = g.heard, g.pumped
+				follow()
 			}
 		}
 	}
@@ -325,6 +320,26 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		return false, fmt.Errorf("%w while it drained: rows of open windows are lost %s", ErrDied, text)
 	}
 	return true, nil
+}
+
+// heed does what a signal asks for, and reports whether this process ends at once.
+func (r *control) heed(s os.Signal) (over bool, err error) {
+	switch {
+	case s == unix.SIGHUP:
+		done := r.store.busy()
+		r.reload()
+		done()
+		return false, nil
+	case s == unix.SIGUSR2 && r.stopping:
+		return false, nil // what is open is being finished
+	case s == unix.SIGUSR2 && r.leave(r.g):
+		return true, nil
+	}
+	if r.asked++; r.asked > 1 {
+		return true, errors.Join(ErrKilled, r.giveUp())
+	}
+	r.stop(s.String())
+	return false, nil
 }
 
 // gone is called when g's process has gone, and returns where the next one is heard; nil
@@ -377,9 +392,9 @@ func (r *control) reload() {
 	r.store.ready("receiving")
 }
 
-// leave reports whether this process ends by itself alone, being asked to.
+// leave reports whether this process can end alone.
 func (r *control) leave(g *generation) bool {
-	if !r.Leave || g.stock == nil || r.stopping {
+	if g.stock == nil {
 		return false
 	}
 	r.Log.Info("leaving: the data plane goes on without a control", "for", r.Plan.OrphanTimeout)
@@ -394,6 +409,7 @@ func (r *control) stop(why string) {
 		return
 	}
 	r.stopping = true
+	r.store.stopping("finishing what is open")
 	r.Log.Info("stopping: what is open is finished first; another signal stops at once", "reason", why)
 	if err := r.network.detach(); err != nil {
 		r.Log.Warn("packets may still be taken from the interface", "error", err)

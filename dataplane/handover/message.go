@@ -10,7 +10,7 @@ import (
 
 // Version is the version of this conversation. A control of another version cannot
 // adopt a data plane.
-const Version = 2
+const Version = 3
 
 // Kind is the kind of a message.
 type Kind uint8
@@ -30,9 +30,11 @@ const (
 	Poison
 	Move
 	Moved
+	Fresh
+	End
 )
 
-var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison", Move: "move", Moved: "moved"}
+var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison", Move: "move", Moved: "moved", Fresh: "fresh", End: "end"}
 
 // String names the kind.
 func (k Kind) String() string {
@@ -181,6 +183,12 @@ type OwnersBody struct {
 // does not know what they are; the description says it to who made it.
 type KeepBody struct {
 	Description []byte
+}
+
+// FreshBody is what a data plane says of itself that waits for its start.
+type FreshBody struct {
+	Version int
+	PID     int
 }
 
 // LostBody says which interface went away.

@@ -35,6 +35,9 @@ func (p *process) orphaned() error {
 // nobody came within the plan's time, and the workers have drained.
 func (p *process) orphan() (bool, error) {
 	now := p.clock()
+	if err := p.retire(now); err != nil {
+		return true, err
+	}
 	if p.over == 0 {
 		select {
 		case <-p.signals:
@@ -58,7 +61,11 @@ func (p *process) deafen() { p.listener = -1 }
 
 // accept gives a new control everything, if it wants it.
 func (p *process) accept() error {
-	c, err := handover.Accept(p.listener)
+	admit := handover.Accept
+	if p.unit != nil {
+		admit = handover.Admit
+	}
+	c, err := admit(p.listener)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, handover.ErrStranger) {
 		return nil
 	}

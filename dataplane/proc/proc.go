@@ -65,6 +65,7 @@ type process struct {
 	lost    []atomic.Uint64
 
 	signals chan os.Signal
+	unit    *unit // nil: control started us
 	pins    pins
 	placing
 	words string // the last ones of the process before this one
@@ -75,13 +76,27 @@ type process struct {
 // that started it. It returns when every worker has ended and somebody has what they
 // put out, or when it cannot go on.
 func Main(fd int) error {
-	p := &process{conn: handover.New(fd), begin: make(chan struct{}), signals: make(chan os.Signal, 1)}
+	p := newProcess()
+	p.conn = handover.New(fd)
 	unix.CloseOnExec(fd)
+	return p.live(p.receiveStart())
+}
+
+func newProcess() *process {
+	p := &process{begin: make(chan struct{}), signals: make(chan os.Signal, 1)}
 	// Whoever stops headrace sends its signals to both processes; control says what is
-	// to be done. Only an orphan listens to them.
+	// to be done. Only an orphan listens to them, and a unit, which has a manager.
 	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
 	signal.Notify(p.signals, unix.SIGTERM)
-	if err := p.prepare(); err != nil {
+	return p
+}
+
+// live is the life after the start has come, or has not for some reason.
+func (p *process) live(err error) error {
+	if err == nil {
+		err = p.prepare()
+	}
+	if err != nil {
 		// To control, which tells people; it may be gone.
 		if told := p.conn.Send(handover.Refused, handover.RefusedBody{Error: err.Error()}, nil); told != nil && !errors.Is(err, io.EOF) {
 			return errors.Join(err, told)
@@ -92,6 +107,7 @@ func Main(fd int) error {
 		return p.conn.Send(handover.Ready, p.ready, nil)
 	}
 	// Confined from here on: what control hears of it comes with the answer.
+	p.unit.watch(p.plan.Workers)
 	listener, err := confine.Apply(confine.Options{})
 	var fds []int
 	if err != nil {
@@ -110,9 +126,7 @@ func Main(fd int) error {
 
 // prepare does everything that needs privileges or memory.
 func (p *process) prepare() error {
-	if err := p.receiveStart(); err != nil {
-		return err
-	}
+	defer p.unit.busy()()
 	// Explicit, so that the runtime does not change it, which would stop the world.
 	runtime.GOMAXPROCS(p.plan.Workers + 2)
 	p.clock = monotonic()
@@ -137,7 +151,9 @@ func (p *process) prepare() error {
 	p.init(p)
 	p.ready.Warm = p.ready.Warm || p.common.Warm()
 	// Now: later nothing can be opened any more.
-	if p.door, err = handover.Bind(p.start.Dir); err != nil {
+	if p.unit != nil {
+		p.door = p.unit.door
+	} else if p.door, err = handover.Bind(p.start.Dir); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
 	if err := dropPrivileges(); err != nil {
