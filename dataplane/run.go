@@ -51,6 +51,9 @@ type Live struct {
 	Idle xsk.Idle
 	// Stop asks for a drain, as the mailbox does: the process has a reason of its own.
 	Stop *atomic.Bool
+	// Over is the number of the last hold that is over though the mailbox still asks for
+	// it: who asked has gone. Nil: there is none.
+	Over *atomic.Uint64
 	// Lost counts the frames that the kernel dropped before this worker's rings. When
 	// it grows, the open windows of unsequenced feeds are marked.
 	Lost *atomic.Uint64
@@ -78,8 +81,11 @@ func (w *Worker) Live(l Live) {
 		}
 		now, n := l.Clock(), 0
 		number := l.Mailbox.Hold()
-		if l.Stop.Load() {
+		switch {
+		case l.Stop.Load():
 			number = 0 // who stops waits for nobody
+		case l.Over != nil && command.Holds() && number <= l.Over.Load():
+			command, number = segment.Go, 0
 		}
 		w.obey(command, number, l.Mailbox.Past(w.id), l.Port)
 		if held = held && w.hold != 0 && w.hold == w.segment.HeldFor(); !held {

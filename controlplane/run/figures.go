@@ -36,7 +36,7 @@ func (r *control) show(g *generation, former status.Former) {
 			r.figures.source.Group = r.peers.show
 		}
 	}
-	r.figures.source.Replace(g.segment, g.pump, r.xdp(g), former)
+	r.figures.source.Replace(r.Plan, g.segment, g.pump, r.xdp(g), former)
 	r.showContinuity(g)
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/cluster"
 	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/plan"
@@ -103,8 +104,9 @@ type launch struct {
 	resume [][]event.Nanos
 	from   *handover.FromBody // another data plane's state, which is in old
 	old    *stock
-	owners *owners // nil: by the number of workers
-	fault  bool    // the process before failed: what it had in hand is left out
+	owners *owners        // nil: by the number of workers
+	former *status.Former // the account to keep with the rest; nil: the one that is shown
+	fault  bool           // the process before failed: what it had in hand is left out
 	try    bool
 }
 
@@ -140,6 +142,11 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if err := g.conn.Send(handover.Start, &body, fds); err != nil {
 		return ready, g.explain(err)
 	}
+	if g.stock != nil && !l.try { // at once: without it, it would end with us
+		if _, _, err := r.keepFor(g, r.account(l.former)); err != nil {
+			return ready, g.explain(err)
+		}
+	}
 	if g.stock == nil {
 		if err := r.meshSockets(g); err != nil {
 			return ready, g.explain(err)
@@ -159,6 +166,17 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 		r.placed(g, ready.Placed)
 	}
 	return ready, g.conn.Limit(0)
+}
+
+// account returns the account to hand over: former, if there is one.
+func (r *control) account(former *status.Former) status.Former {
+	switch {
+	case former != nil:
+		return *former
+	case r.figures.source != nil:
+		return r.figures.source.Account()
+	}
+	return status.Former{}
 }
 
 // stockUp opens g's sockets and memory and puts the sockets where the programs find

@@ -13,7 +13,12 @@ import (
 func (r *control) changeSinks() error {
 	g := r.g
 	g.endPump()
-	return r.startPump(g)
+	former := r.figures.source.Account()
+	if err := r.startPump(g); err != nil {
+		return err
+	}
+	r.show(g, former)
+	return nil
 }
 
 // changeLive puts in force what the control process does alone.

@@ -39,6 +39,7 @@ type warm struct {
 const (
 	holdPatience = 5 * time.Second
 	holdPause    = 200 * time.Microsecond
+	movePatience = 30 * time.Second
 	pumpPatience = 10 * time.Second
 )
 
@@ -169,6 +170,9 @@ func (r *control) hold(g *generation) error {
 // held waits for all workers to reach hold number.
 func (r *control) held(g *generation, number uint64) error {
 	for end := time.Now().Add(holdPatience); ; time.Sleep(holdPause) {
+		if err := r.lives(g); err != nil {
+			return err
+		}
 		behind := -1
 		for w := range r.Plan.Workers {
 			if x := g.segment.Worker(w); x.State() != segment.Held || x.HeldFor() != number {
@@ -182,6 +186,19 @@ func (r *control) held(g *generation, number uint64) error {
 			return fmt.Errorf("worker %d does not come to rest within %v: a sink that does not take its rows may be why", behind, holdPatience)
 		}
 	}
+}
+
+// lives returns an error if g's process has gone, and else hears what it has said.
+func (r *control) lives(g *generation) error {
+	select {
+	case m, ok := <-g.heard:
+		if !ok {
+			return errors.New("the data plane ended meanwhile")
+		}
+		r.hear(m)
+	default:
+	}
+	return nil
 }
 
 // handHeld goes on when the workers are held.
@@ -199,30 +216,40 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 		return err
 	}
 	w.account = r.figures.source.Snapshot().Renumber(w.queries, w.feeds, goneSockets(g, next))
-	r.endProcess(g)
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
-	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
-	before := r.Setup
-	r.Setup = w.next
-	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want})
-	if err == nil && !ready.Warm {
-		err = errors.New("the data plane did not take the state over")
-	}
-	if err == nil {
-		r.values, err = replay.Values(r.Plan)
-	}
-	if err == nil {
-		err = r.startPump(next)
-	}
-	if err != nil {
-		r.Setup = before
+	if err := r.begetNext(w, g, next, want); err != nil {
 		return err
 	}
 	next.listen()
 	r.settle(w, g, next)
 	return nil
+}
+
+// begetNext puts next's process in the place of g's. What can fail without it comes first:
+// once workers of next run, there is no way back.
+func (r *control) begetNext(w *warm, g, next *generation, want *owners) (err error) {
+	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
+	before, values := r.Setup, r.values
+	defer func() {
+		if err != nil {
+			r.Setup, r.values = before, values
+		}
+	}()
+	r.Setup = w.next
+	if r.values, err = replay.Values(r.Plan); err != nil {
+		return err
+	}
+	if err := r.startPump(next); err != nil {
+		return err
+	}
+	r.endProcess(g)
+	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want, former: &w.account})
+	if err == nil && !ready.Warm {
+		err = errors.New("the data plane did not take the state over")
+	}
+	return err
 }
 
 // openMembers opens the sockets of workers that come, and puts all sockets of next in a
@@ -367,6 +394,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		next.kill()
 		_ = next.reap()
 	}
+	next.endPump()
 	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)), r.network.leave(r.Plan))
 	errs = append(errs, r.network.setOwners(old))
 	for _, i := range r.network.instances {
@@ -384,7 +412,8 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 	next.stock.closeMemory()
 	g.segment.SetCommand(segment.Go)
 	if g.pid != 0 {
-		return errors.Join(errs...) // it lives, and so does its pump, or that has failed by itself
+		// It lives. Its pump may have been told to end.
+		return errors.Join(append(errs, r.changeSinks())...)
 	}
 	former := r.figures.source.Takeover()
 	if err := errors.Join(r.startPump(g), r.takeOver(g, launch{}, time.Now())); err != nil {
@@ -412,7 +441,6 @@ func (r *control) settle(w *warm, g, next *generation) {
 	}
 	next.lives = lives{warm: g.lives.warm + 1, since: time.Now(), pause: g.lives.pause}
 	r.g = next
-	r.figures.source.SetPlan(r.Plan)
 	r.show(next, former)
 	r.handOver(next, r.figures.source.Takeover())
 	g.stock.yield(next.stock)
@@ -478,30 +506,77 @@ func (r *control) give(g *generation, groups []int, to int) (int, error) {
 	if len(groups) == 0 {
 		return 0, nil
 	}
-	if err := g.conn.Send(handover.Move, handover.MoveBody{Groups: groups, To: to}, nil); err != nil {
+	b, err := r.askMove(g, handover.MoveBody{Groups: groups, To: to})
+	switch {
+	case err != nil:
 		return 0, err
+	case b.Error != "":
+		return min(b.Moved, len(groups)), errors.New(b.Error)
 	}
-	end := time.After(holdPatience)
+	return len(groups), nil
+}
+
+// askMove has the data plane move groups, perhaps none, and returns what it answers. One
+// that does not answer is ended: it may be at it still, and the next one finishes it or
+// takes it back.
+func (r *control) askMove(g *generation, ask handover.MoveBody) (b handover.MovedBody, err error) {
+	if err := g.conn.Send(handover.Move, ask, nil); err != nil {
+		return b, err
+	}
+	end := time.After(movePatience)
 	for {
 		select {
 		case m, ok := <-g.heard:
 			if !ok {
-				return 0, errors.New("the data plane ended while key groups moved")
+				return b, errors.New("the data plane ended while key groups moved")
 			}
-			var b handover.MovedBody
 			if m.Kind != handover.Moved {
 				r.hear(m)
 				continue
 			}
-			if err := m.Decode(&b); err != nil {
-				return 0, err
-			}
-			if b.Error != "" {
-				return min(b.Moved, len(groups)), errors.New(b.Error)
-			}
-			return len(groups), nil
+			return b, m.Decode(&b)
 		case <-end:
-			return 0, fmt.Errorf("key groups were not moved within %v", holdPatience)
+			g.kill()
+			return b, fmt.Errorf("key groups were not moved within %v: the data plane is started again", movePatience)
 		}
 	}
+}
+
+// mend puts right what a control has left that ended in a change: workers that are held,
+// and programs that know other feeds and owners than the workers do. What was begun to
+// move is moved.
+func (r *control) mend(g *generation) {
+	if g.stock == nil || r.stopping {
+		return
+	}
+	defer g.segment.SetCommand(segment.Go)
+	if err := r.mendOwners(g); err != nil {
+		r.Log.Error("what the control before this one was changing may be half done", "error", err)
+	}
+}
+
+func (r *control) mendOwners(g *generation) error {
+	if err := r.network.tables.SetFeeds(r.steered(r.Plan)); err != nil {
+		return err
+	}
+	b, err := r.askMove(g, handover.MoveBody{})
+	if err != nil || b.Owners == nil {
+		return err
+	}
+	table, err := r.network.tables.Owners()
+	if err != nil || table == *b.Owners {
+		return err
+	}
+	want := *b.Owners
+	for group, w := range table {
+		if int(w) < r.Plan.Workers { // else it was for a worker that never came
+			want[group] = w
+		}
+	}
+	r.Log.Warn("the control before this one ended while key groups moved: they are moved now")
+	if want == *b.Owners {
+		return r.network.setOwners(&want)
+	}
+	_, err = r.moveGroups(b.Owners, &want)
+	return err
 }

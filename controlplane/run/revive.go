@@ -108,17 +108,22 @@ func (r *control) takeOver(g *generation, l launch, began time.Time) error {
 // handOver lets the data plane, and the service manager, keep everything for who comes
 // after us.
 func (r *control) handOver(g *generation, former status.Former) {
-	text, fds, err := r.network.describe(former, &r.Setup, r.paused)
+	text, fds, err := r.keepFor(g, former)
 	if err != nil {
-		r.Log.Error("nothing can be kept for the next control", "error", err)
-		return
-	}
-	if err := g.conn.Send(handover.Keep, handover.KeepBody{Description: text}, fds); err != nil {
 		r.Log.Error("the data plane took nothing to keep", "error", err)
+		return
 	}
 	if err := r.store.put(g, text, fds); err != nil {
 		r.Log.Error("the service manager keeps nothing: if both processes end, state is lost", "error", err)
 	}
+}
+
+// keepFor has g's process keep what the next control needs, and returns what that is.
+func (r *control) keepFor(g *generation, former status.Former) (text []byte, fds []int, err error) {
+	if text, fds, err = r.network.describe(former, &r.Setup, r.paused); err != nil {
+		return nil, nil, err
+	}
+	return text, fds, g.conn.Send(handover.Keep, handover.KeepBody{Description: text}, fds)
 }
 
 // statusWithin is how long the kernel may take to say how a process ended that has closed
@@ -197,6 +202,9 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 	up.From, up.To = versionOf(cmp.Or(r.binary, "/proc/self/exe")), versionOf(binary)
 	trial := &generation{segment: g.segment, layout: g.layout, stock: g.stock}
 	_, err = r.launch(trial, launch{binary: binary, try: true})
+	if err != nil {
+		trial.kill() // it may be anything, and stay
+	}
 	_ = trial.reap()
 	if trial.conn != nil {
 		err = errors.Join(err, trial.conn.Close())

@@ -179,8 +179,8 @@ func (r *control) begin() error {
 	r.store.drop()
 	if g != nil {
 		r.Log.Info("took over the running data plane", "pid", g.pid, "name", r.Plan.Name)
-		// A stop that the control before us began is carried through.
-		r.stopping, r.adopted = g.segment.Command() != segment.Go, true
+		// A stop that the control before us began is carried through; a hold ends.
+		r.stopping, r.adopted = g.segment.Command() > segment.HoldPast, true
 	} else {
 		if _, err := layout(r.Plan); err != nil {
 			return err // before anything is made
@@ -198,6 +198,9 @@ func (r *control) begin() error {
 			return err // the data plane goes on, and may be better off with the next control
 		}
 		return errors.Join(err, r.giveUp())
+	}
+	if r.adopted {
+		r.mend(g)
 	}
 	if !r.stopping {
 		r.network.watchLinks()

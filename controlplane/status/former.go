@@ -127,6 +127,13 @@ func (s *Source) Takeover() Former {
 	return s.Former
 }
 
+// Account returns the account of the data planes before this one.
+func (s *Source) Account() Former {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Former
+}
+
 // CountPoison counts one more frame that is left out.
 func (s *Source) CountPoison() {
 	s.mu.Lock()

@@ -174,19 +174,13 @@ type Source struct {
 	last []*segment.Counters // the last consistent copy of each worker
 }
 
-// Replace makes s a source of the figures of another data plane, those before it
-// being in former. Afterwards nobody reads the old segment any more.
-func (s *Source) Replace(seg *segment.Segment, pump Rows, xdp func() XDPSnapshot, former Former) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.Segment, s.Rows, s.XDP, s.Former, s.last = seg, pump, xdp, former, nil
-}
-
-// SetPlan says that another plan is in force; Replace follows.
-func (s *Source) SetPlan(p *plan.Plan) {
+// Replace makes s a source of the figures of another data plane, perhaps of another plan,
+// those before it being in former. Afterwards nobody reads the old segment any more.
+func (s *Source) Replace(p *plan.Plan, seg *segment.Segment, pump Rows, xdp func() XDPSnapshot, former Former) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.Plan = p
+	s.Segment, s.Rows, s.XDP, s.Former, s.last = seg, pump, xdp, former, nil
 }
 
 // Snapshot reads everything.

@@ -484,11 +484,11 @@ func TestTheLedgerBalancesOverARestart(t *testing.T) {
 	sock.RxRingFull.Store(10)
 	sock.InRing.Store(15)
 	s := &Source{Plan: p}
-	s.Replace(first, &fakeRows{one: 8}, xdp(first), Former{})
+	s.Replace(s.Plan, first, &fakeRows{one: 8}, xdp(first), Former{})
 	former := s.Snapshot().Former()
 
 	second := generation()
-	s.Replace(second, &fakeRows{two: 4}, xdp(second), former)
+	s.Replace(s.Plan, second, &fakeRows{two: 4}, xdp(second), former)
 	steered = 130
 	e := segment.NewCounters(p)
 	e.Worker.Frames = 30
@@ -536,7 +536,7 @@ func TestTheLedgerBalancesOverARestart(t *testing.T) {
 	for w := range 2 {
 		third.Worker(w).SetState(segment.Done)
 	}
-	s.Replace(third, &fakeRows{}, xdp(third), again)
+	s.Replace(s.Plan, third, &fakeRows{}, xdp(third), again)
 	if bad := Check(s.Snapshot()); len(bad) > 0 || again.Restarts != 2 {
 		t.Errorf("after %d restarts not balanced: %+v", again.Restarts, bad)
 	}

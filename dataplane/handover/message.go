@@ -169,6 +169,8 @@ type MoveBody struct {
 type MovedBody struct {
 	Moved int
 	Error string
+	// Owners is the worker of each key group now.
+	Owners *[event.GroupCount]uint16
 }
 
 // OwnersBody goes with the owners' descriptors, in the order of xsk.Layout.Owners.

@@ -36,7 +36,8 @@ type keeper struct {
 	about    []byte      // what they are, in control's words
 	listener int         // -1: none
 	deadline event.Nanos // of an orphan
-	over     event.Nanos // when an orphan's drain is given up; 0: it has not begun
+	overdue  event.Nanos // when an orphan's drain is given up; 0: it has not begun
+	alone    event.Nanos // when an orphan that is held goes on by itself
 }
 
 // nic is an interface and one socket to ask about it.
@@ -163,7 +164,7 @@ func (p *process) move(m *handover.Message) error {
 		return err
 	}
 	n, err := p.journal.Move(p.workers, b.Groups, b.To)
-	answer := handover.MovedBody{Moved: n}
+	answer := handover.MovedBody{Moved: n, Owners: p.journal.Owner()}
 	if err != nil {
 		answer.Error = err.Error()
 	}

@@ -8,10 +8,15 @@ import (
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/segment"
 )
 
 // adoptWithin is how long a control that has connected may take to make up its mind.
 const adoptWithin = 5 * time.Second
+
+// heldAlone is how long workers stay held without a control where key groups may be on
+// their way: the next control can finish that, and we cannot. Frames wait in the rings.
+const heldAlone = time.Second
 
 // errAbandoned reports a control that died before the start was complete.
 var errAbandoned = errors.New("data plane: the control process ended before the start was complete")
@@ -28,17 +33,29 @@ func (p *process) orphaned() error {
 	p.listener = p.door
 	timeout := p.plan.OrphanTimeout
 	p.deadline = p.clock().Add(timeout)
+	p.alone = p.clock()
+	if p.segment.Command() == segment.HoldPast {
+		p.alone = p.alone.Add(heldAlone)
+	}
 	return nil
+}
+
+// release lets workers go on that are held for a control that is no more.
+func (p *process) release(now event.Nanos) {
+	if now >= p.alone && p.segment.Command().Holds() {
+		p.over.Store(p.segment.Hold())
+	}
 }
 
 // orphan goes on with the life without a control, and reports whether it is over:
 // nobody came within the plan's time, and the workers have drained.
 func (p *process) orphan() (bool, error) {
 	now := p.clock()
+	p.release(now)
 	if err := p.retire(now); err != nil {
 		return true, err
 	}
-	if p.over == 0 {
+	if p.overdue == 0 {
 		select {
 		case <-p.signals:
 		default:
@@ -51,9 +68,9 @@ func (p *process) orphan() (bool, error) {
 		// control takes are lost with the memory that they are in.
 		p.letGo()
 		p.stop.Store(true)
-		p.over = now.Add(endWithin)
+		p.overdue = now.Add(endWithin)
 	}
-	return p.running.Load() == 0 || now >= p.over, nil
+	return p.running.Load() == 0 || now >= p.overdue, nil
 }
 
 // deafen ends the listening. The door stays: the next orphan may be us.

@@ -62,6 +62,7 @@ type process struct {
 	begin   chan struct{} // closed: privileges are gone, workers may run
 	running atomic.Int32  // workers that have not ended
 	stop    atomic.Bool   // drain, for a reason of our own
+	over    atomic.Uint64 // holds up to this one have ended with who asked for them
 	lost    []atomic.Uint64
 
 	signals chan os.Signal
@@ -115,7 +116,8 @@ func (p *process) live(err error) error {
 	} else {
 		p.denials, fds = listener, []int{listener}
 	}
-	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil {
+	// Control may be gone. If it has given us all that there is to keep, we go on.
+	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
 	p.accuse()
@@ -308,7 +310,7 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	<-p.begin
 	worker.Live(dataplane.Live{
 		Port: p.ports[w], Counters: &p.ports[w].Counters, Mailbox: p.segment, Clock: p.clock,
-		Committed: p.ports[w].Committed, Pin: p.pins.of(w), Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Lost: &p.lost[w],
+		Committed: p.ports[w].Committed, Pin: p.pins.of(w), Idle: xsk.Idle{Adaptive: p.adaptive()}, Stop: &p.stop, Over: &p.over, Lost: &p.lost[w],
 	})
 	p.running.Add(-1)
 }

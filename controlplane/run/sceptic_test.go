@@ -1,0 +1,192 @@
+package run
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/headrace/headrace/controlplane/send"
+	"github.com/headrace/headrace/internal/netns"
+	"github.com/headrace/headrace/internal/testdata"
+)
+
+// held has a control ask for a hold that does not come about, and kills it in it.
+func (a *appliance) killInHold() {
+	a.t.Helper()
+	data := a.dataPID()
+	if err := syscall.Kill(data, syscall.SIGSTOP); err != nil {
+		a.t.Fatal(err)
+	}
+	path, err := binary()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		_, _ = a.end.Output(a.t, path, "rebalance", "--groups", "0-511", "--to", "1", "--name", a.name)
+	}()
+	time.Sleep(time.Second)
+	_ = a.cmd.Process.Kill()
+	a.exit()
+	<-asked
+	if err := syscall.Kill(data, syscall.SIGCONT); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// A control that is killed while workers are held leaves no data plane that stands still,
+// and the next control does not take the hold for a stop.
+func TestRootAHoldEndsWithItsControl(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	for _, first := range []string{"the orphan goes on", "the next control"} {
+		t.Run(first, func(t *testing.T) {
+			a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2")
+			a.start()
+			a.killInHold()
+			var s send.Summary
+			if first == "the orphan goes on" {
+				time.Sleep(200 * time.Millisecond)
+				s = sendCapture(t, p.A, "--pps", "20000", capture)
+			}
+			a.launch()
+			a.awaitCount("receiving", 2)
+			if s.Sent == 0 {
+				s = sendCapture(t, p.A, "--pps", "20000", capture)
+			}
+			l := xdpLine(t, a.settle(s.Sent))
+			if lost := s.Sent - l.Applied; lost > s.Sent/10 { // a slow machine loses some
+				t.Errorf("sent %d, ledger %+v", s.Sent, l)
+			}
+			if code := a.stop(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			if strings.Contains(a.log.String(), "do not balance") {
+				t.Errorf("the ledger does not balance:\n%s", a.log)
+			}
+		})
+	}
+}
+
+// variants writes the appliance's config with a query more, and as it is.
+func (a *appliance) variants(extra, sinks string) (plain, more string) {
+	a.t.Helper()
+	dir := a.t.TempDir()
+	plain, more = filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
+	text, err := os.ReadFile(a.config)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n"+sinks, 1)
+	for path, text := range map[string]string{plain: string(text), more: changed} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	return plain, more
+}
+
+const pricesQuery = `
+  prices:
+    from: deep
+    where: message == "trade"
+    key: [symbol]
+    window: {tumbling: 5m}
+    watermark: {delay: 121s}
+    select:
+      high: max(price)
+    sinks: [%s]
+`
+
+// After a change a control that is started again takes the data plane over: with the
+// config that is in force, with the one from before, and after workers came.
+func TestRootAControlComesBackAfterAChange(t *testing.T) {
+	netns.Need(t)
+	p := netns.NewPair(t, netns.Options{})
+	for _, c := range []string{"new config", "old config", "feed renamed", "workers"} {
+		t.Run(c, func(t *testing.T) {
+			a := newAppliance(t, p.B, moreDeep, patient, "--workers", "2")
+			a.start()
+			_, more := a.variants(fmt.Sprintf(pricesQuery, "rows"), "")
+			switch c {
+			case "workers":
+				t.Log(a.asks("workers", "3"))
+			case "feed renamed": // so that numbers are others than those of a fresh plan
+				text, err := os.ReadFile(more)
+				if err != nil {
+					t.Fatal(err)
+				}
+				again := strings.ReplaceAll(strings.ReplaceAll(string(text), "  deep:", "  deeper:"), "from: deep", "from: deeper")
+				if err := os.WriteFile(more, []byte(again), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				fallthrough
+			default:
+				t.Log(a.asks("apply", more))
+			}
+			_ = a.cmd.Process.Kill()
+			a.exit()
+			if c == "new config" || c == "feed renamed" {
+				a.config = more
+			}
+			a.launch()
+			a.await("took over the running data plane")
+			a.awaitCount("receiving", 2)
+			if code := a.stop(); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+		})
+	}
+}
+
+// A config whose sink cannot be opened is refused, and what runs goes on where it was.
+func TestRootASinkThatCannotBeOpenedCostsNothing(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2", "--out", "")
+	text, err := os.ReadFile(a.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(a.config, []byte(strings.Replace(string(text), "path: rows.jsonl", "path: "+a.out, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	_, more := a.variants(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
+	want := replayed(t, p.B, deepConfig, capture)
+	sent := make(chan send.Summary, 1)
+	go func() { sent <- sendCapture(t, p.A, "--pps", "15000", capture) }()
+	time.Sleep(300 * time.Millisecond)
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		out, err := a.end.Output(t, path, "apply", more, "--name", a.name)
+		t.Logf("%v: %s", err, out)
+		if err == nil {
+			t.Error("it was applied")
+		}
+	}
+	s := <-sent
+	l := xdpLine(t, a.settle(s.Sent))
+	if l.Applied != s.Sent {
+		t.Errorf("sent %d, ledger %+v", s.Sent, l)
+	}
+	if code := a.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if strings.Contains(a.log.String(), "do not balance") || strings.Contains(a.log.String(), "state was lost") {
+		t.Errorf("the ledger does not balance:\n%s", a.log)
+	}
+	if got := a.rows(); l.Applied == s.Sent && len(got) != len(want) {
+		t.Errorf("%d rows, replay has %d", len(got), len(want))
+	}
+}
