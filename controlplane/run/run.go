@@ -290,18 +290,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.failure = cmp.Or(r.failure, fmt.Errorf("group: %w", err))
 			r.stop(err.Error())
 		case <-beat.C:
-			g.beat()
-			r.store.alive()
-			r.budget.look(g, r.Plan.Workers)
-			r.showContinuity(g)
-			r.endStalled(g)
-			r.prepareSpare(g)
-			if r.peers != nil {
-				r.peers.beat(time.Now())
-			}
-			if !r.stopping {
-				r.network.watchLinks()
-			}
+			r.tick(g)
 			if heard != nil {
 				r.lookAtLoad(g)
 				follow()
@@ -323,6 +312,22 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		return false, fmt.Errorf("%w while it drained: rows of open windows are lost %s", ErrDied, text)
 	}
 	return true, nil
+}
+
+// tick is what is done every second.
+func (r *control) tick(g *generation) {
+	g.beat()
+	r.store.alive()
+	r.budget.look(g, r.Plan.Workers)
+	r.showContinuity(g)
+	r.endStalled(g)
+	r.prepareSpare(g)
+	if r.peers != nil {
+		r.peers.beat(time.Now())
+	}
+	if !r.stopping {
+		r.network.watchLinks()
+	}
 }
 
 // heed does what a signal asks for, and reports whether this process ends at once.
