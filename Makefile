@@ -11,7 +11,7 @@ GOFUMPT  := mvdan.cc/gofumpt@v0.12.0
 GCASSERT := github.com/jordanlewis/gcassert/cmd/gcassert@v0.0.0-20260313214104-ad3fae17affe
 
 # Debian packages by what needs them.
-APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps
+APT_TEST  := gcc g++ libc6-dev iproute2 nftables tcpreplay qemu-user-static python3 procps strace
 APT_BPF   := clang llvm libbpf-dev linux-libc-dev
 APT_GUEST := mmdebstrap e2fsprogs qemu-system-x86 busybox-static cpio xz-utils zstd iproute2 ethtool numactl \
 	gcc libc6-dev libibverbs-dev ibverbs-providers ibverbs-utils perftest rdmacm-utils
@@ -91,7 +91,7 @@ uninstall: ## remove what install and install-systemd put there; config, rows an
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/headrace $(DESTDIR)$(PREFIX)/share/doc/headrace $(DESTDIR)/etc/tuned/profiles/headrace
 
 .PHONY: generate
-generate: deps-bpf ## rebuild what is generated: BPF objects, config schema and reference
+generate: deps-bpf ## rebuild what is generated: BPF objects, config schema and reference, the API's document
 	$(GO) generate ./...
 
 .PHONY: generated
@@ -118,6 +118,10 @@ test: deps build ## all tests; those that need root are skipped without it, sayi
 .PHONY: test-root
 test-root: deps build ## the tests that need root, alone
 	$(GO) test -timeout 20m -count=1 -run 'Root|Live|Netns' ./bpf/... ./dataplane/xsk/... ./controlplane/... ./pinning/... ./rdma/... ./internal/...
+
+.PHONY: test-faults
+test-faults: ## the data plane killed at any statement that changes memory (HEADRACE_LONG=1: many more)
+	$(GO) test -tags faults -short -timeout 15m -p 1 ./dataplane/...
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
@@ -166,7 +170,7 @@ fmt: $(TOOLS)/gofumpt ## format
 	$(TOOLS)/gofumpt -w .
 
 .PHONY: fmt-check
-fmt-check: $(TOOLS)/gofumpt
+fmt-check: $(TOOLS)/gofumpt ## fail if something is not formatted
 	@bad=$$($(TOOLS)/gofumpt -l .); [ -z "$$bad" ] || { echo "not formatted (make fmt): $$bad" >&2; exit 1; }
 
 .PHONY: gcassert
@@ -174,9 +178,10 @@ gcassert: $(TOOLS)/gcassert ## what the compiler promised about inner loops stil
 	$(TOOLS)/gcassert ./dataplane/...
 
 .PHONY: check
-check: fmt-check ## everything: format, vet, lint, generated files, tests, race, short fuzz
+check: fmt-check ## everything: format, vet, lint, generated files, tests, kills, race, short fuzz
 	$(GO) vet ./...
-	$(MAKE) lint gcassert generated test race fuzz FUZZTIME=5000x
+	$(GO) vet -tags faults ./...
+	$(MAKE) lint gcassert generated test test-faults race fuzz FUZZTIME=5000x
 
 .PHONY: bench
 bench: deps build ## the benchmarks, beside C and C++ programs that do the same; a Markdown table

@@ -10,6 +10,7 @@ import (
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/sequence"
 	"github.com/headrace/headrace/dataplane/steer"
+	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/wire"
 )
 
@@ -23,12 +24,12 @@ func (t *transfer) channels(f, from int) error {
 		t.oneSource(f, from)
 		return nil
 	}
-	// First those that live: sessions that have ended take what room is left.
-	for _, ended := range []bool{false, true} {
+	// First those that live, where their packets come: sessions that have ended take what
+	// room is left.
+	for _, turn := range []claim{owned, stray, over} {
 		for w, worker := range t.From {
-			src := &worker.feeds[from]
-			for _, c := range src.sequencer.Channels() {
-				if c.Retired != ended {
+			for _, c := range worker.feeds[from].sequencer.Channels() {
+				if t.claimOf(from, w, &c) != turn {
 					continue
 				}
 				if err := t.channel(f, from, w, &c); err != nil {
@@ -38,6 +39,27 @@ func (t *transfer) channels(f, from int) error {
 		}
 	}
 	return nil
+}
+
+// A claim is what a worker has of a channel.
+type claim uint8
+
+const (
+	owned claim = iota // its packets come to the worker
+	stray              // some came there once, while groups changed hands and it was taken back
+	over               // its session has ended
+)
+
+func (t *transfer) claimOf(from, w int, c *sequence.Channel) claim {
+	if c.Retired {
+		return over
+	}
+	f := &t.old.Feeds[from]
+	placed := placedBy(&f.Place, &c.Session, f.Sequence)
+	if placed != nil && int(t.OwnersFrom[event.Group(event.HashKey(placed))]) != w {
+		return stray
+	}
+	return owned
 }
 
 // oneSource combines what the workers know of an unsequenced feed, which is one source
@@ -68,11 +90,12 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 		return err
 	}
 	src, dst := &t.From[w].feeds[from], &t.To[to].feeds[f]
-	if c.Retired {
-		// It is kept to know late copies by: where there is no room, it need not be.
-		if len(dst.sequencer.Channels()) == dst.plan.Channels || dst.sequencer.Fits(src.sequencer, c.Slot) != nil {
-			return nil
-		}
+	if c.Retired && !dst.spare(src, c.Slot) {
+		return nil
+	}
+	if dst.sequencer.Has(&c.Session) && t.claimOf(from, w, c) == stray {
+		t.moved[from][src.sourceOf(c.Slot)] = window.Gone
+		return nil
 	}
 	slot, err := dst.sequencer.MoveChannel(src.sequencer, c.Slot)
 	if err != nil {
@@ -89,6 +112,12 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 		return fmt.Errorf("worker %d: channel %x: %w", to, c.Session[:10], err)
 	}
 	return nil
+}
+
+// spare reports whether there is room for a channel whose session has ended. It is kept to
+// know late copies by: where there is none, it need not be.
+func (f *feed) spare(from *feed, slot int) bool {
+	return len(f.sequencer.Channels()) < f.plan.Channels && f.sequencer.Fits(from.sequencer, slot) == nil
 }
 
 // moveDecoded copies what the decoder knows of a channel.

@@ -19,6 +19,21 @@
 // what is known of a frame of which a process died. hold.go brings all workers to rest,
 // and move.go then gives key groups from one to another.
 //
+// When all workers are at rest, workers of another plan, of another number, or with other
+// key groups can take everything over ([Transfer]), in this order:
+//
+//  1. the old regions are opened to be read ([OpenHeld]), and looked at: nothing may be
+//     under way in them;
+//  2. new workers are built over new regions, each with a word that says that state is to
+//     come, and at the old positions of the rings that go on;
+//  3. channels come, with what they hold and what decoders know; watermarks and gaps, their
+//     sources under new numbers; key groups, with their open windows; counters;
+//  4. all new workers commit, one after the other; only then does one of them show
+//     anything, or run.
+//
+// A kill before the end of step 4 leaves a new region without a commit, which no worker
+// starts over, and the old ones as they were.
+//
 // The package knows no control plane, no metrics library, no network and no clock:
 // time comes as an argument, memory and sockets are passed in. Do not use it to
 // receive packets for anything but windows; use an AF_XDP library for that.

@@ -177,7 +177,6 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	receive := event.Nanos(m.ReceiveNanos) + offset
 	f.position, f.rank = f.w.positionOf(fr), 0
 	fault.Point()
-	fault.Frame(fr.Data)
 	if f.sequencer == nil {
 		f.plain.Items[0].Span = sequence.Span{Receive: receive}
 		f.start(&f.plain)
@@ -335,6 +334,7 @@ func (f *feed) aim(s *sequence.Span) {
 func (f *feed) decodeSpan() (full bool) {
 	b := f.batch
 	from := b.N
+	fault.Poison(f.packet.Payload)
 	full = f.decoder.Decode(&f.packet, b)
 	b.Position = f.position
 	for i := from; i < b.N; i++ {

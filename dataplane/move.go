@@ -69,6 +69,9 @@ func NewJournal(r *arena.Region, p *plan.Plan) (*Journal, error) {
 // all workers are held.
 func (j *Journal) Owner() *[event.GroupCount]uint16 { return &j.head.Owner }
 
+// AtRest reports that no move is under way.
+func (j *Journal) AtRest() bool { return j.head.State == atRest }
+
 // Recover finishes or takes back the move that a kill has interrupted. All workers have
 // been built, and none runs.
 func (j *Journal) Recover(workers []*Worker) error {

@@ -48,6 +48,9 @@ type Mark struct {
 	// being decoded: that of sequence number Seq.
 	Held bool
 	Seq  uint64
+	// Since is the worker's clock when it began the cycle. A worker that died stands still
+	// there, while others go on until the process has ended.
+	Since event.Nanos
 }
 
 // mark is a Mark in the region. It is written without being saved, since it must
@@ -57,6 +60,7 @@ type mark struct {
 	Frame uint64 // ring << 32 | position, as the receiver says it
 	What  uint64 // stage | framed << 8 | alone << 9 | feed << 32
 	Held  uint64 // sequence number of a held packet, 0: none
+	Time  uint64 // the worker's clock in this cycle
 }
 
 const (
@@ -92,7 +96,7 @@ func (m *mark) frame(fr *xsk.Frame, alone bool) {
 func (m *mark) read() Mark {
 	return Mark{
 		FrameRef: FrameRef{uint32(m.Frame >> 32), uint32(m.Frame)}, Feed: int(m.What >> 32), Stage: Stage(m.What),
-		Framed: m.What&markFramed != 0, Alone: m.What&markAlone != 0, Held: m.Held != 0, Seq: m.Held,
+		Framed: m.What&markFramed != 0, Alone: m.What&markAlone != 0, Held: m.Held != 0, Seq: m.Held, Since: event.Nanos(m.Time),
 	}
 }
 
@@ -100,6 +104,16 @@ func (m *mark) read() Mark {
 // ended in a batch that it did not commit. Whether that is why, who saw it end knows:
 // a process that is killed has something in hand too.
 func (w *Worker) Poison() (Mark, bool) { return w.poison, w.poison.Stage != StageNone }
+
+// LeaveOut makes the worker leave out what [Worker.Poison] names, if that alone can have
+// been the end of the worker before this one, and reports whether it does. It is called
+// before the worker runs.
+func (w *Worker) LeaveOut() bool {
+	if w.skip == nil && w.poison.Sure() {
+		w.skip = &w.poison
+	}
+	return w.skip != nil
+}
 
 // InHand returns what the worker is doing, and the frame that it has begun last if it
 // is still there: for who has caught it in a panic.

@@ -71,20 +71,19 @@ func (t *transfer) add(to, from *Worker) {
 	}
 }
 
-// held counts what is held of a feed where it is now.
+// held counts what is held of a feed where it is now. What a stray channel held is given up.
 func (t *transfer) held(f int) {
 	if t.To[0].feeds[f].sequencer == nil {
 		return
 	}
-	left := uint64(0)
-	for _, to := range t.To {
-		left += to.counters.Feeds[f].FramesHeld
-	}
+	frames, messages := uint64(0), uint64(0)
 	for _, to := range t.To {
 		c, s := &to.counters.Feeds[f], to.feeds[f].sequencer
+		frames, messages = frames+c.FramesHeld, messages+c.MessagesHeld
 		c.FramesHeld, c.MessagesHeld = uint64(s.HeldPackets()), s.HeldMessages()
-		left -= c.FramesHeld
+		frames, messages = frames-c.FramesHeld, messages-c.MessagesHeld
 	}
-	// What a retired channel held that found no room is on no worker.
-	t.To[0].counters.Feeds[f].FramesHeld += left
+	c := &t.To[0].counters.Feeds[f]
+	c.FrameDrops[event.DropNoChannel] += frames
+	c.MessageDrops[event.DropNoChannel] += messages
 }

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/headrace/headrace/dataplane/arena"
@@ -18,49 +19,48 @@ func TestAKillInATransferChangesNothing(t *testing.T) {
 	feeds, queries := names(calm.plan)
 	kills, refused := 0, 0
 	for seed := range uint64(crashRuns()) {
-		j := newJourney(t, journeyPlan(2), frames, seed)
-		for _, workers := range []int{1, 3, 2, 2} {
-			left := max(0, len(j.pending)-len(frames)/8-j.r.IntN(len(frames)/16))
-			j.until(func() bool { return len(j.pending) <= left })
-			l := j.same(workers, others(j.r, *j.journal.Owner(), j.plan.Workers, workers))
-			j.prepare(l)
-			whole := statements(j, l)
-			for range 3 {
-				kills++
-				x, dead := j.killed(l, 1+j.r.Int64N(whole))
-				if !dead {
-					t.Fatalf("the kill did not come in %d statements", whole)
-				}
-				x.reopen()
-				switch err := x.tryStart(); {
-				case errors.Is(err, arena.ErrLayout):
-					refused++
-				case err != nil:
-					t.Fatal(err)
-				default: // it had not begun, or was through
-					for _, w := range x.workers {
-						if w.memory.head.Taking != x.workers[0].memory.head.Taking {
-							t.Fatal("workers start of which only some have state")
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			j := newJourney(t, journeyPlan(2), frames, seed)
+			for _, workers := range []int{1, 3, 2, 2} {
+				left := max(0, len(j.pending)-len(frames)/8-j.r.IntN(len(frames)/16))
+				j.until(func() bool { return len(j.pending) <= left })
+				l := j.same(workers, others(j.r, *j.journal.Owner(), j.plan.Workers, workers))
+				j.prepare(l)
+				whole := statements(j, l)
+				for range 3 {
+					kills++
+					x, dead := j.killed(l, 1+j.r.Int64N(whole))
+					if !dead {
+						t.Fatalf("the kill did not come in %d statements", whole)
+					}
+					x.reopen()
+					switch err := x.tryStart(); {
+					case errors.Is(err, arena.ErrLayout):
+						refused++
+					case err != nil:
+						t.Fatal(err)
+					default: // it had not begun, or was through
+						for _, w := range x.workers {
+							if w.memory.head.Taking != x.workers[0].memory.head.Taking {
+								t.Fatal("workers start of which only some have state")
+							}
 						}
 					}
+					if j.r.IntN(2) == 0 { // the old ones go on, and are held again
+						j.reopen()
+						j.start()
+						j.settled(0)
+					}
 				}
-				if j.r.IntN(2) == 0 { // the old ones go on, and are held again
-					j.reopen()
-					j.start()
-					j.settled(0)
+				x, err := j.next(l)
+				if err != nil {
+					t.Fatal(err)
 				}
+				j.plant, j.i, j.idle = x, 0, 0
 			}
-			x, err := j.next(l)
-			if err != nil {
-				t.Fatal(err)
-			}
-			j.plant, j.i, j.idle = x, 0, 0
-		}
-		j.end()
-		j.like(calm, feeds, queries)
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
+			j.end()
+			j.like(calm, feeds, queries)
+		})
 	}
 	t.Logf("%d kills, %d refused", kills, refused)
 	if refused == 0 {

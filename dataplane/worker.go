@@ -136,6 +136,7 @@ type Worker struct {
 // caller lives by, monotonic nanoseconds.
 func (w *Worker) cycle(now event.Nanos) int {
 	w.now = now
+	w.memory.mark.Time = uint64(now)
 	n := w.fold()  // exchange: what others decoded for us -> our panes
 	n += w.close() // close: windows behind the watermark -> outbox
 	if w.ready() {

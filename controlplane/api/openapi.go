@@ -1,5 +1,7 @@
 package api
 
+//go:generate go test -run TheDocumentInTheRepositoryIsCurrent -update .
+
 import (
 	"encoding/json"
 	"fmt"

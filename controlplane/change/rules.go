@@ -18,6 +18,7 @@ type rule struct {
 // Why changes have their tags.
 const (
 	whyRows     = "rows go elsewhere from the next one on; the control process does it alone"
+	whyPlan     = "it is part of the plan that workers and control agree on, and so there is a hand-over; state goes on"
 	whyControl  = "the control process does it alone"
 	whySteer    = "packets are told apart by the new rules from a mark on; the feed's state goes on"
 	whyFeed     = "what is known of the feed's packets was read in the old way"
@@ -28,7 +29,7 @@ const (
 	whyLayout   = "worker memory is laid out anew"
 	whyColumns  = "queries that use a changed column begin anew, the others go on"
 	loseFeed    = "the feed's place in its channels, and open windows of its queries: they begin anew"
-	loseQuery   = "the query's open windows: they are fired or discarded, as on_stop says, and it begins anew"
+	loseQuery   = "the query's open windows: no rows are made of them, and it begins anew"
 	loseWindows = "windows that are open: they begin anew and say that they are incomplete"
 )
 
@@ -44,10 +45,11 @@ const (
 // rules has every field of the config, by its path; * is a name.
 var rules = map[string]rule{
 	"workers":        {object: Workers, planned: true},
+	"cpus":           {object: Workers, tag: Warm, reason: "workers are bound to other CPUs in a hand-over; state goes on"},
 	"workers_max":    {object: Workers, planned: true},
 	"interfaces":     {object: Interface, planned: true, whole: true},
-	"on_stop":        {object: Run, tag: Live, reason: "it is asked at the stop; " + whyControl},
-	"orphan_timeout": {object: Run, tag: Warm, reason: whyNumber},
+	"on_stop":        {object: Run, tag: Warm, reason: "it is asked at the stop; " + whyPlan},
+	"orphan_timeout": {object: Run, tag: Warm, reason: whyPlan},
 	"crash":          {object: Run, tag: Cold, reason: whyLayout + ": an undo log is part of it"},
 	"recorder":       {object: Limits, tag: Warm, whole: true, reason: "each worker's recorder is made anew in a hand-over; frames recorded so far are forgotten"},
 
@@ -87,10 +89,10 @@ var rules = map[string]rule{
 	"queries.*.keys":      {object: Query, tag: Warm, begins: true, reason: whyMemory},
 	"queries.*.panes":     {object: Query, tag: Warm, begins: true, reason: whyMemory},
 	"queries.*.select":    {object: Query, tag: Warm, whole: true, begins: true, reason: whyQuery},
-	"queries.*.sinks":     {object: Query, tag: Live, whole: true, reason: whyRows},
+	"queries.*.sinks":     {object: Query, tag: Warm, whole: true, reason: "rows go elsewhere from the next one on; " + whyPlan},
 	"queries.*.scope":     {object: Query, tag: Warm, begins: true, reason: whyQuery},
 	// Without local sinks the rows of this box alone are not made at all.
-	"queries.*.local_sinks": {object: Query, tag: Live, whole: true, reason: whyRows},
+	"queries.*.local_sinks": {object: Query, tag: Warm, whole: true, reason: "rows go elsewhere from the next one on; " + whyPlan},
 
 	"sinks":              {object: Sink, tag: Live},
 	"sinks.*":            {object: Sink, tag: Live},

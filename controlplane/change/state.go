@@ -179,22 +179,11 @@ func (w *walker) refuseGlobal() {
 // reordered adds an item if the new plan differs from the old one and no item says so:
 // feeds and queries that stand in another order have other numbers.
 func (c *Change) reordered(old *plan.Plan) {
-	if c.Tag().weight() >= Warm.weight() || len(c.Refused()) > 0 || bare(old).Hash() == bare(c.Plan).Hash() {
+	if c.Tag().weight() >= Warm.weight() || len(c.Refused()) > 0 || old.Hash() == c.Plan.Hash() {
 		return
 	}
 	c.Items = append(c.Items, Item{
 		Object: Run, Action: Changed, Field: "order", Tag: Warm,
 		Reason: "feeds and queries stand in another order, or something that the config leaves open is settled otherwise; state goes on",
 	})
-}
-
-// bare returns p without what the control process alone looks at.
-func bare(p *plan.Plan) *plan.Plan {
-	x := *p
-	x.Flush = false
-	x.Queries = slices.Clone(p.Queries)
-	for i := range x.Queries {
-		x.Queries[i].Sinks, x.Queries[i].LocalSinks = nil, nil
-	}
-	return &x
 }

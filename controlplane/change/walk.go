@@ -141,7 +141,7 @@ func reasonOf(o Object, a Action) string {
 func losesOf(o Object, a Action) string {
 	switch {
 	case o == Query && a == Removed:
-		return "the query's open windows: they are fired or discarded, as on_stop says"
+		return "the query's open windows: no rows are made of them"
 	case o == Feed && a == Removed:
 		return "packets of the feed that wait in rings are dropped and counted"
 	}

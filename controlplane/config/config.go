@@ -7,6 +7,12 @@ type Config struct {
 	// there is one for each CPU that the host allows, but one; `--workers` wins.
 	Workers int `yaml:"workers" jsonschema:"minimum=1,maximum=64"`
 
+	// CPUs are the CPUs that the workers are bound to, one each: a list such as `2-5,8`;
+	// `none` leaves that to the kernel; `auto` binds them, to cores of the interfaces' memory
+	// node, if some CPUs are isolated or every interface has `idle: spin`, and there is a CPU
+	// for each worker and one more. Runs that share a host each need a list.
+	CPUs CPUs `yaml:"cpus" jsonschema:"default=auto"`
+
 	// WorkersMax sizes memory, lanes and sockets for as many workers as there may
 	// ever be in this run. Without it: the host's CPUs.
 	WorkersMax int `yaml:"workers_max" jsonschema:"minimum=1,maximum=64"`

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/pinning/topology"
 )
 
 // A problem is why a scalar's text is not what its type wants.
@@ -405,4 +406,28 @@ func ParseSize(text string) (Size, error) {
 		return 0, fmt.Errorf("%s: %s", p.message, p.allowed)
 	}
 	return s, nil
+}
+
+// CPUs say which CPUs something is bound to: auto, none, or a list such as 2-5,8.
+type CPUs string
+
+// What CPUs may be instead of a list.
+const (
+	CPUsAuto CPUs = "auto"
+	CPUsNone CPUs = "none"
+)
+
+// ShortForms says how CPUs are written.
+func (*CPUs) ShortForms() []ShortForm {
+	return []ShortForm{{Type: "string", Doc: "`auto`, `none`, or a list such as `2-5,8`"}, {Type: "integer", Doc: "one CPU"}}
+}
+
+func (c *CPUs) parse(text string) *problem {
+	if got := CPUs(text); got != CPUsAuto && got != CPUsNone {
+		if set, err := topology.ParseCPUs(text); err != nil || set.Empty() {
+			return &problem{fmt.Sprintf("%q names no CPUs", text), "write auto, none, or a list such as 2-5,8", ""}
+		}
+	}
+	*c = CPUs(text)
+	return nil
 }

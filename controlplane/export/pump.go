@@ -415,10 +415,13 @@ func (p *Pump) last(ctx context.Context) error {
 	return p.send(ctx)
 }
 
-// final reports that every worker has said its last word.
+// final reports that every worker has said its last word. One that failed live has not:
+// the next process may go on where it was, and whoever knows that none does calls
+// [Pump.Finish].
 func (p *Pump) final() bool {
 	for w := range p.readers {
-		if !p.c.Segment.Worker(w).State().Final() {
+		s := p.c.Segment.Worker(w).State()
+		if !s.Final() || s == segment.Failed && !p.c.Plan.Replay {
 			return false
 		}
 	}

@@ -11,12 +11,15 @@ import (
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
+	"github.com/headrace/headrace/dataplane/window"
+	"github.com/headrace/headrace/dataplane/xsk"
 )
 
 // Memory returns what p takes, line by line, by building it: nothing is touched, so
 // it costs address space only. Pane tables are counted once for the box, since a key
 // group's run is touched only by the worker that owns it; what every worker has is
-// counted for each.
+// counted for each. With `crash: rollback` that is its undo log, too, and what a batch
+// leaves to the next process.
 func Memory(p *plan.Plan) (lines []arena.Line, err error) {
 	seg, err := segment.Create(p)
 	if err != nil {
@@ -32,9 +35,11 @@ func Memory(p *plan.Plan) (lines []arena.Line, err error) {
 	one := *p
 	one.Workers = 1
 	var owner [event.GroupCount]uint16
-	if _, err := dataplane.NewWorker(dataplane.Config{
-		Plan: &one, Segment: seg.Worker(0), Region: region, Owner: &owner,
-	}); err != nil {
+	c := dataplane.Config{Plan: &one, Segment: seg.Worker(0), Region: region, Owner: &owner}
+	if c.Rollback = p.Crash == plan.Rollback && !p.Replay; c.Rollback {
+		c.Attach = func([]uint32) (xsk.Receiver, error) { return nothing{}, nil }
+	}
+	if _, err := dataplane.NewWorker(c); err != nil {
 		return nil, err
 	}
 	for _, l := range region.Lines() {
@@ -44,21 +49,46 @@ func Memory(p *plan.Plan) (lines []arena.Line, err error) {
 		}
 		lines = add(lines, l)
 	}
+	common, err := shared(p)
+	for _, l := range common {
+		lines = add(lines, l)
+	}
+	return lines, err
+}
+
+// shared returns what the workers of p have in common.
+func shared(p *plan.Plan) (lines []arena.Line, err error) {
+	common, err := arena.New("headrace shared", regionBytes)
+	if err != nil {
+		return nil, fmt.Errorf("memory: %w", err)
+	}
+	defer func() { err = errors.Join(err, common.Close()) }()
 	if p.Workers > 1 {
-		lanes, err := arena.New("headrace lanes", regionBytes)
-		if err != nil {
-			return nil, fmt.Errorf("memory: %w", err)
-		}
-		defer func() { err = errors.Join(err, lanes.Close()) }()
-		if _, err := dataplane.NewLanes(p, lanes); err != nil {
+		if _, err := dataplane.NewLanes(p, common); err != nil {
 			return nil, err
 		}
-		for _, l := range lanes.Lines() {
-			lines = add(lines, l)
+	}
+	if p.Replay {
+		return common.Lines(), nil
+	}
+	if p.Workers > 1 {
+		if _, err := window.NewShared(common, len(p.Queries)); err != nil {
+			return nil, err
 		}
 	}
-	return lines, nil
+	if _, err := dataplane.NewJournal(common, p); err != nil {
+		return nil, err
+	}
+	return common.Lines(), nil
 }
+
+// nothing is a receiver of nothing.
+type nothing struct{}
+
+func (nothing) Receive([]xsk.Frame) int             { return 0 }
+func (nothing) Release()                            {}
+func (nothing) Positions([]uint32, []xsk.Frame) int { return 0 }
+func (nothing) Spent() bool                         { return false }
 
 // add adds l to the line of the same label.
 func add(lines []arena.Line, l arena.Line) []arena.Line {

@@ -1,17 +1,18 @@
 package run
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/headrace/headrace/controlplane/api"
+	"github.com/headrace/headrace/controlplane/change"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
@@ -25,6 +26,9 @@ const adoptPatience = 5 * time.Second
 // adopt takes over the data plane of this name that has no control, if there is one.
 // It returns nil if none lives.
 func (r *control) adopt() (*generation, status.Former, error) {
+	if r.DataSocket != "" {
+		return r.adoptManaged()
+	}
 	for end := time.Now().Add(adoptPatience); ; time.Sleep(lockPause) {
 		lock, err := r.folder.lock(handover.DataLock, 0)
 		if err == nil {
@@ -56,7 +60,19 @@ func (r *control) adoptNow() (*generation, status.Former, error) {
 	}
 	g := newGeneration()
 	g.conn = conn
-	former, err := r.take(g)
+	if err := g.conn.Limit(adoptPatience); err != nil {
+		return nil, status.Former{}, errors.Join(err, g.close())
+	}
+	m, err := g.conn.Expect(handover.Running, nil)
+	if err != nil {
+		return nil, status.Former{}, errors.Join(err, g.close())
+	}
+	return r.takeAll(g, m)
+}
+
+// takeAll is take, and lets go of everything if that fails.
+func (r *control) takeAll(g *generation, m *handover.Message) (*generation, status.Former, error) {
+	former, err := r.take(g, m)
 	if err != nil {
 		return nil, former, errors.Join(err, g.close(), r.dropNetwork())
 	}
@@ -65,21 +81,23 @@ func (r *control) adoptNow() (*generation, status.Former, error) {
 
 // take looks at what the data plane offers and takes it if it is of the same plan and
 // build.
-func (r *control) take(g *generation) (status.Former, error) {
-	if err := g.conn.Limit(adoptPatience); err != nil {
-		return status.Former{}, err
-	}
+func (r *control) take(g *generation, m *handover.Message) (former status.Former, err error) {
 	var body handover.RunningBody
-	m, err := g.conn.Expect(handover.Running, &body)
-	if err != nil {
-		return status.Former{}, err
+	if err := m.Decode(&body); err != nil {
+		m.Close()
+		return former, err
 	}
 	if body.Version != handover.Version || len(m.FDs) < 2 {
 		m.Close()
 		return status.Former{}, r.differs(fmt.Errorf("it speaks version %d, this binary %d", body.Version, handover.Version))
 	}
 	fds := m.FDs
-	if err := r.comply(body.Description); err != nil {
+	var d description
+	if err := json.Unmarshal(body.Description, &d); err != nil {
+		m.Close()
+		return status.Former{}, r.differs(fmt.Errorf("it is described by nonsense: %w", err))
+	}
+	if err := r.adoptSetup(&d); err != nil {
 		m.Close()
 		return status.Former{}, r.differs(err)
 	}
@@ -98,14 +116,19 @@ func (r *control) take(g *generation) (status.Former, error) {
 		r.watchDenials(fds[:1], "")
 		fds = fds[1:]
 	}
-	var former status.Former
-	if r.network, former, err = adoptNetwork(r.Plan, r.Log, body.Description, fds); err != nil {
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, &d, fds); err != nil {
 		return former, r.differs(err)
 	}
-	if g.pid, err = g.conn.PeerPID(); err != nil {
+	if g.managed {
+		g.pid = body.PID // who listens is the manager; the number is for people
+	} else if g.pid, err = g.conn.PeerPID(); err != nil {
 		return former, err
 	}
 	g.layout, g.zeroCopy = body.Layout, body.ZeroCopy
+	if _, err := r.seats(); err != nil {
+		return former, err
+	}
+	r.placed(g, body.Placed)
 	// Now: a call that is under way when a limit ends keeps it, and startPump begins to
 	// listen. What is still to be sent has room in the socket.
 	if err := g.conn.Limit(0); err != nil {
@@ -123,55 +146,51 @@ func (r *control) take(g *generation) (status.Former, error) {
 	return former, nil
 }
 
-// comply makes the setup that was in force with the control before this one ours. What we
-// were started with is put in force later, like any other config.
-func (r *control) comply(text []byte) error {
-	var d description
-	if err := json.Unmarshal(text, &d); err != nil || d.Plan == nil {
-		return err
+// adoptSetup makes the setup of a data plane that runs, or was kept, the one in force. What
+// this process was started with comes in its place afterwards, if it is another one that
+// can: see [control.catchUp].
+func (r *control) adoptSetup(d *description) error {
+	if d.Plan == nil {
+		return handover.ErrPeer
 	}
-	if d.Plan.Hash() == r.Plan.Hash() && bytes.Equal(d.Text, r.Text) {
-		return nil
-	}
-	s, err := r.Compile(d.Text, d.Source)
+	old := Setup{Plan: d.Plan, Text: []byte(d.Text), Source: d.Source}
+	read, err := r.Compile(old.Text, old.Source)
 	if err != nil {
 		return fmt.Errorf("its config cannot be read any more: %w", err)
 	}
-	if s.Plan.Name != d.Plan.Name || s.Plan.Crash != d.Plan.Crash || (s.Plan.Group == nil) != (d.Plan.Group == nil) {
-		return handover.ErrPeer
-	}
-	values, err := replay.Values(d.Plan)
-	if err != nil {
-		return err
-	}
+	old.Config = read.Config
 	wanted := r.Setup
-	s.Plan = d.Plan
-	r.Setup, r.values = s, values
-	if r.wanted == nil {
+	if wanted.Config.Workers == old.Config.Workers && wanted.Plan.WorkersMax == old.Plan.WorkersMax {
+		p := *wanted.Plan
+		p.Workers = old.Plan.Workers // workers may have been added since
+		wanted.Plan = &p
+	}
+	c := change.Between(change.State{Config: old.Config, Plan: old.Plan}, change.State{Config: wanted.Config, Plan: wanted.Plan})
+	switch tag := c.Tag(); {
+	case len(c.Refused()) > 0 || tag == change.Cold, tag != change.None && old.Plan.Group != nil:
+		var b strings.Builder
+		if err := c.Report().Write(&b); err != nil {
+			return err
+		}
+		return fmt.Errorf("its config is another one:\n%s", b.String())
+	case tag != change.None:
 		r.wanted = &wanted
 	}
-	return nil
-}
-
-// refuseFound goes back to the setup that we were started with: what was found has ended.
-func (r *control) refuseFound() (err error) {
-	if r.wanted == nil {
-		return nil
-	}
-	r.Setup, r.wanted = *r.wanted, nil
+	r.Setup, r.paused = old, d.Paused
 	r.values, err = replay.Values(r.Plan)
 	return err
 }
 
-// want puts in force what this control was started with, if that is another config than
-// the one that it found.
-func (r *control) want() {
-	w := r.wanted
-	if r.wanted = nil; w == nil || bytes.Equal(w.Text, r.Text) {
+// catchUp puts the config in force that this process was started with, if the data plane
+// that it took over has another one.
+func (r *control) catchUp() {
+	if r.wanted == nil || r.stopping {
 		return
 	}
-	if _, err := r.apply(&api.Application{Text: w.Text, Source: w.Source}); err != nil {
-		r.Log.Error("the running data plane goes on with the config that it had: this one cannot be put in its place", "source", w.Source, "error", err)
+	text, source := r.wanted.Text, r.wanted.Source
+	r.wanted = nil
+	if _, err := r.apply(&api.Application{Text: text, Source: source}); err != nil {
+		r.Log.Error("the config of the running data plane stays in force", "source", r.Source, "error", err)
 	}
 }
 

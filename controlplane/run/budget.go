@@ -71,6 +71,7 @@ func (r *control) showContinuity(g *generation) {
 	}
 	c := &status.Continuity{Pause: g.lives.pause, Budget: r.budget.holds(), Rate: r.budget.rate}
 	c.Takeovers, c.Poison = r.figures.source.Takeovers()
+	c.PoisonFile = r.poison
 	if r.down != nil {
 		c.State = "the data plane is down: " + r.down.Error()
 	}

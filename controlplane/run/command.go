@@ -29,7 +29,7 @@ type flags struct {
 	workers    int
 	out        string
 	name       string
-	leave      bool
+	data       string
 }
 
 // Command returns `headrace run`.
@@ -46,11 +46,14 @@ It is two processes. If this one, the control plane, dies, the other one goes on
 receiving; started again under the same name it takes over, and no row is lost or
 written twice. If the data plane dies it is started again.
 
-The first SIGTERM or SIGINT stops the receiving, fires or discards what is open
+SIGUSR2 ends this process alone (with crash: rollback): the data plane goes on for
+orphan_timeout, and a start under the same name takes over. SIGHUP applies the config
+anew. The first SIGTERM or SIGINT stops the receiving, fires or discards what is open
 (on_stop), writes every row and prints the ledger on standard error. The second ends
 both processes at once.
 
-It needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON and CAP_IPC_LOCK.`,
+It needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON, and CAP_IPC_LOCK or
+memory that may be locked without a limit.`,
 		Example: `  headrace run -c examples/bars.yaml --interface eth1
   headrace run -c bars.yaml --workers 4 --out rows.jsonl --name bars`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, o) },
@@ -61,18 +64,25 @@ It needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON and CAP_IPC_LOCK.`,
 	c.Flags().IntVar(&f.workers, "workers", 0, "number of workers; 0: the config's, or what the host allows")
 	c.Flags().StringVar(&f.out, "out", "", "append all rows to this one JSON Lines `PATH` instead of the config's sinks; \"-\" is standard output")
 	c.Flags().StringVar(&f.name, "name", "headrace", "name of the run, for `headrace status` and for a start after a crash")
-	c.Flags().BoolVar(&f.leave, "leave", false, "a first signal ends only this process: the data plane goes on for orphan_timeout, and a start under the same name takes over (with `crash: rollback`)")
+	c.Flags().StringVar(&f.data, "data-socket", "", "do not start the data plane: find it at this `PATH`, where a service manager listens for `headrace dataplane --listen-fd`")
 	return c
 }
 
 // DataCommand returns the hidden subcommand that the data-plane process is.
 func DataCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    dataCommand + " FD",
-		Short:  "the data-plane process of `headrace run`, which starts it",
+	var name string
+	c := &cobra.Command{
+		Use:    dataCommand + " {FD | --listen-fd NAME}",
+		Short:  "the data-plane process of `headrace run`, which starts it, or of a service manager's unit",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if name != "" && len(args) == 0 {
+				return proc.Unit(name)
+			}
+			if len(args) != 1 || name != "" {
+				return usage.Errorf("", "a data plane is started by `headrace run`, or by a service manager with --listen-fd alone")
+			}
 			fd, err := strconv.Atoi(args[0])
 			if err != nil || fd < 3 {
 				return usage.Errorf("", "%q is not the descriptor of a control process: `headrace run` starts the data plane", args[0])
@@ -80,6 +90,8 @@ func DataCommand() *cobra.Command {
 			return proc.Main(fd)
 		},
 	}
+	c.Flags().StringVar(&name, "listen-fd", "", "the `NAME` of the socket, passed by the service manager, at which `headrace run --data-socket` is expected")
+	return c
 }
 
 func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
@@ -111,7 +123,7 @@ func (f *flags) run(cmd *cobra.Command, o compile.Options) error {
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	return Run(cmd.Context(), Config{
-		Setup: setup, Log: log, Ledger: cmd.ErrOrStderr(), Leave: f.leave, Level: level,
+		Setup: setup, Log: log, Ledger: cmd.ErrOrStderr(), DataSocket: f.data, Level: level,
 		Compile:   func(text []byte, source string) (Setup, error) { return f.compile(text, source, o) },
 		OpenSinks: func(s *Setup, seg *segment.Segment) ([]export.Sink, error) { return f.openSinks(s.Config, seg, log) },
 	})

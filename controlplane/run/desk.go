@@ -51,7 +51,7 @@ func (r *control) parts() api.Parts {
 
 // Status returns the figures of now.
 func (d desk) Status() *status.Report {
-	return status.NewReport(nil, d.r.figures.source.Snapshot())
+	return d.r.figures.server.Report()
 }
 
 // Running returns the config in force.
@@ -176,6 +176,11 @@ func (r *control) apply(a *api.Application) (*change.Report, error) {
 	next, err := r.Compile(a.Text, a.Source)
 	if err != nil {
 		return nil, err
+	}
+	if next.Config.Workers == r.Setup.Config.Workers && next.Plan.WorkersMax == r.Plan.WorkersMax {
+		p := *next.Plan
+		p.Workers = r.Plan.Workers // workers may have been added since
+		next.Plan = &p
 	}
 	c := change.Between(change.State{Config: r.Setup.Config, Plan: r.Plan}, change.State{Config: next.Config, Plan: next.Plan})
 	next.Plan = c.Plan

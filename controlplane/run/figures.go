@@ -12,6 +12,7 @@ import (
 // figures serves what the run does.
 type figures struct {
 	source *status.Source
+	server *status.Server // rates
 	stop   context.CancelFunc
 	wait   sync.WaitGroup
 
@@ -31,7 +32,7 @@ func (f *figures) close() {
 // show makes g the data plane whose figures are served.
 func (r *control) show(g *generation, former status.Former) {
 	if r.figures.source == nil {
-		r.figures.source = &status.Source{Plan: r.Plan, Continuity: r.shown.Load}
+		r.figures.source = &status.Source{Plan: r.Plan, Continuity: r.shown.Load, Placement: r.placement.Load}
 		if r.peers != nil {
 			r.figures.source.Group = r.peers.show
 		}

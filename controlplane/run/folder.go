@@ -11,6 +11,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/proc"
 )
 
 const (
@@ -45,6 +46,13 @@ func openFolder(name string) (*folder, error) {
 		return nil, fmt.Errorf("run: %w", err)
 	}
 	return f, nil
+}
+
+// hasWords reports whether the last data plane has said why it died: nobody who is killed
+// does.
+func (f *folder) hasWords() bool {
+	st, err := os.Stat(filepath.Join(f.path, proc.WordsFile))
+	return err == nil && st.Size() > 0
 }
 
 func (f *folder) close() { _ = f.control.Close() }

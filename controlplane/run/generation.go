@@ -39,8 +39,9 @@ const (
 type generation struct {
 	segment  *segment.Segment
 	conn     *handover.Conn
-	process  *exec.Cmd // nil: the child of a control before this one
+	process  *exec.Cmd // nil: the child of a control before this one, or of a manager
 	pid      int
+	managed  bool // a service manager's: another user's, and not ours to kill
 	layout   xsk.Layout
 	zeroCopy []bool // by queue
 	stock    *stock // nil: nothing outlives the process
@@ -123,10 +124,14 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	} else {
 		fds = append(fds, fds[0]) // it holds no lock, and there must be something in its place
 	}
-	if err := r.spawn(g, l.binary); err != nil {
+	defer r.store.busy()()
+	if err := r.spawn(g, l); err != nil {
 		return ready, err
 	}
 	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try, From: l.from, Owners: l.owners}
+	if err := r.place(&body); err != nil {
+		return ready, err
+	}
 	if g.stock != nil {
 		body.Kept = &g.stock.body
 		fds = append(fds, g.stock.descriptors()...)
@@ -138,7 +143,7 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 		return ready, g.explain(err)
 	}
 	if g.stock != nil && !l.try { // at once: without it, it would end with us
-		if err := r.network.handOver(g.conn, &r.Setup, r.account(l.former)); err != nil {
+		if _, _, err := r.keepFor(g, r.account(l.former)); err != nil {
 			return ready, g.explain(err)
 		}
 	}
@@ -158,6 +163,7 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	}
 	if !l.try {
 		r.watchDenials(m.FDs, ready.Unconfined)
+		r.placed(g, ready.Placed)
 	}
 	return ready, g.conn.Limit(0)
 }
@@ -202,7 +208,8 @@ func (r *control) granted(g *generation, zeroCopy []bool, fallback []string) {
 // A spawned is a data-plane process that waits for its start.
 type spawned struct {
 	conn    *handover.Conn
-	process *exec.Cmd
+	process *exec.Cmd // nil: a service manager's
+	pid     int
 }
 
 // spawn starts a binary, this same one if none is named, as a data plane, in a session
@@ -225,7 +232,7 @@ func spawn(binary string) (*spawned, error) {
 	if err := c.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the data plane: %w", err), conn.Close())
 	}
-	return &spawned{conn, c}, nil
+	return &spawned{conn, c, c.Process.Pid}, nil
 }
 
 // discard ends a process that was not needed.
@@ -234,29 +241,38 @@ func (s *spawned) discard() {
 		return
 	}
 	_ = s.conn.Close()
+	if s.process == nil {
+		return // it waits for another control
+	}
 	_ = s.process.Process.Kill()
 	_ = s.process.Wait()
 }
 
-// spawn gives g a process: of a binary that is named, else the spare one, if there is
-// one that lives.
-func (r *control) spawn(g *generation, binary string) (err error) {
-	s := r.spare
-	if binary != "" || s == nil || s.process.Process.Signal(syscall.Signal(0)) != nil {
+// spawn gives g a process: the manager's, or one of a binary that is named, else the spare
+// one, if there is one that lives. A trial is always a child.
+func (r *control) spawn(g *generation, l launch) (err error) {
+	s, binary := r.spare, l.binary
+	if r.DataSocket != "" && !l.try {
+		if r.spare = nil; s == nil {
+			if s, err = r.reach(nil); err != nil {
+				return err
+			}
+		}
+	} else if binary != "" || s == nil || s.process.Process.Signal(syscall.Signal(0)) != nil {
 		if s, err = spawn(cmp.Or(binary, r.binary)); err != nil {
 			return err
 		}
 	} else {
 		r.spare = nil
 	}
-	g.conn, g.process, g.pid = s.conn, s.process, s.process.Process.Pid
+	g.conn, g.process, g.pid, g.managed = s.conn, s.process, s.pid, s.process == nil
 	return g.conn.Limit(startWithin)
 }
 
 // prepareSpare has a process ready for when the data plane dies: it takes the rings less
 // time to fill than a busy machine to start a program.
 func (r *control) prepareSpare(g *generation) {
-	if r.spare != nil || g.stock == nil {
+	if r.spare != nil || g.stock == nil || r.DataSocket != "" {
 		return
 	}
 	s, err := spawn(r.binary)
@@ -303,7 +319,7 @@ func (g *generation) explain(err error) error {
 		return err
 	}
 	if state := g.reap(); state != "" {
-		return fmt.Errorf("the data plane ended during its start: %s", state)
+		return fmt.Errorf("the data plane ended during its start: %s: %w", state, err)
 	}
 	return fmt.Errorf("the data plane ended during its start: %w", err)
 }
@@ -410,7 +426,9 @@ func clocks() (now event.Nanos, offset time.Duration) {
 // kill ends the process, now. It asks nothing of the workers by the segment: the next
 // process's would hear it too.
 func (g *generation) kill() {
-	if g.pid > 0 {
+	if g.managed {
+		_ = g.conn.Send(handover.End, nil, nil) // likewise
+	} else if g.pid > 0 {
 		_ = unix.Kill(g.pid, unix.SIGKILL) // it may have ended
 	}
 }

@@ -33,14 +33,16 @@ func TestMain(m *testing.M) {
 
 // an appliance is a `headrace run` in a namespace.
 type appliance struct {
-	t      *testing.T
-	end    *netns.End
-	config string
-	out    string
-	name   string
-	args   []string
-	env    []string
-	binary string // "": headrace as it is
+	t       *testing.T
+	end     *netns.End
+	config  string
+	out     string
+	name    string
+	args    []string
+	env     []string
+	managed func(*exec.Cmd) // changes how it is started, as a service manager would; nil: nobody does
+	binary  string          // "": headrace as it is
+	tags    string          // of the build
 
 	cmd  *exec.Cmd
 	log  *tail
@@ -106,7 +108,7 @@ func (a *appliance) launch() {
 	a.t.Helper()
 	path, err := a.binary, error(nil)
 	if path == "" {
-		path, err = binary()
+		path, err = built.Headrace(a.tags)
 	}
 	if err != nil {
 		a.t.Fatal(err)
@@ -123,6 +125,9 @@ func (a *appliance) launch() {
 		a.t.Fatal(err)
 	}
 	cmd.Stderr = w
+	if a.managed != nil {
+		a.managed(cmd)
+	}
 	a.end.Start(a.t, cmd)
 	w.Close()
 	log := a.log

@@ -40,11 +40,11 @@ type description struct {
 	BPFs   int // descriptors that are BPF's; the joins' follow
 	Joins  []*join
 	Former status.Former
-	// What is in force: a plan that others came before has other numbers than a fresh one.
-	// No plan: what the next control makes of its own config.
-	Plan   *plan.Plan
-	Text   []byte
-	Source string
+	// The setup in force. Its plan's numbers may be others than those that its text alone
+	// would give.
+	Plan         *plan.Plan
+	Text, Source string
+	Paused       []string
 }
 
 // layout looks at the interfaces and says which sockets there will be.
@@ -66,7 +66,7 @@ func layout(p *plan.Plan) (xsk.Layout, error) {
 		if x.Queues > 0 {
 			queues = x.Queues
 		}
-		l.Interfaces = append(l.Interfaces, xsk.Interface{Name: nic.Name, Index: nic.Index, Queues: queues})
+		l.Interfaces = append(l.Interfaces, xsk.Interface{Name: nic.Name, Index: nic.Index, Queues: queues, Memory: frameMemory(os.DirFS("/"), x)})
 		s, err := xsk.Fit(xsk.Wish{Workers: max(p.WorkersMax, p.Workers), RxRing: x.RxRing, TxRing: x.TxRing, FillReserve: x.FillRing})
 		if err != nil {
 			return l, fmt.Errorf("interface %s: %w", x.Name, err)
@@ -189,40 +189,45 @@ func (n *network) attach() error {
 	return nil
 }
 
-// regroup joins and leaves groups as another plan of the same interfaces asks for.
-func (n *network) regroup(p *plan.Plan) {
-	n.plan = p
-	list, wide := groups(p)
-	for _, d := range wide {
-		n.log.Warn("the groups of a prefix are not joined: packets come only if something else joins them", "destination", d)
-	}
-	var stay []*join
-	for _, j := range n.joins {
-		if slices.Contains(list, j.Group) {
-			stay = append(stay, j)
-		} else if err := j.leave(); err != nil {
-			n.log.Warn("a group is not left", "group", j.Group, "interface", j.Interface, "error", err)
+// join joins the groups of p's feeds that are not joined, on interfaces that are attached.
+func (n *network) join(p *plan.Plan) error {
+	list, _ := groups(p)
+	for at, i := range n.instances {
+		if i.Mode() == "" {
+			continue
 		}
-	}
-	n.joins = stay
-	for i := range p.Interfaces {
-		name := p.Interfaces[i].Name
+		name := n.plan.Interfaces[at].Name
 		nic, err := net.InterfaceByName(name)
 		if err != nil {
-			continue // the data plane sees that too, and it ends the run
+			return fmt.Errorf("interface %s: %w", name, err)
 		}
 		for _, g := range list {
-			if slices.ContainsFunc(n.joins, func(j *join) bool { return j.Index == nic.Index && j.Group == g }) {
+			if slices.ContainsFunc(n.joins, func(j *join) bool { return j.Group == g && j.Index == nic.Index }) {
 				continue
 			}
 			j, err := openJoin(name, nic.Index, g)
 			if err != nil {
-				n.log.Error("a group is not joined: its packets may not come", "group", g, "interface", name, "error", err)
-				continue
+				return err
 			}
 			n.joins = append(n.joins, j)
 		}
 	}
+	return nil
+}
+
+// leave leaves the groups that no feed of p has any more, and takes p for the plan.
+func (n *network) leave(p *plan.Plan) error {
+	list, _ := groups(p)
+	var errs []error
+	n.joins = slices.DeleteFunc(n.joins, func(j *join) bool {
+		if slices.Contains(list, j.Group) {
+			return false
+		}
+		errs = append(errs, j.leave())
+		return true
+	})
+	n.plan = p
+	return errors.Join(errs...)
 }
 
 // watchLinks tells of interfaces that went down, and of those that came back.
@@ -271,8 +276,8 @@ func (n *network) close() error {
 }
 
 // describe returns what the next control needs to go on with n.
-func (n *network) describe(s *Setup, former status.Former) (text []byte, fds []int, err error) {
-	d := description{Joins: n.joins, Former: former, Plan: s.Plan, Text: s.Text, Source: s.Source}
+func (n *network) describe(former status.Former, f *Setup, paused []string) (text []byte, fds []int, err error) {
+	d := description{Joins: n.joins, Former: former, Plan: f.Plan, Text: string(f.Text), Source: f.Source, Paused: paused}
 	if d.BPF, fds, err = n.tables.Handover(); err != nil {
 		return nil, nil, err
 	}
@@ -286,28 +291,15 @@ func (n *network) describe(s *Setup, former status.Former) (text []byte, fds []i
 	return text, fds, nil
 }
 
-// handOver gives the data plane everything to keep for the next control.
-func (n *network) handOver(c *handover.Conn, s *Setup, former status.Former) error {
-	text, fds, err := n.describe(s, former)
-	if err != nil {
-		return err
-	}
-	return c.Send(handover.Keep, handover.KeepBody{Description: text}, fds)
-}
-
 // adoptNetwork makes a network of what a data plane kept. It takes the descriptors
 // over, also on error.
-func adoptNetwork(p *plan.Plan, log *slog.Logger, text []byte, fds []int) (*network, status.Former, error) {
-	var d description
-	err := json.Unmarshal(text, &d)
-	if err == nil && (d.BPFs < 0 || len(fds) != d.BPFs+len(d.Joins) || slices.Contains(d.Joins, nil)) {
-		err = handover.ErrPeer
-	}
-	if err != nil {
+func adoptNetwork(p *plan.Plan, log *slog.Logger, d *description, fds []int) (*network, status.Former, error) {
+	if d.BPFs < 0 || len(fds) != d.BPFs+len(d.Joins) || slices.Contains(d.Joins, nil) {
 		closeAll(fds)
-		return nil, d.Former, fmt.Errorf("what was handed over: %w", err)
+		return nil, d.Former, fmt.Errorf("what was handed over: %w", handover.ErrPeer)
 	}
 	n := &network{plan: p, log: log}
+	var err error
 	if n.tables, n.instances, err = bpf.Adopt(d.BPF, fds[:d.BPFs]); err != nil {
 		closeAll(fds[d.BPFs:])
 		return nil, d.Former, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/headrace/headrace/controlplane/replay"
@@ -206,7 +207,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.openMembers(g, next); err != nil {
 		return err
 	}
-	if err := r.network.tables.SetFeeds(r.steered(w.next.Plan)); err != nil {
+	if err := errors.Join(r.network.join(w.next.Plan), r.network.tables.SetFeeds(r.steered(w.next.Plan))); err != nil {
 		return err
 	}
 	if err := r.moveSlots(g, old, want); err != nil {
@@ -215,7 +216,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := finishPump(g); err != nil {
 		return err
 	}
-	w.account = r.figures.source.Snapshot().Renumber(w.queries, w.feeds, goneSockets(g, next))
+	w.account = r.figures.source.Snapshot().Renumber(w.queries, remaining(w), goneSockets(g, next))
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
@@ -395,7 +396,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 		_ = next.reap()
 	}
 	next.endPump()
-	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)))
+	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)), r.network.leave(r.Plan))
 	errs = append(errs, r.network.setOwners(old))
 	for _, i := range r.network.instances {
 		for w := g.layout.Workers; w < next.layout.Workers; w++ {
@@ -436,7 +437,9 @@ func (r *control) settle(w *warm, g, next *generation) {
 		}
 	}
 	former := w.account
-	r.network.regroup(r.Plan)
+	if err := r.network.leave(r.Plan); err != nil {
+		r.Log.Warn("a group that nothing needs stays joined", "error", err)
+	}
 	next.lives = lives{warm: g.lives.warm + 1, since: time.Now(), pause: g.lives.pause}
 	r.g = next
 	r.show(next, former)
@@ -446,6 +449,17 @@ func (r *control) settle(w *warm, g, next *generation) {
 	if err := g.close(); err != nil {
 		r.Log.Warn("something of the last data plane stays", "error", err)
 	}
+}
+
+// remaining are w's feeds, those included that are no more and have kept their number.
+func remaining(w *warm) []int {
+	list := slices.Clone(w.feeds)
+	for id := range list {
+		if w.next.Plan.Feeds[id].Removed {
+			list[id] = id
+		}
+	}
+	return list
 }
 
 // goneSockets sums what the kernel has counted of the sockets that next has not, by

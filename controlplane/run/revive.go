@@ -15,6 +15,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/status"
+	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/segment"
 )
 
@@ -43,6 +44,7 @@ func (r *control) revive(g *generation) error {
 		return errCold
 	}
 	state, fault := g.deathOf(r.Plan.Workers)
+	fault = fault || r.folder.hasWords()
 	g.process = nil // it has been waited for, or is
 	text := g.failures(r.Plan.Workers)
 	if fault {
@@ -69,12 +71,22 @@ func (r *control) revive(g *generation) error {
 	return nil
 }
 
+// launchesMax is how often in a row the start of a process may be cut short.
+const launchesMax = 4
+
 // takeOver starts a process in the place of g's last one, which has ended.
 func (r *control) takeOver(g *generation, l launch, began time.Time) error {
-	if err := g.conn.Close(); err != nil {
-		return err
+	if g.conn != nil { // else what was kept goes on
+		if err := g.conn.Close(); err != nil {
+			return err
+		}
 	}
 	ready, err := r.launch(g, l)
+	for tries := 1; err != nil && absent(err) && tries < launchesMax; tries++ {
+		r.Log.Warn("the data plane ended while it was started, and is started again", "error", err)
+		_ = g.conn.Close()
+		ready, err = r.launch(g, l)
+	}
 	if err == nil && !ready.Warm {
 		err = errors.New("the data plane found no state")
 	}
@@ -96,12 +108,22 @@ func (r *control) takeOver(g *generation, l launch, began time.Time) error {
 // handOver lets the data plane, and the service manager, keep everything for who comes
 // after us.
 func (r *control) handOver(g *generation, former status.Former) {
-	if err := r.network.handOver(g.conn, &r.Setup, former); err != nil {
+	text, fds, err := r.keepFor(g, former)
+	if err != nil {
 		r.Log.Error("the data plane took nothing to keep", "error", err)
+		return
 	}
-	if err := r.store.put(g, r.network, &r.Setup, former); err != nil {
+	if err := r.store.put(g, text, fds); err != nil {
 		r.Log.Error("the service manager keeps nothing: if both processes end, state is lost", "error", err)
 	}
+}
+
+// keepFor has g's process keep what the next control needs, and returns what that is.
+func (r *control) keepFor(g *generation, former status.Former) (text []byte, fds []int, err error) {
+	if text, fds, err = r.network.describe(former, &r.Setup, r.paused); err != nil {
+		return nil, nil, err
+	}
+	return text, fds, g.conn.Send(handover.Keep, handover.KeepBody{Description: text}, fds)
 }
 
 // statusWithin is how long the kernel may take to say how a process ended that has closed
@@ -165,6 +187,9 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 		return up, errEnding
 	}
 	binary := u.Binary
+	if binary != "" && r.DataSocket != "" {
+		return up, api.Refuse("put the new binary in the place of the old one, and name none", "the data plane is started by the service manager, from what its unit names")
+	}
 	if binary == "" {
 		if binary, err = os.Executable(); err != nil {
 			return up, fmt.Errorf("upgrade: %w", err)
@@ -226,8 +251,13 @@ func (r *control) stayDown(ctx context.Context) error {
 	r.Log.Error("the data plane is not started again; packets go to the network stack", "error", r.down)
 	err := r.network.detach()
 	r.stopping = true
+	r.showContinuity(r.g)
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
 	for {
 		select {
+		case <-beat.C:
+			r.store.alive()
 		case <-ctx.Done():
 			return errors.Join(r.down, err)
 		case <-r.signals:

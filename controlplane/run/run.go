@@ -47,9 +47,9 @@ type Config struct {
 	// OpenSinks opens the sinks of a setup for the data plane whose segment is given.
 	// Required.
 	OpenSinks func(*Setup, *segment.Segment) ([]export.Sink, error)
-	// Leave lets a first signal end only this process: the data plane goes on, and a
-	// control of the same name takes over.
-	Leave bool
+	// DataSocket is where a service manager listens for the data plane, which it starts,
+	// and starts again; "": it is a child of this process.
+	DataSocket string
 	// Level is the least that Log logs; nil: it cannot be changed.
 	Level *slog.LevelVar
 	Log   *slog.Logger
@@ -89,18 +89,22 @@ type control struct {
 	force    atomic.Pointer[force]
 	paused   []string // feeds
 	load     load
-	wanted   *Setup        // what this control was started with, where another was in force
 	auto     bool          // groups are moved when it is worth it
 	over     chan struct{} // closed: nothing more can be asked
 	shown    atomic.Pointer[status.Continuity]
 
-	signals  chan os.Signal
-	asked    int  // signals so far
-	adopted  bool // the first data plane was there before us
-	left     bool // the data plane goes on without us
-	stopping bool // packets go elsewhere, workers drain
-	failure  error
-	down     error // why the data plane is not started again
+	signals   chan os.Signal
+	asked     int    // signals so far
+	wanted    *Setup // what this process was started with, if another one is in force
+	adopted   bool   // the first data plane was there before us
+	left      bool   // the data plane goes on without us
+	stopping  bool   // packets go elsewhere, workers drain
+	failure   error
+	down      error    // why the data plane is not started again
+	seated    *seating // nil: nobody has asked yet
+	seatedFor string
+	placement atomic.Pointer[status.Placement]
+	poison    string // file of the last frame that a worker failed at
 }
 
 // Run starts or adopts the data plane of the plan's name and stays until it has
@@ -113,7 +117,7 @@ func Run(ctx context.Context, c Config) error {
 		Config: c, signals: make(chan os.Signal, 4), asks: make(chan ask), over: make(chan struct{}),
 		policy: policy{most: restartsMax}, faults: policy{most: faultsMax}, applied: time.Now(),
 	}
-	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM)
+	signal.Notify(r.signals, unix.SIGINT, unix.SIGTERM, unix.SIGUSR2)
 	if !signal.Ignored(unix.SIGHUP) { // as nohup has it
 		signal.Notify(r.signals, unix.SIGHUP)
 	}
@@ -145,6 +149,9 @@ func Run(ctx context.Context, c Config) error {
 		if err = r.live(ctx); !errors.Is(err, ErrKilled) && !r.left {
 			r.printLedger()
 		}
+		if !r.left { // nothing is open any more
+			err = errors.Join(err, r.store.forget())
+		}
 	}
 	close(r.over)
 	err = errors.Join(err, r.end())
@@ -170,11 +177,6 @@ func (r *control) begin() error {
 		return err
 	}
 	r.store.drop()
-	if g == nil {
-		if err := r.refuseFound(); err != nil {
-			return err
-		}
-	}
 	if g != nil {
 		r.Log.Info("took over the running data plane", "pid", g.pid, "name", r.Plan.Name)
 		// A stop that the control before us began is carried through; a hold ends.
@@ -199,14 +201,12 @@ func (r *control) begin() error {
 	}
 	if r.adopted {
 		r.mend(g)
-		if !r.stopping {
-			r.want()
-		}
 	}
 	if !r.stopping {
 		r.network.watchLinks()
+		r.catchUp()
 		r.store.ready("receiving")
-		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", r.g.pid)
+		r.Log.Info("receiving", "name", r.Plan.Name, "workers", r.Plan.Workers, "data_plane", g.pid)
 	}
 	return nil
 }
@@ -253,28 +253,22 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	if r.peers != nil {
 		failed = r.peers.failed
 	}
+	follow := func() { // there may be another process, and another pump
+		if g != r.g || heard != nil {
+			g = r.g
+			heard, pumped = g.heard, g.pumped
+		}
+	}
 	for heard != nil || pumped != nil {
 		select {
 		case <-stop:
 			stop = nil
-			if r.leave(g) {
-				return false, nil
-			}
 			r.stop("asked to stop")
 		case s := <-r.signals:
-			if s == unix.SIGHUP {
-				r.reload()
-				g = r.g
-				heard, pumped = g.heard, g.pumped
-				break
+			if over, err := r.heed(s); over {
+				return false, err
 			}
-			if r.asked++; r.asked > 1 {
-				return false, errors.Join(ErrKilled, r.giveUp())
-			}
-			if r.leave(g) {
-				return false, nil
-			}
-			r.stop(s.String())
+			follow()
 		case m, ok := <-heard:
 			if !ok {
 				heard = r.gone(g)
@@ -282,11 +276,10 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			}
 			r.hear(m)
 		case a := <-r.asks:
+			done := r.store.busy()
 			a.answer <- a.do()
-			if g != r.g || heard != nil { // there may be another process, and another pump
-				g = r.g
-				heard, pumped = g.heard, g.pumped
-			}
+			done()
+			follow()
 		case err := <-pumped:
 			pumped = nil
 			if err != nil {
@@ -297,22 +290,10 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.failure = cmp.Or(r.failure, fmt.Errorf("group: %w", err))
 			r.stop(err.Error())
 		case <-beat.C:
-			g.beat()
-			r.store.alive()
-			r.budget.look(g, r.Plan.Workers)
-			r.showContinuity(g)
-			r.endStalled(g)
-			r.prepareSpare(g)
-			if r.peers != nil {
-				r.peers.beat(time.Now())
-			}
-			if !r.stopping {
-				r.network.watchLinks()
-			}
+			r.tick(g)
 			if heard != nil {
 				r.lookAtLoad(g)
-				g = r.g
-				heard, pumped = g.heard, g.pumped
+				follow()
 			}
 		}
 	}
@@ -331,6 +312,42 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 		return false, fmt.Errorf("%w while it drained: rows of open windows are lost %s", ErrDied, text)
 	}
 	return true, nil
+}
+
+// tick is what is done every second.
+func (r *control) tick(g *generation) {
+	g.beat()
+	r.store.alive()
+	r.budget.look(g, r.Plan.Workers)
+	r.showContinuity(g)
+	r.endStalled(g)
+	r.prepareSpare(g)
+	if r.peers != nil {
+		r.peers.beat(time.Now())
+	}
+	if !r.stopping {
+		r.network.watchLinks()
+	}
+}
+
+// heed does what a signal asks for, and reports whether this process ends at once.
+func (r *control) heed(s os.Signal) (over bool, err error) {
+	switch {
+	case s == unix.SIGHUP:
+		done := r.store.busy()
+		r.reload()
+		done()
+		return false, nil
+	case s == unix.SIGUSR2 && r.stopping:
+		return false, nil // what is open is being finished
+	case s == unix.SIGUSR2 && r.leave(r.g):
+		return true, nil
+	}
+	if r.asked++; r.asked > 1 {
+		return true, errors.Join(ErrKilled, r.giveUp())
+	}
+	r.stop(s.String())
+	return false, nil
 }
 
 // gone is called when g's process has gone, and returns where the next one is heard; nil
@@ -383,9 +400,9 @@ func (r *control) reload() {
 	r.store.ready("receiving")
 }
 
-// leave reports whether this process ends by itself alone, being asked to.
+// leave reports whether this process can end alone.
 func (r *control) leave(g *generation) bool {
-	if !r.Leave || g.stock == nil || r.stopping {
+	if g.stock == nil {
 		return false
 	}
 	r.Log.Info("leaving: the data plane goes on without a control", "for", r.Plan.OrphanTimeout)
@@ -400,6 +417,7 @@ func (r *control) stop(why string) {
 		return
 	}
 	r.stopping = true
+	r.store.stopping("finishing what is open")
 	r.Log.Info("stopping: what is open is finished first; another signal stops at once", "reason", why)
 	if err := r.network.detach(); err != nil {
 		r.Log.Warn("packets may still be taken from the interface", "error", err)

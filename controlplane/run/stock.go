@@ -44,6 +44,7 @@ func openStock(l xsk.Layout) (*stock, error) {
 			why = o.Fallback.Error()
 		}
 		s.owners, s.memories = append(s.owners, o.FD), append(s.memories, o.File)
+		s.body.Memory, s.body.Granted = append(s.body.Memory, o.Asked), append(s.body.Granted, o.Granted)
 		s.body.ZeroCopy, s.body.Fallback = append(s.body.ZeroCopy, o.ZeroCopy), append(s.body.Fallback, why)
 	}
 	if s.members, err = xsk.OpenMembers(l, s.owners); err != nil {

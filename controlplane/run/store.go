@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,12 @@ type stored struct {
 type store struct {
 	socket *notify.Socket // nil: nobody manages us
 	found  map[string][]int
+	names  []string // all that it keeps
+
+	// What was put last.
+	g       *generation
+	network []int
+	abouts  int
 }
 
 // openStore connects to the service manager, if there is one, and takes what it kept.
@@ -55,24 +62,48 @@ func openStore() (*store, error) {
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
+	at := map[string]int{}
 	for _, d := range list {
-		s.found[d.Name] = append(s.found[d.Name], d.FD)
+		s.names = append(s.names, d.Name)
+		at[d.Name] = d.FD
+	}
+	for _, name := range storeNames {
+		for i := 0; i < len(list); i++ {
+			if fd, ok := at[numbered(name, i)]; ok {
+				delete(at, numbered(name, i))
+				s.found[name] = append(s.found[name], fd)
+			}
+		}
+	}
+	for _, fd := range at {
+		_ = unix.Close(fd) // nothing of ours
 	}
 	return s, nil
+}
+
+// numbered names a descriptor: the manager remembers no order.
+func numbered(name string, i int) string { return fmt.Sprintf("%s-%d", name, i) }
+
+// keep makes the manager keep descriptors, which come back in their order.
+func (s *store) keep(name string, fds ...int) error {
+	for i, fd := range fds {
+		if err := s.socket.Keep(numbered(name, i), fd); err != nil {
+			return err
+		}
+		s.names = append(s.names, numbered(name, i))
+	}
+	return nil
 }
 
 // keeps reports whether what we give it survives us.
 func (s *store) keeps() bool { return s.socket != nil && s.socket.Room() != 0 }
 
-// put makes the manager keep g and n in the place of what it kept before. Until it has
-// all of it, a death of both processes loses the state, and only that.
-func (s *store) put(g *generation, n *network, setup *Setup, former status.Former) error {
+// put makes the manager keep g, and the network that text and fds describe, in the place of
+// what it kept before. Where those are others than before, a death of both processes loses
+// the state until it has all of it, and only that: it takes no descriptor twice.
+func (s *store) put(g *generation, text []byte, fds []int) error {
 	if !s.keeps() || g.stock == nil {
 		return nil
-	}
-	text, fds, err := n.describe(setup, former)
-	if err != nil {
-		return err
 	}
 	about, err := memoryFile(&stored{handover.Version, g.layout, g.stock.body, text})
 	if err != nil {
@@ -81,17 +112,40 @@ func (s *store) put(g *generation, n *network, setup *Setup, former status.Forme
 	defer about.Close() //nolint:errcheck // the manager has it
 	data, control := g.segment.FDs()
 	var errs []error
-	for _, name := range storeNames {
-		errs = append(errs, s.socket.Forget(name))
+	if g != s.g || !slices.Equal(fds, s.network) {
+		errs = append(
+			errs,
+			s.forget(),
+			s.keep(storeSegment, data, control),
+			s.keep(storeStock, g.stock.descriptors()...),
+			s.keep(storeNetwork, fds...),
+		)
 	}
-	errs = append(errs,
-		s.socket.Keep(storeSegment, data, control),
-		s.socket.Keep(storeStock, g.stock.descriptors()...),
-		s.socket.Keep(storeNetwork, fds...),
-		s.socket.Keep(storeAbout, int(about.Fd())), // last: without it nothing counts
-		s.socket.Barrier(storePatient),
-	)
-	return errors.Join(errs...)
+	// Last: without it nothing counts. Else it is only said anew what they are, and at no
+	// time is nothing kept.
+	errs = append(errs, s.keepAbout(int(about.Fd())), s.socket.Barrier(storePatient))
+	if err := errors.Join(errs...); err != nil {
+		s.g = nil // the next time all of it
+		return err
+	}
+	s.g, s.network = g, fds
+	return nil
+}
+
+// keepAbout puts a description in the place of the last one.
+func (s *store) keepAbout(fd int) error {
+	before := numbered(storeAbout, s.abouts)
+	s.abouts = 1 - s.abouts
+	now := numbered(storeAbout, s.abouts)
+	if err := s.socket.Keep(now, fd); err != nil {
+		return err
+	}
+	if !slices.Contains(s.names, before) {
+		s.names = append(s.names, now)
+		return nil
+	}
+	s.names[slices.Index(s.names, before)] = now
+	return s.socket.Forget(before)
 }
 
 // forget has the manager keep nothing.
@@ -100,11 +154,20 @@ func (s *store) forget() error {
 		return nil
 	}
 	var errs []error
-	for _, name := range storeNames {
+	for _, name := range s.names {
 		errs = append(errs, s.socket.Forget(name))
 	}
+	s.names = nil
 	return errors.Join(errs...)
 }
+
+// busyWithin bounds what is done in one piece.
+const busyWithin = time.Minute
+
+// busy keeps the watchdog content until done is called, for a minute at most.
+func (s *store) busy() (done func()) { return s.socket.Busy(busyWithin) }
+
+func (s *store) stopping(text string) { _ = s.socket.Stopping(text) }
 
 // ready tells the manager that the run is up, alive that it lives, reloading that another
 // config is being read.
@@ -188,9 +251,6 @@ func (r *control) takeStored(g *generation, found map[string][]int) (former stat
 	if s.Version != handover.Version || len(found[storeSegment]) != 2 || len(found[storeStock]) != s.Kept.Descriptors() {
 		return former, fmt.Errorf("version %d of what is kept, this binary wants %d: %w", s.Version, handover.Version, handover.ErrPeer)
 	}
-	if err := r.comply(s.Network); err != nil {
-		return former, err
-	}
 	take := func(name string) []int {
 		fds := found[name]
 		delete(found, name)
@@ -200,11 +260,18 @@ func (r *control) takeStored(g *generation, found map[string][]int) (former stat
 	if g.stock, _, err = stockOf(&s.Kept, take(storeStock)); err != nil {
 		return former, err
 	}
+	var d description
+	if err := json.Unmarshal(s.Network, &d); err != nil {
+		return former, fmt.Errorf("what is kept is described by nonsense: %w", err)
+	}
+	if err := r.adoptSetup(&d); err != nil {
+		return former, err
+	}
 	files := take(storeSegment)
 	if g.segment, err = segment.Open(files[0], files[1], segment.Control, r.Plan); err != nil {
 		return former, err
 	}
-	if r.network, former, err = adoptNetwork(r.Plan, r.Log, s.Network, take(storeNetwork)); err != nil {
+	if r.network, former, err = adoptNetwork(r.Plan, r.Log, &d, take(storeNetwork)); err != nil {
 		return former, err
 	}
 	g.segment.NextControl()

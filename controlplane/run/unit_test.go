@@ -1,6 +1,7 @@
 package run
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
@@ -128,7 +129,12 @@ func TestNonsenseInAHandoverIsAnError(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := adoptNetwork(&plan.Plan{}, nil, []byte(text), []int{fd}); err == nil {
+		var d description
+		if json.Unmarshal([]byte(text), &d) != nil {
+			_ = unix.Close(fd)
+			continue
+		}
+		if _, _, err := adoptNetwork(&plan.Plan{}, nil, &d, []int{fd}); err == nil {
 			t.Errorf("%q was taken", text)
 		}
 		if err := unix.Close(fd); !errors.Is(err, unix.EBADF) {

@@ -27,13 +27,19 @@ func undisturbed(t *testing.T, workers int, config string, disturb func(a *appli
 // undisturbedBy is undisturbed of another binary, with more in its environment.
 func undisturbedBy(t *testing.T, binary string, env []string, workers int, config string, disturb func(a *appliance)) {
 	t.Helper()
+	undisturbedAs(t, workers, config, func(a *appliance) { a.binary, a.env = binary, env }, disturb)
+}
+
+// undisturbedAs is undisturbed with a say in how it is started.
+func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb func(a *appliance)) {
+	t.Helper()
 	netns.Need(t)
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
 	p := netns.NewPair(t, netns.Options{})
 	want := replayed(t, p.B, config, capture)
 	withoutLoss(t, func() uint64 {
 		a := newAppliance(t, p.B, config, patient, "--workers", fmt.Sprint(workers))
-		a.binary, a.env = binary, env
+		prepare(a)
 		a.start()
 		sent := make(chan send.Summary, 1)
 		go func() { sent <- sendCapture(t, p.A, "--pps", "20000", capture) }()

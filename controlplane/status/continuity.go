@@ -23,6 +23,8 @@ type Continuity struct {
 	Rate float64 `json:"frames_per_second"`
 	// Poison are frames that brought a data plane down and were left out.
 	Poison uint64 `json:"poison"`
+	// PoisonFile is where the last frame is that a worker failed at; "" if there was none.
+	PoisonFile string `json:"poison_file,omitempty"`
 	// State is what is to be known about the data plane now, in words; "" if it runs.
 	State string `json:"state,omitempty"`
 }
@@ -33,7 +35,7 @@ func (c *Continuity) note() string {
 	case c == nil:
 		return ""
 	case c.State != "":
-		return c.State
+		return c.State + c.poison()
 	case c.Takeovers == 0:
 		return ""
 	}
@@ -41,7 +43,18 @@ func (c *Continuity) note() string {
 	if c.Budget > 0 {
 		s += fmt.Sprintf("; at %.0f frames/s the rings hold %v", c.Rate, c.Budget.Round(time.Millisecond))
 	}
-	return s
+	return s + c.poison()
+}
+
+// poison is what is said of frames that workers failed at.
+func (c *Continuity) poison() string {
+	switch {
+	case c.PoisonFile == "":
+		return ""
+	case c.Poison == 0:
+		return "; a worker failed, its last frame is in " + c.PoisonFile
+	}
+	return fmt.Sprintf("; %d frames that workers failed at were left out, the last is in %s", c.Poison, c.PoisonFile)
 }
 
 // continuityMetrics are the families of a [Continuity].

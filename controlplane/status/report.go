@@ -107,6 +107,9 @@ func (r *Report) Write(w io.Writer) error {
 			return err
 		}
 	}
+	if err := r.Snapshot.Placement.write(w); err != nil {
+		return err
+	}
 	return r.notes(w)
 }
 

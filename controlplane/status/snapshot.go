@@ -90,6 +90,8 @@ type Snapshot struct {
 	Group    *Group         `json:"group,omitempty"`
 	// Continuity is nil where there is no process to replace, as in a replay.
 	Continuity *Continuity `json:"continuity,omitempty"`
+	// Placement is nil where workers are not placed, as in a replay.
+	Placement *Placement `json:"placement,omitempty"`
 
 	workers []segment.Counters // consistent copies, by worker
 	expects []uint64           // rows that each sink will have in the end
@@ -165,6 +167,8 @@ type Source struct {
 
 	// Continuity says how processes were replaced; nil: it cannot be.
 	Continuity func() *Continuity
+	// Placement says where the workers are; nil: it is not known.
+	Placement func() *Placement
 
 	mu   sync.Mutex
 	last []*segment.Counters // the last consistent copy of each worker
@@ -212,6 +216,9 @@ func (s *Source) Snapshot() *Snapshot {
 	}
 	if s.Continuity != nil {
 		snap.Continuity = s.Continuity()
+	}
+	if s.Placement != nil {
+		snap.Placement = s.Placement()
 	}
 	if s.Group != nil {
 		snap.Group = s.Group()

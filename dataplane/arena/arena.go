@@ -37,6 +37,7 @@ type Region struct {
 	lines  []Line
 	warm   bool
 	layout uint64 // hash of everything handed out
+	view   bool
 }
 
 // header is the begin of a region.
@@ -105,7 +106,7 @@ func open(fd, sharing int) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("arena: %w", os.NewSyscallError("mmap", err))
 	}
-	r := &Region{mem: mem, fd: fd, used: headerBytes}
+	r := &Region{mem: mem, fd: fd, used: headerBytes, view: sharing == unix.MAP_PRIVATE}
 	h := r.header()
 	switch {
 	case h.Complete == 0: // fresh, or its builder died: build again, over what must be zero
@@ -202,6 +203,26 @@ func Slice[T any](r *Region, label string, n int) ([]T, error) {
 		return nil, nil
 	}
 	return unsafe.Slice((*T)(unsafe.Pointer(&r.mem[at])), n), nil
+}
+
+// Touched returns the next elements of s, which r has handed out, from element from on
+// that may hold something; none if begin is len(s). In a [View] it leaves out what nobody
+// has ever touched: to read there would take memory, and time.
+func Touched[T any](r *Region, s []T, from int) (begin, end int) {
+	if !r.view || from >= len(s) {
+		return min(from, len(s)), len(s)
+	}
+	size := int64(unsafe.Sizeof(s[0]))
+	start := int64(uintptr(unsafe.Pointer(&s[0])) - uintptr(unsafe.Pointer(unsafe.SliceData(r.mem))))
+	at, err := unix.Seek(r.fd, start+int64(from)*size, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return len(s), len(s)
+	}
+	hole, err2 := unix.Seek(r.fd, at, unix.SEEK_HOLE)
+	if err != nil || err2 != nil {
+		return from, len(s)
+	}
+	return min(len(s), max(from, int((at-start)/size))), min(len(s), int((hole-start+size-1)/size))
 }
 
 // note takes one more slice into the layout's hash.

@@ -8,5 +8,5 @@ const On = false
 // Point is a place where a test may end the process.
 func Point() {}
 
-// Frame is where a worker takes a frame up; a test may end the process for one.
-func Frame([]byte) {}
+// Poison is where a test may end the process because of what a packet carries.
+func Poison([]byte) {}

@@ -10,11 +10,15 @@
 //	Lost     data → control  an interface went away
 //	Move     control → data  give key groups to another worker; Moved is the answer
 //	Poison   data → control  a worker fails, and what it has in hand
+//	End      control → data  end at once: who comes after goes on, and takes back what was under way
 //	Ended    data → control  every worker has ended
 //	Refused  data → control  why the start failed
 //
 // A data plane whose control died opens a socket ([Listen]) and gives the next one
 // Running, with everything that it holds; Adopt is the answer.
+//
+// A data plane that a service manager started has its socket from there ([Admit], [Reach])
+// and speaks first: Running, or Fresh if it waits for Start.
 //
 // handover knows plan, xsk's layout and nothing of what the descriptors are.
 package handover

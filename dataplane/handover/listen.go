@@ -45,31 +45,50 @@ func Listen(fd int) error {
 // Accept takes a connection of the same user from a listening descriptor. The error
 // wraps EAGAIN if there is none, [ErrStranger] if it was somebody else's.
 func Accept(listener int) (*Conn, error) {
-	fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	c, err := Admit(listener)
 	if err != nil {
-		return nil, fmt.Errorf("handover: %w", os.NewSyscallError("accept4", err))
+		return nil, err
 	}
-	c := New(fd)
 	if _, err := c.peer(); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
+// Admit takes a connection from a descriptor at which a service manager listens. Whose it
+// may be says the socket's mode: the two processes have users of their own, and the data
+// plane's may see no others. The error wraps EAGAIN if there is none.
+func Admit(listener int) (*Conn, error) {
+	fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("handover: %w", os.NewSyscallError("accept4", err))
+	}
+	return New(fd), nil
+}
+
 // Dial connects to the data plane that waits in dir. The error wraps ENOENT or
 // ECONNREFUSED if none does.
 func Dial(dir string) (*Conn, error) {
+	c, err := Reach(filepath.Join(dir, socketName))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.peer(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// Reach connects to a socket at which a service manager listens for the data plane, which
+// may be another user's. What is said to one that has not been started yet waits.
+func Reach(path string) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("handover: %w", os.NewSyscallError("socket", err))
 	}
 	c := New(fd)
-	path := filepath.Join(dir, socketName)
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return nil, errors.Join(fmt.Errorf("handover: %s: %w", path, os.NewSyscallError("connect", err)), c.Close())
-	}
-	if _, err := c.peer(); err != nil {
-		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }

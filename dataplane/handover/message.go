@@ -10,7 +10,7 @@ import (
 
 // Version is the version of this conversation. A control of another version cannot
 // adopt a data plane.
-const Version = 2
+const Version = 3
 
 // Kind is the kind of a message.
 type Kind uint8
@@ -30,9 +30,11 @@ const (
 	Poison
 	Move
 	Moved
+	Fresh
+	End
 )
 
-var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison", Move: "move", Moved: "moved"}
+var kindNames = [...]string{Start: "start", Owners: "owners", Members: "members", Ready: "ready", Keep: "keep", Lost: "lost", Ended: "ended", Refused: "refused", Running: "running", Adopt: "adopt", Poison: "poison", Move: "move", Moved: "moved", Fresh: "fresh", End: "end"}
 
 // String names the kind.
 func (k Kind) String() string {
@@ -66,6 +68,34 @@ type StartBody struct {
 	// Fault says that the data plane before this one failed by itself: a frame that a
 	// failed worker had in hand is not looked at again.
 	Fault bool
+	// Places is where the workers belong, in their order; empty: anywhere. Others are the
+	// CPUs for all other threads; empty: any. Resident makes the workers' memory be there
+	// beforehand, and stay.
+	Places   []Place
+	Others   []int
+	Resident bool
+}
+
+// A Place is where a worker belongs.
+type Place struct {
+	// CPU is the one to run on, -1: any. Node is the memory node, -1: any.
+	CPU, Node int
+}
+
+// Placed is where a worker is.
+type Placed struct {
+	// Place is what was asked for.
+	Place
+	// CPUs are those that the thread may run on.
+	CPUs []int
+	// Bytes is how large the worker's memory is. Of as many Pages, taken from all of it,
+	// Remote are not on the node; Huge is how many bytes are in huge pages.
+	Bytes, Pages, Remote, Huge int
+	// Resident says that the memory was to be there beforehand, in huge pages if there are
+	// any, and to stay; Locked that it stays.
+	Resident, Locked bool
+	// Why is why something is not as it was asked for; "" if all is.
+	Why string
 }
 
 // KeptBody describes sockets and memory that outlive a data plane. Its descriptors are,
@@ -79,6 +109,9 @@ type KeptBody struct {
 	ZeroCopy []bool
 	// Fallback is why zero-copy was tried and not granted, "" elsewhere.
 	Fallback []string
+	// Memory and Granted are what each owner's frames were to be of and are.
+	Memory  []xsk.Memory
+	Granted []xsk.Granted
 }
 
 // Descriptors returns how many descriptors go with k.
@@ -105,6 +138,8 @@ type PoisonBody struct {
 	// had none. Received is when that came, CLOCK_MONOTONIC.
 	Frame    []byte
 	Received event.Nanos
+	// Interface is where that came from.
+	Interface string
 	// Left says that the next data plane leaves that frame out.
 	Left bool
 }
@@ -116,6 +151,8 @@ type ReadyBody struct {
 	Warm bool
 	// Unconfined says why the process is not confined; "" if it is.
 	Unconfined string
+	// Placed is where the workers are, in their order.
+	Placed []Placed
 	// Owners is the worker of each key group: a move of the process before may have been
 	// finished, or taken back. Nil where there is one worker.
 	Owners *[event.GroupCount]uint16
@@ -150,6 +187,12 @@ type KeepBody struct {
 	Description []byte
 }
 
+// FreshBody is what a data plane says of itself that waits for its start.
+type FreshBody struct {
+	Version int
+	PID     int
+}
+
 // LostBody says which interface went away.
 type LostBody struct {
 	Interface string
@@ -169,6 +212,7 @@ type RunningBody struct {
 	PID         int
 	Layout      xsk.Layout
 	ZeroCopy    []bool
+	Placed      []Placed
 	Kept        *KeptBody // as in StartBody
 	Confined    bool
 	Description []byte

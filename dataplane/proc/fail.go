@@ -5,6 +5,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/xsk"
 )
 
 // fail tells everybody that worker w cannot go on, why, and what it has in hand. It runs
@@ -21,7 +22,14 @@ func (p *process) fail(w int, why any) {
 	mark, frame := worker.InHand()
 	body := handover.PoisonBody{Worker: w, Feed: mark.Feed, Stage: mark.Stage.String(), Failure: text, Left: mark.Sure()}
 	if frame != nil {
-		body.Frame, body.Received = frame.Data, event.Nanos(frame.Meta.ReceiveNanos)
+		p.showFrame(&body, w, frame)
 	}
 	_ = conn.Send(handover.Poison, &body, nil)
+}
+
+// showFrame adds a frame of worker w's to a report.
+func (p *process) showFrame(b *handover.PoisonBody, w int, frame *xsk.Frame) {
+	ring, _ := frame.Place()
+	b.Frame, b.Received = frame.Data, event.Nanos(frame.Meta.ReceiveNanos)
+	b.Interface = p.ports[w].Sockets()[ring].Name
 }

@@ -3,11 +3,13 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/window"
 )
 
@@ -63,14 +65,24 @@ func (p *process) openFormer() error {
 	if err := common.Complete(dataplane.StateVersion); err != nil {
 		return fmt.Errorf("data plane: what the workers before shared: %w", err)
 	}
-	for w := range from.Plan.Workers {
-		worker, err := dataplane.OpenHeld(dataplane.Config{Plan: from.Plan, Worker: w, Region: f.regions[w], Shared: shared, Rollback: true})
-		if err != nil {
-			return err
-		}
-		f.workers = append(f.workers, worker)
+	if !journal.AtRest() {
+		return fmt.Errorf("data plane: state of workers between which a key group was on its way: %w", dataplane.ErrNotHeld)
 	}
-	return nil
+	return f.open(from.Plan, shared)
+}
+
+// open opens the workers, side by side: packets wait meanwhile.
+func (f *former) open(p *plan.Plan, shared *window.Shared) error {
+	workers, errs := make([]*dataplane.Worker, p.Workers), make([]error, p.Workers)
+	var all sync.WaitGroup
+	for w := range workers {
+		all.Go(func() {
+			workers[w], errs[w] = dataplane.OpenHeld(dataplane.Config{Plan: p, Worker: w, Region: f.regions[w], Shared: shared, Rollback: true})
+		})
+	}
+	all.Wait()
+	f.workers = workers
+	return errors.Join(errs...)
 }
 
 // rings are the positions at which worker w begins, nil if its sockets are new.

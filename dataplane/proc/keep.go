@@ -90,7 +90,11 @@ func (p *process) keep() error {
 				return err
 			}
 		}
+		if p.told() {
+			return errEnded
+		}
 		p.look()
+		p.alive()
 		p.pins.look(time.Duration(p.clock()))
 		if done, err := p.finished(); done || err != nil {
 			return err
@@ -121,6 +125,9 @@ func (p *process) hear() error {
 	switch {
 	case err == nil && m.Kind == handover.Keep:
 		return p.holdOn(m)
+	case err == nil && m.Kind == handover.End:
+		m.Close()
+		return errEnded
 	case err == nil && m.Kind == handover.Move:
 		return p.move(m)
 	case err == nil:

@@ -52,6 +52,9 @@ func (p *process) release(now event.Nanos) {
 func (p *process) orphan() (bool, error) {
 	now := p.clock()
 	p.release(now)
+	if err := p.retire(now); err != nil {
+		return true, err
+	}
 	if p.overdue == 0 {
 		select {
 		case <-p.signals:
@@ -75,7 +78,11 @@ func (p *process) deafen() { p.listener = -1 }
 
 // accept gives a new control everything, if it wants it.
 func (p *process) accept() error {
-	c, err := handover.Accept(p.listener)
+	admit := handover.Accept
+	if p.unit != nil {
+		admit = handover.Admit
+	}
+	c, err := admit(p.listener)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, handover.ErrStranger) {
 		return nil
 	}
@@ -97,7 +104,7 @@ func (p *process) offer(c *handover.Conn) error {
 	}
 	data, control := p.segment.FDs()
 	body := handover.RunningBody{
-		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy,
+		Version: handover.Version, PID: unix.Getpid(), Layout: p.start.Layout, ZeroCopy: p.zeroCopy, Placed: p.ready.Placed,
 		Kept: p.start.Kept, Confined: p.denials > 0, Description: p.about,
 	}
 	fds := append([]int{data, control}, p.parts.all...)

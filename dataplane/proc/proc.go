@@ -66,7 +66,10 @@ type process struct {
 	lost    []atomic.Uint64
 
 	signals chan os.Signal
+	unit    *unit // nil: control started us
 	pins    pins
+	placing
+	words string // the last ones of the process before this one
 	keeper
 }
 
@@ -74,13 +77,27 @@ type process struct {
 // that started it. It returns when every worker has ended and somebody has what they
 // put out, or when it cannot go on.
 func Main(fd int) error {
-	p := &process{conn: handover.New(fd), begin: make(chan struct{}), signals: make(chan os.Signal, 1)}
+	p := newProcess()
+	p.conn = handover.New(fd)
 	unix.CloseOnExec(fd)
+	return p.live(p.receiveStart())
+}
+
+func newProcess() *process {
+	p := &process{begin: make(chan struct{}), signals: make(chan os.Signal, 1)}
 	// Whoever stops headrace sends its signals to both processes; control says what is
-	// to be done. Only an orphan listens to them.
+	// to be done. Only an orphan listens to them, and a unit, which has a manager.
 	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
 	signal.Notify(p.signals, unix.SIGTERM)
-	if err := p.prepare(); err != nil {
+	return p
+}
+
+// live is the life after the start has come, or has not for some reason.
+func (p *process) live(err error) error {
+	if err == nil {
+		err = p.prepare()
+	}
+	if err != nil {
 		// To control, which tells people; it may be gone.
 		if told := p.conn.Send(handover.Refused, handover.RefusedBody{Error: err.Error()}, nil); told != nil && !errors.Is(err, io.EOF) {
 			return errors.Join(err, told)
@@ -91,6 +108,7 @@ func Main(fd int) error {
 		return p.conn.Send(handover.Ready, p.ready, nil)
 	}
 	// Confined from here on: what control hears of it comes with the answer.
+	p.unit.watch(p.plan.Workers)
 	listener, err := confine.Apply(confine.Options{})
 	var fds []int
 	if err != nil {
@@ -102,6 +120,7 @@ func Main(fd int) error {
 	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
+	p.accuse()
 	p.provoke()
 	close(p.begin)
 	return p.keep()
@@ -109,9 +128,7 @@ func Main(fd int) error {
 
 // prepare does everything that needs privileges or memory.
 func (p *process) prepare() error {
-	if err := p.receiveStart(); err != nil {
-		return err
-	}
+	defer p.unit.busy()()
 	// Explicit, so that the runtime does not change it, which would stop the world.
 	runtime.GOMAXPROCS(p.plan.Workers + 2)
 	p.clock = monotonic()
@@ -129,10 +146,16 @@ func (p *process) prepare() error {
 	if err := p.buildWorkers(members); err != nil {
 		return err
 	}
+	p.settle()
+	if err := p.keepLastWords(); err != nil {
+		return err
+	}
 	p.init(p)
 	p.ready.Warm = p.ready.Warm || p.common.Warm()
 	// Now: later nothing can be opened any more.
-	if p.door, err = handover.Bind(p.start.Dir); err != nil {
+	if p.unit != nil {
+		p.door = p.unit.door
+	} else if p.door, err = handover.Bind(p.start.Dir); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
 	if err := dropPrivileges(); err != nil {
@@ -213,6 +236,7 @@ func (p *process) buildWorkers(members []int) error {
 	if err := p.openFormer(); err != nil {
 		return err
 	}
+	p.initPlacing()
 	p.lost = make([]atomic.Uint64, n)
 	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
 	if n > 1 {
@@ -275,6 +299,8 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	// Before other threads of the machine, where cores are shared. It is a wish: without
 	// CAP_SYS_NICE it is not granted.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), workerNice)
+	name(w)
+	p.takePlace(w)
 	worker, err := p.newWorker(w, members)
 	p.workers[w] = worker
 	built <- err
@@ -289,11 +315,17 @@ func (p *process) work(w int, members []int, built chan<- error) {
 	p.running.Add(-1)
 }
 
+// name names the calling thread, for who looks at the process from outside.
+func name(w int) {
+	_ = os.WriteFile("/proc/thread-self/comm", fmt.Appendf(nil, "worker %d", w), 0) // without proc it has none
+}
+
 func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	region, err := p.region(w)
 	if err != nil {
 		return nil, err
 	}
+	p.readyRegion(w, region)
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
 		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),

@@ -559,3 +559,30 @@ func BenchmarkPublish(b *testing.B) {
 		s.Worker(0).Publish(1, c)
 	}
 }
+
+func TestAHoldSaysWhoTakesItsRingsFirst(t *testing.T) {
+	s, err := Create(&plan.Plan{Workers: 3, OutboxBytes: page})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	past := func() (list []bool) {
+		for w := range 3 {
+			list = append(list, s.Past(w))
+		}
+		return list
+	}
+	if n := s.SetHold(Hold, AllWorkers); n != 1 || slices.Contains(past(), true) {
+		t.Errorf("hold %d, past %v", n, past())
+	}
+	if n := s.SetHold(HoldPast, 1<<2|1); n != 2 || s.Hold() != 2 || !slices.Equal(past(), []bool{true, false, true}) {
+		t.Errorf("hold %d, past %v", n, past())
+	}
+	if n := s.SetHold(HoldPast, AllWorkers); n != 3 || slices.Contains(past(), false) {
+		t.Errorf("hold %d, past %v", n, past())
+	}
+	s.SetCommand(Drain)
+	if n := s.SetHold(Hold, 0); n != 0 {
+		t.Errorf("hold %d behind a drain", n)
+	}
+}

@@ -186,7 +186,12 @@ func (w *Worker) Ring() outbox.Ring {
 func (w *Worker) State() State { return State(w.lines.State.Load()) }
 
 // SetState says what the worker is doing. The worker writes it.
-func (w *Worker) SetState(s State) { w.lines.State.Store(uint64(s)) }
+func (w *Worker) SetState(s State) {
+	if s != Failed {
+		w.lines.Failure.Length.Store(0) // that was in the process before this one
+	}
+	w.lines.State.Store(uint64(s))
+}
 
 // Fail says why the worker cannot go on, cut to what fits, and makes it Failed.
 // The worker writes it, once, or whoever outlives it in its process.

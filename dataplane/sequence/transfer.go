@@ -44,6 +44,9 @@ func (s *Session) Header(p plan.Sequence) []byte {
 	return binary.LittleEndian.AppendUint32(b, binary.BigEndian.Uint32(s[4:]))
 }
 
+// Has reports whether s has a channel of the session, or another that stands in its place.
+func (s *Sequencer) Has(session *Session) bool { return s.find(session) >= 0 }
+
 // Fits says why s cannot take over channel slot of from, in an error that wraps
 // [ErrFit] and names the limit; nil if it can.
 func (s *Sequencer) Fits(from *Sequencer, slot int) error {

@@ -229,7 +229,12 @@ func CopyLevels(dst, src *State, feeds, queries []Pair) error {
 
 // A Renumber returns the number that source old of a feed of src has in dst, both as in
 // [event.Mark.Source], and whether it has one.
+//
+// The new number of a source that does not go on is [Gone]: it is as if it had retired.
 type Renumber func(feed int, old uint32) (now uint32, ok bool)
+
+// Gone is the number of no source.
+const Gone = noSource
 
 // CopyLevelsAs is [CopyLevels], but sources have new numbers: their channels have gone to
 // other places, which may be those of others before them. nil: they stay.
@@ -303,6 +308,9 @@ func (f *feed) placing(other *feed, number int, as Renumber) func(uint32) (uint3
 	return func(n uint32) (uint32, bool) {
 		channels := uint32(other.channels)
 		now, ok := as(number, n/channels*plan.SourceStride+n%channels)
+		if ok && now == Gone {
+			return noSource, true
+		}
 		if !ok || int(now%plan.SourceStride) >= f.channels || int(now/plan.SourceStride) >= len(f.sources)/f.channels {
 			return 0, false
 		}
@@ -314,26 +322,37 @@ func (f *feed) copyFrom(other *feed, place func(uint32) (uint32, bool)) {
 	clear(f.sources)
 	fault.Point()
 	for n, src := range other.sources {
-		if at, ok := place(uint32(n)); ok {
+		if at, ok := place(uint32(n)); ok && at != noSource {
 			f.sources[at] = src
 			fault.Point()
 		}
 	}
-	for i, n := range other.active[:other.counts[0].Active] {
-		f.active[i], _ = place(n)
-		fault.Point()
+	f.counts[0] = other.counts[0]
+	f.counts[0].Active = 0
+	for _, n := range other.active[:other.counts[0].Active] {
+		if at, _ := place(n); at != noSource {
+			f.active[f.counts[0].Active] = at
+			f.counts[0].Active++
+			fault.Point()
+		}
 	}
 	for i, g := range other.gaps[:other.counts[0].Gaps] {
-		if at, ok := placeOf(g.Source, place); ok {
-			g.Source = at
-		} else {
-			g.Source = noSource // it is over, and nobody's
+		if g.Source = placeOf(g.Source, place); g.Source == noSource && g.Open != 0 {
+			g.Open, g.To = 0, max(g.Least, other.counts[0].Greatest)
 		}
 		f.gaps[i] = g
 		fault.Point()
 	}
-	f.counts[0] = other.counts[0]
-	fault.Point()
+}
+
+// placeOf returns the new number of a gap's source, which may be nobody's.
+func placeOf(n uint32, place func(uint32) (uint32, bool)) uint32 {
+	if n != noSource {
+		if at, ok := place(n); ok {
+			return at
+		}
+	}
+	return noSource
 }
 
 // RenumberSource makes source old of a feed source new, in the numbering of
@@ -370,13 +389,6 @@ func (s *State) RenumberSource(feed int, old, now uint32) error {
 	f.sources[from] = source{}
 	fault.Point()
 	return nil
-}
-
-func placeOf(n uint32, place func(uint32) (uint32, bool)) (uint32, bool) {
-	if n == noSource {
-		return 0, false
-	}
-	return place(n)
 }
 
 // Gaps returns how many gaps of a feed are remembered.

@@ -495,3 +495,86 @@ func TestAMoveThatCannotBeIsRefusedBeforeAnythingChanges(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Two sources change places, and one worker is behind another: what was open there closes
+// where it goes.
+func TestLevelsGoOnUnderOtherNumbers(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 9))
+	p := historyPlan(2, 2)
+	widen(p)
+	old := newFleet(t, p, 2, r)
+	for g := range old.owner {
+		old.owner[g] = 1
+	}
+	there := uint32(plan.SourceStride)
+	for source, at := range map[uint32]event.Nanos{0: 100, there: 90} {
+		st := step{feed: 0, marks: []event.Mark{
+			{Kind: event.MarkRelease, Source: source, Time: at},
+			{Kind: event.MarkGapOpen, Source: source, Gap: 1, Time: at, Count: uint64(at)},
+		}}
+		st.events = []opEvent{{time: at, source: source, id: 7}}
+		old.take(&st, nil)
+	}
+	as := func(feed int, n uint32) (uint32, bool) { return there - n, feed == 0 }
+	next := newFleet(t, p, 2, r)
+	for i := range next.states {
+		if err := CopyLevelsAs(next.states[i], old.states[1], pairs(2), pairs(4), as); err != nil {
+			t.Fatal(err)
+		}
+		if err := CopyGroup(next.states[i], old.states[1], pairs(4), event.Group(historyHash(7))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := next.states[0]
+	f := &s.feeds[0]
+	if a, b := f.sources[f.number(0)].Max, f.sources[f.number(there)].Max; a != 90 || b != 100 || f.counts[0].Active != 2 {
+		t.Errorf("sources are at %d and %d, want 90 and 100", a, b)
+	}
+	for _, g := range f.gaps[:s.Gaps(0)] {
+		if want := map[uint32]uint64{f.number(0): 90, f.number(there): 100}[g.Source]; g.Count != want || g.Open == 0 {
+			t.Errorf("gap %+v, want one of %d", g, want)
+		}
+	}
+	gone := func(_ int, n uint32) (uint32, bool) {
+		if n == 0 {
+			return Gone, true
+		}
+		return n, true
+	}
+	third := newFleet(t, p, 1, r)
+	if err := CopyLevelsAs(third.states[0], old.states[1], pairs(2), nil, gone); err != nil {
+		t.Fatal(err)
+	}
+	if g := &third.states[0].feeds[0]; g.counts[0].Active != 1 || g.sources[0] != (source{}) || g.gaps[0].Open != 0 || g.gaps[0].To != 100 || g.gaps[1].Open != 1 {
+		t.Errorf("%+v, %+v, %+v: want one source and one open gap", g.sources, g.gaps[:2], g.counts)
+	}
+	never := func(int, uint32) (uint32, bool) { return 0, false }
+	other := newFleet(t, p, 1, r)
+	if err := CopyLevelsAs(other.states[0], old.states[1], pairs(2), nil, never); err == nil {
+		t.Error("a source that has no number any more is forgotten")
+	}
+	q, open := &s.queries[0], 0
+	for i := range q.panes {
+		if q.panes[i].State == paneOpen {
+			open++
+		}
+	}
+	if open == 0 {
+		t.Fatal("no window is open")
+	}
+	s.Continue(0, q.mark[0].Time)
+	if s.Closing() || q.mark[0].Told == q.mark[0].Index {
+		t.Errorf("%+v: windows close, or the outbox is not told again", q.mark[0])
+	}
+	s.Continue(0, 100+event.Nanos(10*q.plan.Width))
+	if int(q.mark[0].Closing) != open || s.Watermark(0) != 100+event.Nanos(10*q.plan.Width) {
+		t.Errorf("%+v: %d windows were open behind the watermark", q.mark[0], open)
+	}
+	s.BeginLate(1)
+	if l := s.queries[1].mark[0]; l.Hit != s.queries[1].index(100) {
+		t.Errorf("windows up to %d are incomplete, want those up to %d", l.Hit, s.queries[1].index(100))
+	}
+	for _, f := range []*fleet{old, next, other, third} {
+		f.close()
+	}
+}

@@ -265,6 +265,18 @@ func listed(frames []Frame, ring int) bool {
 // Poison and given back with the next Release. It is called before the first Receive,
 // and returns the frame, so that it can be kept for people to look at.
 func (p *Port) Skip(ring int, position uint32) (Frame, error) {
+	frame, err := p.Peek(ring, position)
+	if err == nil {
+		r := &p.rings[ring]
+		r.skips = append(r.skips, position)
+	}
+	return frame, err
+}
+
+// Peek returns the frame at a position of a ring, as [Frame.Place] told it in the process
+// before this one. It is called before the first Receive and changes nothing of what that
+// will give.
+func (p *Port) Peek(ring int, position uint32) (Frame, error) {
 	if ring < 0 || ring >= len(p.rings) {
 		return Frame{}, fmt.Errorf("xsk: worker %d: a frame to skip in ring %d of %d", p.worker, ring, len(p.rings))
 	}
@@ -278,7 +290,6 @@ func (p *Port) Skip(ring int, position uint32) (Frame, error) {
 	if _, n := again.take(frame[:], &Counters{}); n == 0 {
 		return Frame{}, fmt.Errorf("xsk: %v: a frame to skip at position %d: none there was handed out", p.sockets[ring], position)
 	}
-	r.skips = append(r.skips, position)
 	return frame[0], nil
 }
 

@@ -1,6 +1,9 @@
 package notify
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // A Pulse tells the watchdog that the service lives, but only while every one of its
 // parts gets on: a worker that hangs is found out although the others work.
@@ -47,4 +50,35 @@ func (p *Pulse) Behind(counts []uint64) (parts []int) {
 		}
 	}
 	return parts
+}
+
+// busyEvery is how often the watchdog is told during work that is bounded.
+const busyEvery = time.Second
+
+// Busy tells the watchdog that the service lives while it does something in one piece,
+// until done is called, but no longer than limit.
+func (s *Socket) Busy(limit time.Duration) (done func()) {
+	if s == nil {
+		return func() {}
+	}
+	end, over := make(chan struct{}), time.After(limit)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		tick := time.NewTicker(busyEvery)
+		defer tick.Stop()
+		for _ = s.Watchdog(); ; {
+			select {
+			case <-tick.C:
+				_ = s.Watchdog() // a manager that does not hear is one that ends us
+			case <-over:
+				return
+			case <-end:
+				return
+			}
+		}
+	})
+	return sync.OnceFunc(func() {
+		close(end)
+		wait.Wait()
+	})
 }

@@ -151,8 +151,8 @@ func (s *Socket) Watchdog() error {
 }
 
 // Keep gives the manager descriptors to hold, duplicates, under one name: the next
-// process of the unit finds them by [Inherited], in this order behind those that the
-// name had before. A descriptor that the manager has already is not taken twice.
+// process of the unit finds them by [Inherited], in any order: where that matters each has
+// a name of its own. A descriptor that the manager has already is not taken twice.
 //
 // The manager is told not to look at them: it would drop the socket of an interface
 // that is down for a while. Only [Socket.Barrier] says that they have arrived. The

@@ -4,6 +4,8 @@
 // `go test ./controlplane/config/reference -update` writes them anew.
 package reference
 
+//go:generate go test -run Current -update .
+
 import (
 	"encoding/json"
 	"fmt"

@@ -38,6 +38,7 @@ type decoder struct {
 	fixed   event.Nanos
 	zone    *time.Location
 	undo    *arena.Undo // nil: nothing is saved
+	region  *arena.Region
 }
 
 // midnight is the instant that a channel's time stamps count from.
@@ -86,7 +87,7 @@ func build(f *plan.Feed, r *arena.Region, undo *arena.Undo) (*decoder, error) {
 	if f.Channels < 1 || f.Channels > plan.SourceStride {
 		return nil, fmt.Errorf("channels is %d, want 1 to %d", f.Channels, plan.SourceStride)
 	}
-	d := &decoder{identity: f.Identity, undo: undo}
+	d := &decoder{identity: f.Identity, undo: undo, region: r}
 	if err := d.setTypes(f); err != nil {
 		return nil, err
 	}

@@ -53,21 +53,24 @@ func (d *decoder) Move(dst wire.Decoder, from, to, at int) (next int, err error)
 		}
 		return 1, nil
 	}
-	slots, generation := d.book.slots[at-1:], d.book.generation(from)
-	for i := range slots {
-		o := &slots[i]
-		if o.channel != uint16(from) || o.tag>>2 != generation {
-			continue
-		}
-		if !e.room(orderWords) {
-			if i == 0 && e.undo.Used() == 0 {
-				return 0, fmt.Errorf("itch: an order: the undo log has %d words: %w", e.undo.Cap(), arena.ErrFull)
+	slots, generation := d.book.slots, d.book.generation(from)
+	for i := at - 1; i < len(slots) && e.book.channels[to].live < d.book.channels[from].live; {
+		var end int
+		for i, end = arena.Touched(d.region, slots, i); i < end; i++ {
+			o := &slots[i]
+			if o.channel != uint16(from) || o.tag>>2 != generation {
+				continue
 			}
-			return at + i, nil
-		}
-		if !e.book.put(to, o.ref, o.tag&3, o.price, o.shares) {
-			// A slot near home is missing, though there is room: see reachMax.
-			return 0, fmt.Errorf("itch: order %d finds no place: raise orders: %w", o.ref, wire.ErrFit)
+			if !e.room(orderWords) {
+				if e.undo.Used() == 0 {
+					return 0, fmt.Errorf("itch: an order: the undo log has %d words: %w", e.undo.Cap(), arena.ErrFull)
+				}
+				return i + 1, nil
+			}
+			if !e.book.put(to, o.ref, o.tag&3, o.price, o.shares) {
+				// A slot near home is missing, though there is room: see reachMax.
+				return 0, fmt.Errorf("itch: order %d finds no place: raise orders: %w", o.ref, wire.ErrFit)
+			}
 		}
 	}
 	return 0, nil
