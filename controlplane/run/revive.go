@@ -260,7 +260,11 @@ func (r *control) stayDown(ctx context.Context) error {
 			r.store.alive()
 		case <-ctx.Done():
 			return errors.Join(r.down, err)
-		case <-r.signals:
+		case s := <-r.signals:
+			if s == unix.SIGHUP {
+				r.Log.Error("the config stays as it was", "error", r.down)
+				break
+			}
 			return errors.Join(r.down, err)
 		case a := <-r.asks:
 			a.answer <- fmt.Errorf("the data plane is down: %w", r.down)
