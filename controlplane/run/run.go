@@ -102,6 +102,7 @@ type control struct {
 	down      error    // why the data plane is not started again
 	seated    *seating // nil: nobody has asked yet
 	seatedFor string
+	recorders atomic.Pointer[recorders]
 	placement atomic.Pointer[status.Placement]
 	poison    string // file of the last frame that a worker failed at
 }
@@ -131,6 +132,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := checkPrivileges(); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
+	r.capturer = capturer{r}
 	if r.folder, err = openFolder(c.Plan.Name); err != nil {
 		return err
 	}
@@ -432,6 +434,9 @@ func (r *control) printLedger() {
 func (r *control) end() error {
 	r.figures.close()
 	r.spare.discard()
+	if x := r.recorders.Swap(nil); x != nil {
+		x.leave(true)
+	}
 	var errs []error
 	if r.g != nil {
 		errs = append(errs, r.g.close())
