@@ -50,6 +50,7 @@ func TestInsideMemoryIsWhereItsWorkersAre(t *testing.T) {
 // placedOn runs workers that spin on some CPUs and checks that all their memory is on those
 // CPUs' node: by what status says, and by the kernel's own account of the process.
 func placedOn(t *testing.T, cpus string, node int) {
+	t.Helper()
 	workers := 1 + strings.Count(cpus, "-")
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	config := carsConfig + fmt.Sprintf("cpus: %s\ninterfaces: {eth0: {mode: generic, idle: spin}}\n", cpus)

@@ -14,10 +14,11 @@ import (
 const (
 	// BatchMax is how many frames may be put in between two calls of [Ring.Show].
 	BatchMax = 64
-	// DefaultFrames and DefaultSnap are those of a ring that only records while somebody
-	// asks for frames.
+	// DefaultSnap and DefaultFrames are those of a ring that only records while somebody asks
+	// for frames.
+	DefaultSnap = 2048
+	// DefaultFrames is the other one.
 	DefaultFrames = 1024
-	DefaultSnap   = 2048
 
 	wordHead   = 0 // frames that were put in, ever
 	wordWanted = 1 // not 0: somebody asks for frames
