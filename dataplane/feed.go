@@ -259,6 +259,7 @@ func (f *feed) step() bool {
 			if it.Gap.Count > 0 {
 				f.openGap(event.MarkGapOpen, it.Gap.Count, f.latest)
 				f.counters.Gaps++
+				f.recordGap()
 				f.item++
 				continue
 			}
@@ -391,6 +392,14 @@ func (f *feed) openGap(kind event.MarkKind, count uint64, before event.Nanos) {
 	c.Gaps++
 	fault.Point()
 	f.mark(event.Mark{Kind: kind, Gap: c.Gaps, Time: max(c.Max, before), Count: count})
+}
+
+// recordGap notes in the recorder, if that has the frame in hand, that something is missing
+// before it.
+func (f *feed) recordGap() {
+	if w := f.w; w.recording {
+		w.recorder.Gap(f.number, w.count-w.at, uint64(w.now))
+	}
 }
 
 // channel is the number of the release's source; negative if it has none.

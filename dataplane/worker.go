@@ -10,6 +10,7 @@ import (
 	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/recorder"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
@@ -112,6 +113,10 @@ type Worker struct {
 
 	// Live.
 	port *xsk.Counters // nil: not live
+	// recorder keeps the latest frames; nil in a replay. recording says that it has those in
+	// hand.
+	recorder  *recorder.Ring
+	recording bool
 	// committed is what port's are without what is to be received again.
 	committed func(again []xsk.Frame) xsk.Counters
 	parked    uint64 // what RefillParked was when the port was made
@@ -224,8 +229,24 @@ func (w *Worker) build(c Config) error {
 			return fmt.Errorf("feed %s: %w", p.Feeds[i].Name, err)
 		}
 	}
-	return nil
+	return w.record(c.Region)
 }
+
+// record makes the recorder: as the plan wants it, or one for when somebody asks for frames.
+func (w *Worker) record(r *arena.Region) (err error) {
+	p := w.plan
+	switch {
+	case p.Replay:
+	case p.Recorder.Frames > 0:
+		w.recorder, err = recorder.New(r, p.Recorder.Frames, p.Recorder.Snap, len(p.Feeds), true)
+	default:
+		w.recorder, err = recorder.New(r, recorder.DefaultFrames, recorder.DefaultSnap, len(p.Feeds), false)
+	}
+	return err
+}
+
+// Recorder says where in the region the latest frames are.
+func (w *Worker) Recorder() recorder.Place { return w.recorder.Place() }
 
 // exchange sets up lanes: in replay a worker sends its own events through a lane
 // too, to be merged with the others' by position.
@@ -296,6 +317,9 @@ func (w *Worker) receive() int {
 	if w.count > 0 {
 		w.received = oldest(w.frames[:w.count], uint64(w.now))
 		w.causedAt(w.received)
+		if w.recording = w.recorder != nil && w.recorder.Wanted(); w.recording {
+			w.recorder.Put(w.frames[:w.count])
+		}
 	}
 	return w.count
 }

@@ -43,8 +43,8 @@ func (r *control) enforce() {
 func (r *control) parts() api.Parts {
 	d := desk{r}
 	p := api.Parts{Reader: d, Prober: d, Changer: d, Operator: d, Mover: d, Upgrader: d, Level: r.Level}
-	if r.capturer != nil {
-		p.Capturer = r.capturer
+	if r.Plan.Crash == plan.Rollback {
+		p.Capturer = capturer{r}
 	}
 	return p
 }

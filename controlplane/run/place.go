@@ -182,6 +182,7 @@ func (r *control) placed(g *generation, workers []handover.Placed) {
 			Why: strings.ReplaceAll(strings.ToValidUTF8(x.Why, "?"), "\n", "; "),
 		})
 	}
+	r.openRecorders(g, workers)
 	if g.stock != nil {
 		b := &g.stock.body
 		for i, s := range g.layout.Owners() {

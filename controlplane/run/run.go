@@ -70,28 +70,27 @@ const beatEvery = time.Second
 // control is the control process.
 type control struct {
 	Config
-	folder   *folder
-	network  *network
-	values   []rows.Values
-	figures  figures
-	g        *generation
-	policy   policy // restarts that lose state
-	faults   policy // data planes that failed by themselves
-	budget   budget
-	store    *store
-	spare    *spawned // a data plane in waiting
-	binary   string   // what data planes are started from; "": this one
-	peers    *peers   // nil: no group
-	asks     chan ask
-	api      *api.Server
-	applied  time.Time // when Setup was put in force
-	capturer api.Capturer
-	force    atomic.Pointer[force]
-	paused   []string // feeds
-	load     load
-	auto     bool          // groups are moved when it is worth it
-	over     chan struct{} // closed: nothing more can be asked
-	shown    atomic.Pointer[status.Continuity]
+	folder  *folder
+	network *network
+	values  []rows.Values
+	figures figures
+	g       *generation
+	policy  policy // restarts that lose state
+	faults  policy // data planes that failed by themselves
+	budget  budget
+	store   *store
+	spare   *spawned // a data plane in waiting
+	binary  string   // what data planes are started from; "": this one
+	peers   *peers   // nil: no group
+	asks    chan ask
+	api     *api.Server
+	applied time.Time // when Setup was put in force
+	force   atomic.Pointer[force]
+	paused  []string // feeds
+	load    load
+	auto    bool          // groups are moved when it is worth it
+	over    chan struct{} // closed: nothing more can be asked
+	shown   atomic.Pointer[status.Continuity]
 
 	signals   chan os.Signal
 	asked     int    // signals so far
@@ -103,6 +102,7 @@ type control struct {
 	down      error    // why the data plane is not started again
 	seated    *seating // nil: nobody has asked yet
 	seatedFor string
+	recorders atomic.Pointer[recorders]
 	placement atomic.Pointer[status.Placement]
 	poison    string // file of the last frame that a worker failed at
 }
@@ -132,6 +132,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := checkPrivileges(); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
+	r.capturer = capturer{r}
 	if r.folder, err = openFolder(c.Plan.Name); err != nil {
 		return err
 	}
@@ -458,6 +459,9 @@ func (r *control) printLedger() {
 func (r *control) end() error {
 	r.figures.close()
 	r.spare.discard()
+	if x := r.recorders.Swap(nil); x != nil {
+		x.leave(true)
+	}
 	var errs []error
 	if r.g != nil {
 		errs = append(errs, r.g.close())

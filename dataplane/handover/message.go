@@ -5,6 +5,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
+	"github.com/headrace/headrace/dataplane/recorder"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
 
@@ -96,6 +97,8 @@ type Placed struct {
 	Resident, Locked bool
 	// Why is why something is not as it was asked for; "" if all is.
 	Why string
+	// Recorder is where in that memory the worker's latest frames are.
+	Recorder recorder.Place
 }
 
 // KeptBody describes sockets and memory that outlive a data plane. Its descriptors are,

@@ -105,6 +105,7 @@ func (p *process) settle() {
 		}
 		where, err := r.Where(x.Node)
 		p.excuse(w, err)
+		x.Recorder = p.workers[w].Recorder()
 		x.Bytes, x.Pages, x.Remote = r.Used(), where.Pages, where.Remote
 		if x.Node >= 0 && x.Remote > 0 {
 			p.excuse(w, fmt.Errorf("%d of %d pages are not on node %d", x.Remote, x.Pages, x.Node))
