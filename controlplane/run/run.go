@@ -141,7 +141,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer r.store.close()
 	if c.Plan.Group != nil {
-		if r.peers, err = joinGroup(c.Setup.Config.Group, c.Plan, r.values, c.Log); err != nil {
+		if r.peers, err = joinGroup(c.Config.Group, c.Plan, r.values, c.Log); err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
 	}
@@ -290,18 +290,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.failure = cmp.Or(r.failure, fmt.Errorf("group: %w", err))
 			r.stop(err.Error())
 		case <-beat.C:
-			g.beat()
-			r.store.alive()
-			r.budget.look(g, r.Plan.Workers)
-			r.showContinuity(g)
-			r.endStalled(g)
-			r.prepareSpare(g)
-			if r.peers != nil {
-				r.peers.beat(time.Now())
-			}
-			if !r.stopping {
-				r.network.watchLinks()
-			}
+			r.beat(g)
 			if heard != nil {
 				r.lookAtLoad(g)
 				follow()
@@ -343,6 +332,22 @@ func (r *control) heed(s os.Signal) (over bool, err error) {
 	}
 	r.stop(s.String())
 	return false, nil
+}
+
+// beat does what is done about once a second.
+func (r *control) beat(g *generation) {
+	g.beat()
+	r.store.alive()
+	r.budget.look(g, r.Plan.Workers)
+	r.showContinuity(g)
+	r.endStalled(g)
+	r.prepareSpare(g)
+	if r.peers != nil {
+		r.peers.beat(time.Now())
+	}
+	if !r.stopping {
+		r.network.watchLinks()
+	}
 }
 
 // gone is called when g's process has gone, and returns where the next one is heard; nil

@@ -74,22 +74,19 @@ func TestRootAHoldEndsWithItsControl(t *testing.T) {
 	}
 }
 
-// variants writes the appliance's config with a query more, and as it is.
-func (a *appliance) variants(extra, sinks string) (plain, more string) {
+// variant writes the appliance's config with a query more.
+func (a *appliance) variant(extra, sinks string) string {
 	a.t.Helper()
-	dir := a.t.TempDir()
-	plain, more = filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
+	more := filepath.Join(a.t.TempDir(), "more.yaml")
 	text, err := os.ReadFile(a.config)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	changed := strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n"+sinks, 1)
-	for path, text := range map[string]string{plain: string(text), more: changed} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
+	if err := os.WriteFile(more, []byte(changed), 0o600); err != nil {
+		a.t.Fatal(err)
 	}
-	return plain, more
+	return more
 }
 
 const pricesQuery = `
@@ -113,7 +110,7 @@ func TestRootAControlComesBackAfterAChange(t *testing.T) {
 		t.Run(c, func(t *testing.T) {
 			a := newAppliance(t, p.B, moreDeep, patient, "--workers", "2")
 			a.start()
-			_, more := a.variants(fmt.Sprintf(pricesQuery, "rows"), "")
+			more := a.variant(fmt.Sprintf(pricesQuery, "rows"), "")
 			switch c {
 			case "workers":
 				t.Log(a.asks("workers", "3"))
@@ -159,7 +156,7 @@ func TestRootASinkThatCannotBeOpenedCostsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.start()
-	_, more := a.variants(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
+	more := a.variant(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
 	want := replayed(t, p.B, deepConfig, capture)
 	sent := make(chan send.Summary, 1)
 	go func() { sent <- sendCapture(t, p.A, "--pps", "15000", capture) }()
