@@ -412,6 +412,15 @@ func TestInsideNothingIsLostByARestart(t *testing.T) {
 		{"control's unit is restarted", func(t *testing.T) { t.Helper(); systemctl(t, "restart", control) }, true},
 		{"the data plane is upgraded", upgrade, true},
 		{"the data plane is killed", kill(data, "KILL"), true},
+		{"both are restarted", func(t *testing.T) { t.Helper(); systemctl(t, "restart", control, data) }, true},
+		{"both are killed", func(t *testing.T) {
+			t.Helper()
+			one, other := property(t, control, "MainPID"), property(t, data, "MainPID")
+			command(t, "kill", "-KILL", one, other)
+			for unit, pid := range map[string]string{control: one, data: other} {
+				until(t, "another process", func() bool { now := property(t, unit, "MainPID"); return now != pid && now != "0" })
+			}
+		}, true},
 		{"control is killed", kill(control, "KILL"), true},
 		{"the data plane is stopped, the watchdog finds it", kill(data, "STOP"), false},
 		{"control is stopped, the watchdog finds it", kill(control, "STOP"), true},
@@ -432,7 +441,7 @@ func TestInsideNothingIsLostByARestart(t *testing.T) {
 			got := counted(t)
 			t.Logf("%d of %d events in the rows", got, count)
 			if c.within && got != count {
-				t.Errorf("%d events in the rows, %d were sent\n%s", got, count, report)
+				t.Errorf("%d events in the rows, %d were sent\n%s\n%s", got, count, report, journal())
 			}
 			if lost := count - got; !c.within && !strings.Contains(report, strconv.Itoa(lost)) {
 				t.Errorf("%d were lost, and the ledger does not say so:\n%s", lost, report)

@@ -51,7 +51,7 @@ func (r *control) parts() api.Parts {
 
 // Status returns the figures of now.
 func (d desk) Status() *status.Report {
-	return status.NewReport(nil, d.r.figures.source.Snapshot())
+	return d.r.figures.server.Report()
 }
 
 // Running returns the config in force.

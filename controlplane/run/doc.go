@@ -6,6 +6,7 @@
 //	run.go         the life of a control process; read it first
 //	generation.go  one data plane: its process, segment, pump
 //	adopt.go       a data plane that another control has left
+//	reach.go       a data plane that a service manager starts
 //	network.go     sockets' layout, XDP programs, what is handed over of them
 //	joins.go       multicast groups
 //	folder.go      locks: one control and one data plane under a name

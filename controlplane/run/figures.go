@@ -12,6 +12,7 @@ import (
 // figures serves what the run does.
 type figures struct {
 	source *status.Source
+	server *status.Server // rates
 	stop   context.CancelFunc
 	wait   sync.WaitGroup
 

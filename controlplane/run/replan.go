@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/headrace/headrace/controlplane/replay"
@@ -215,7 +216,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := finishPump(g); err != nil {
 		return err
 	}
-	w.account = r.figures.source.Snapshot().Renumber(w.queries, w.feeds, goneSockets(g, next))
+	w.account = r.figures.source.Snapshot().Renumber(w.queries, remaining(w), goneSockets(g, next))
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
@@ -448,6 +449,17 @@ func (r *control) settle(w *warm, g, next *generation) {
 	if err := g.close(); err != nil {
 		r.Log.Warn("something of the last data plane stays", "error", err)
 	}
+}
+
+// remaining are w's feeds, those included that are no more and have kept their number.
+func remaining(w *warm) []int {
+	list := slices.Clone(w.feeds)
+	for id := range list {
+		if w.next.Plan.Feeds[id].Removed {
+			list[id] = id
+		}
+	}
+	return list
 }
 
 // goneSockets sums what the kernel has counted of the sockets that next has not, by

@@ -290,7 +290,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 			r.failure = cmp.Or(r.failure, fmt.Errorf("group: %w", err))
 			r.stop(err.Error())
 		case <-beat.C:
-			r.beat(g)
+			r.tick(g)
 			if heard != nil {
 				r.lookAtLoad(g)
 				follow()
@@ -314,6 +314,22 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	return true, nil
 }
 
+// tick is what is done every second.
+func (r *control) tick(g *generation) {
+	g.beat()
+	r.store.alive()
+	r.budget.look(g, r.Plan.Workers)
+	r.showContinuity(g)
+	r.endStalled(g)
+	r.prepareSpare(g)
+	if r.peers != nil {
+		r.peers.beat(time.Now())
+	}
+	if !r.stopping {
+		r.network.watchLinks()
+	}
+}
+
 // heed does what a signal asks for, and reports whether this process ends at once.
 func (r *control) heed(s os.Signal) (over bool, err error) {
 	switch {
@@ -332,22 +348,6 @@ func (r *control) heed(s os.Signal) (over bool, err error) {
 	}
 	r.stop(s.String())
 	return false, nil
-}
-
-// beat does what is done about once a second.
-func (r *control) beat(g *generation) {
-	g.beat()
-	r.store.alive()
-	r.budget.look(g, r.Plan.Workers)
-	r.showContinuity(g)
-	r.endStalled(g)
-	r.prepareSpare(g)
-	if r.peers != nil {
-		r.peers.beat(time.Now())
-	}
-	if !r.stopping {
-		r.network.watchLinks()
-	}
 }
 
 // gone is called when g's process has gone, and returns where the next one is heard; nil

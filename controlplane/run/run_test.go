@@ -444,12 +444,12 @@ func TestRootAnotherConfigCannotTakeOver(t *testing.T) {
 	a.exit()
 	other := filepath.Join(t.TempDir(), "other.yaml")
 	config, _ := os.ReadFile(a.config)
-	if err := os.WriteFile(other, []byte(strings.Replace(string(config), "tumbling: 1m", "tumbling: 2m", 1)), 0o600); err != nil {
+	if err := os.WriteFile(other, []byte(string(config)+"\ncrash: cold\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	path, _ := binary()
 	out, err := p.B.Output(t, path, "run", "-c", other, "--interface", p.B.Interface, "--name", a.name, "--out", a.out, "--workers", "1")
-	if err == nil || !strings.Contains(out, "orphan_timeout") || !strings.Contains(out, "plan") {
+	if err == nil || !strings.Contains(out, "orphan_timeout") || !strings.Contains(out, "crash") {
 		t.Errorf("a start with another config: %v\n%s", err, out)
 	}
 	if syscall.Kill(data, 0) != nil {
