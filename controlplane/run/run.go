@@ -132,7 +132,6 @@ func Run(ctx context.Context, c Config) error {
 	if err := checkPrivileges(); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	r.capturer = capturer{r}
 	if r.folder, err = openFolder(c.Plan.Name); err != nil {
 		return err
 	}
@@ -142,7 +141,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer r.store.close()
 	if c.Plan.Group != nil {
-		if r.peers, err = joinGroup(c.Setup.Config.Group, c.Plan, r.values, c.Log); err != nil {
+		if r.peers, err = joinGroup(c.Config.Group, c.Plan, r.values, c.Log); err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
 	}

@@ -86,7 +86,7 @@ var long = os.Getenv("HEADRACE_LONG") != ""
 // asks runs a command of headrace against the appliance.
 func (a *appliance) asks(args ...string) string {
 	a.t.Helper()
-	return string(headrace(a.t, a.end, append(args, "--name", a.name)...))
+	return headrace(a.t, a.end, append(args, "--name", a.name)...)
 }
 
 // moreDeep is deepConfig with room for more workers.
