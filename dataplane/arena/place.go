@@ -68,11 +68,13 @@ func (r *Region) touched() []byte {
 // Where is where a region's memory is.
 type Where struct {
 	// Pages is how many pages were asked about, of all parts of what was handed out, that
-	// are there; Remote how many of them are not on the node that was named.
+	// are there; Remote how many of them are not on the node that was
+	// named, if one was.
 	Pages, Remote int
 }
 
-// Where asks the kernel where the memory that was handed out is.
+// Where asks the kernel where the memory that was handed out is; node -1 names none. Pages
+// that this process has not come to yet are not there for it.
 func (r *Region) Where(node int) (w Where, err error) {
 	mem, page := r.touched(), os.Getpagesize()
 	n := len(mem) / page
@@ -91,7 +93,7 @@ func (r *Region) Where(node int) (w Where, err error) {
 		if errno != 0 || at < 0 {
 			continue // not there yet
 		}
-		if w.Pages++; int(at) != node {
+		if w.Pages++; node >= 0 && int(at) != node {
 			w.Remote++
 		}
 	}
