@@ -58,12 +58,12 @@ func (d desk) Status() *status.Report {
 func (d desk) Running() api.Running { return d.r.force.Load().running }
 
 // Plan returns the plan in force.
-func (d desk) Plan() *plan.Plan { return d.r.force.Load().Setup.Plan }
+func (d desk) Plan() *plan.Plan { return d.r.force.Load().Plan }
 
 // Explain explains it.
 func (d desk) Explain(w io.Writer) error {
 	f := d.r.force.Load()
-	return explain.Explain(w, f.Setup.Config, f.Setup.Plan, explain.Options{Formats: formats.Lookup, Memory: replay.Memory, State: replay.StateBytes})
+	return explain.Explain(w, f.Config, f.Plan, explain.Options{Formats: formats.Lookup, Memory: replay.Memory, State: replay.StateBytes})
 }
 
 // Healthy reports a data plane that stays down.

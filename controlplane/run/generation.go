@@ -369,7 +369,7 @@ func (g *generation) endPump() {
 		return
 	}
 	g.cancel()
-	for range g.pumped { //nolint:revive // until it has ended
+	for range g.pumped {
 	}
 	g.cancel = nil
 }
@@ -451,7 +451,7 @@ func (g *generation) close() error {
 	if g.conn != nil {
 		g.conn.Shutdown()
 		if g.heard != nil {
-			for range g.heard { //nolint:revive // until it has ended
+			for range g.heard {
 			}
 		}
 		errs = append(errs, g.conn.Close())

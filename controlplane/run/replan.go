@@ -356,7 +356,7 @@ func finishPump(g *generation) error {
 // endProcess ends g's process, whose workers are held.
 func (r *control) endProcess(g *generation) {
 	g.kill()
-	for range g.heard { //nolint:revive // until it is gone
+	for range g.heard {
 	}
 	g.deathOf(0)
 	g.process, g.pid = nil, 0

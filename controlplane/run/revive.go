@@ -219,7 +219,7 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 	}
 	began := time.Now()
 	g.kill()
-	for range g.heard { //nolint:revive // until it is gone
+	for range g.heard {
 	}
 	g.deathOf(0)
 	g.process = nil
