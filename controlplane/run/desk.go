@@ -197,6 +197,9 @@ func (r *control) apply(a *api.Application) (*change.Report, error) {
 		}
 		return report, fmt.Errorf("%w: some changes need a cold start", api.ErrRefused)
 	}
+	if r.Plan.Group != nil && !alone(report) {
+		return report, fmt.Errorf("%w: a box of a group keeps its feeds, queries and sinks while it runs: stop it, change its config, and start it; the other boxes go on meanwhile", api.ErrRefused)
+	}
 	if a.DryRun {
 		return report, nil
 	}
@@ -210,7 +213,7 @@ func (r *control) apply(a *api.Application) (*change.Report, error) {
 			return report, err
 		}
 		report.PauseNanos = pause.Nanoseconds()
-	} else if report.Tag != change.None {
+	} else if !alone(report) {
 		r.Setup = next
 		if err := r.changeSinks(); err != nil {
 			r.Setup = before
@@ -223,6 +226,13 @@ func (r *control) apply(a *api.Application) (*change.Report, error) {
 	report.Applied, report.Revision = true, api.Revision(r.Text)
 	r.Log.Info("another config is in force", "source", a.Source, "revision", report.Revision, "changes", len(report.Items), "pause", time.Duration(report.PauseNanos))
 	return report, nil
+}
+
+// alone reports whether nothing changes but what has nothing to do with packets and rows.
+func alone(report *change.Report) bool {
+	return !slices.ContainsFunc(report.Items, func(x change.Item) bool {
+		return x.Object != change.Metrics && x.Object != change.API && x.Object != change.Log
+	})
 }
 
 // pause takes the packets of a feed, or of all, from the workers, or gives them back.

@@ -39,9 +39,11 @@ type warm struct {
 
 const (
 	holdPatience = 5 * time.Second
-	holdPause    = 200 * time.Microsecond
-	movePatience = 30 * time.Second
-	pumpPatience = 10 * time.Second
+	// leastPatience is what workers get in any case.
+	leastPatience = 200 * time.Millisecond
+	holdPause     = 200 * time.Microsecond
+	movePatience  = 30 * time.Second
+	pumpPatience  = 10 * time.Second
 )
 
 // hand makes the warm handover w and returns how long no worker took frames. After an
@@ -170,7 +172,8 @@ func (r *control) hold(g *generation) error {
 
 // held waits for all workers to reach hold number.
 func (r *control) held(g *generation, number uint64) error {
-	for end := time.Now().Add(holdPatience); ; time.Sleep(holdPause) {
+	patience := r.patience()
+	for end := time.Now().Add(patience); ; time.Sleep(holdPause) {
 		if err := r.lives(g); err != nil {
 			return err
 		}
@@ -184,9 +187,19 @@ func (r *control) held(g *generation, number uint64) error {
 		case behind < 0:
 			return nil
 		case time.Now().After(end):
-			return fmt.Errorf("worker %d does not come to rest within %v: a sink that does not take its rows may be why", behind, holdPatience)
+			return fmt.Errorf("worker %d does not come to rest within %v, and more would cost frames: a sink that does not take its rows may be why", behind, patience)
 		}
 	}
+}
+
+// patience is how long workers may be held before they have come to rest: no longer than
+// the rings hold what comes, less what the rest takes.
+func (r *control) patience() time.Duration {
+	holds := r.budget.holds()
+	if holds == 0 {
+		return holdPatience
+	}
+	return min(holdPatience, max(leastPatience, holds-max(r.g.lives.pause, takeoverTakes)))
 }
 
 // lives returns an error if g's process has gone, and else hears what it has said.
@@ -216,7 +229,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := finishPump(g); err != nil {
 		return err
 	}
-	w.account = r.figures.source.Snapshot().Renumber(w.queries, remaining(w), goneSockets(g, next))
+	w.account = r.figures.source.Snapshot().Renumber(w.queries, remaining(w), next.layout.Workers, goneSockets(g, next))
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}

@@ -163,6 +163,7 @@ func Run(ctx context.Context, c Config) error {
 
 // begin gets a data plane, adopted or new, and lets packets come.
 func (r *control) begin() error {
+	asked, values := r.Setup, r.values
 	g, former, err := r.adopt()
 	if err == nil && g == nil {
 		if g, former, err = r.resume(); errors.Is(err, errCold) {
@@ -182,6 +183,8 @@ func (r *control) begin() error {
 		// A stop that the control before us began is carried through; a hold ends.
 		r.stopping, r.adopted = g.segment.Command() > segment.HoldPast, true
 	} else {
+		// What was found and not taken has changed nothing.
+		r.Setup, r.values, r.wanted, r.paused = asked, values, nil, nil
 		if _, err := layout(r.Plan); err != nil {
 			return err // before anything is made
 		}

@@ -150,10 +150,10 @@ func (s *Source) Takeovers() (processes, poison uint64) {
 }
 
 // Renumber returns the account as it is for the data plane after this one that takes its
-// memory over, counts included, with another plan: queries and feeds have for each of the
-// new plan its old number, or -1. snap is of when all rows have been written. gone are the
-// sockets, by interface, that the next one has not.
-func (snap *Snapshot) Renumber(queries, feeds []int, gone []Sockets) Former {
+// memory over, counts included, with another plan, of so many workers: queries and feeds
+// have for each of the new plan its old number, or -1. snap is of when all rows have been
+// written. gone are the sockets, by interface, that the next one has not.
+func (snap *Snapshot) Renumber(queries, feeds []int, workers int, gone []Sockets) Former {
 	old := snap.former
 	f := Former{
 		Restarts: old.Restarts, Takeovers: old.Takeovers, Poison: old.Poison, Lost: old.Lost, Sockets: gone,
@@ -169,6 +169,10 @@ func (snap *Snapshot) Renumber(queries, feeds []int, gone []Sockets) Former {
 		}
 		f.Workers = append(f.Workers, c)
 	}
+	for w := workers; w < len(f.Workers); w++ { // as the data plane does with its own
+		segment.Add(&f.Workers[0], &f.Workers[w])
+	}
+	f.Workers = f.Workers[:min(workers, len(f.Workers))]
 	for _, from := range queries {
 		var rows, partials uint64
 		if from >= 0 {
