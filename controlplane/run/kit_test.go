@@ -42,6 +42,7 @@ type appliance struct {
 	env     []string
 	managed func(*exec.Cmd) // changes how it is started, as a service manager would; nil: nobody does
 	binary  string          // "": headrace as it is
+	pps     string          // of what is sent; "": 20000
 	tags    string          // of the build
 
 	cmd  *exec.Cmd

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,13 +22,7 @@ import (
 // those of replay. It tries again if the rings were too small for this machine.
 func undisturbed(t *testing.T, workers int, config string, disturb func(a *appliance)) {
 	t.Helper()
-	undisturbedBy(t, "", nil, workers, config, disturb)
-}
-
-// undisturbedBy is undisturbed of another binary, with more in its environment.
-func undisturbedBy(t *testing.T, binary string, env []string, workers int, config string, disturb func(a *appliance)) {
-	t.Helper()
-	undisturbedAs(t, workers, config, func(a *appliance) { a.binary, a.env = binary, env }, disturb)
+	undisturbedAs(t, workers, config, func(*appliance) {}, disturb)
 }
 
 // undisturbedAs is undisturbed with a say in how it is started.
@@ -42,7 +37,7 @@ func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb fu
 		prepare(a)
 		a.start()
 		sent := make(chan send.Summary, 1)
-		go func() { sent <- sendCapture(t, p.A, "--pps", "20000", capture) }()
+		go func() { sent <- sendCapture(t, p.A, "--pps", cmp.Or(a.pps, "20000"), capture) }()
 		time.Sleep(200 * time.Millisecond)
 		disturb(a)
 		s := <-sent
@@ -165,8 +160,11 @@ func TestRootKilledAtAnyStatement(t *testing.T) {
 				// Another number each time, so that other statements are the last ones.
 				every := fmt.Sprintf("HEADRACE_KILL_AFTER=%d", 20000+7919*kills%30011)
 				before := kills
-				undisturbedBy(t, built, []string{every}, workers, deepConfig, func(a *appliance) {
-					time.Sleep(3 * time.Second)
+				// Slowly: it is dead for a good part of the time.
+				undisturbedAs(t, workers, deepConfig, func(a *appliance) {
+					a.binary, a.env, a.pps = built, []string{every}, "8000"
+				}, func(a *appliance) {
+					time.Sleep(5 * time.Second)
 					kills += strings.Count(a.log.String(), "goes on where it was")
 				})
 				if t.Failed() || kills == before {
