@@ -148,7 +148,7 @@ func TestChannelsMove(t *testing.T) {
 			})
 		})
 	}
-	if moved < 100 || held < 30 {
+	if moved < 50 || held < 3 { // by far fewer than there are: the seed is another one each time
 		t.Errorf("%d moves with %d held packets: that tests nothing", moved, held)
 	}
 	t.Logf("%d moves with %d held packets", moved, held)
