@@ -271,7 +271,10 @@ func TestRootUnitsComeAndGoUnderLoad(t *testing.T) {
 			t.Log(a.asks("workers", "2"))
 		}},
 	}
-	for _, s := range strikes {
+	for i, s := range strikes {
+		if i%2 == 1 && !long { // the others are much the same
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			undisturbedAs(t, 2, moreDeep, func(a *appliance) { m, goesOn, tookOver = manage(t, a), 0, 0 }, func(a *appliance) {
 				begin := time.Now()
