@@ -117,7 +117,12 @@ func TestRootAnotherConfigTakesNoFrame(t *testing.T) {
       high: max(price)
     sinks: [rows]
 `
-	undisturbed(t, 2, deepConfig, func(a *appliance) {
+	slower := func(a *appliance) {
+		if long { // so that packets come as long as configs do
+			a.pps = "5000"
+		}
+	}
+	undisturbedAs(t, 2, deepConfig, slower, func(a *appliance) {
 		dir := t.TempDir()
 		plain, more := filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
 		text, err := os.ReadFile(a.config)
