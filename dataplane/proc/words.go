@@ -33,10 +33,13 @@ func (p *process) keepLastWords() error {
 		_ = f.Close()
 	}
 	// A process that is being replaced may still have the old one.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("data plane: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrExist) {
+		return nil // as a unit of its own user: its last words are on standard error alone
+	}
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
