@@ -13,7 +13,6 @@ import (
 
 	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/change"
-	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -177,8 +176,7 @@ func (r *control) adoptSetup(d *description) error {
 		r.wanted = &wanted
 	}
 	r.Setup, r.paused = old, d.Paused
-	r.values, err = replay.Values(r.Plan)
-	return err
+	return nil
 }
 
 // catchUp puts the config in force that this process was started with, if the data plane

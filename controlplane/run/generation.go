@@ -18,6 +18,7 @@ import (
 
 	"github.com/headrace/headrace/controlplane/cluster"
 	"github.com/headrace/headrace/controlplane/export"
+	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
@@ -337,11 +338,15 @@ func (g *generation) reap() string {
 
 // startPump opens the sinks and lets rows flow.
 func (r *control) startPump(g *generation) error {
+	values, err := replay.Values(r.Plan)
+	if err != nil {
+		return err
+	}
 	sinks, err := r.OpenSinks(&r.Setup, g.segment)
 	if err != nil {
 		return err
 	}
-	c := export.Config{Plan: r.Plan, Segment: g.segment, Values: r.values, Sinks: sinks, Log: r.Log}
+	c := export.Config{Plan: r.Plan, Segment: g.segment, Values: values, Sinks: sinks, Log: r.Log}
 	if r.peers != nil {
 		g.tap = r.peers.cluster.Tap(cluster.GenerationOf(r.Plan, g.segment))
 		c.Tap = g.tap

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
@@ -245,16 +244,13 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 // once workers of next run, there is no way back.
 func (r *control) begetNext(w *warm, g, next *generation, want *owners) (err error) {
 	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
-	before, values := r.Setup, r.values
+	before := r.Setup
 	defer func() {
 		if err != nil {
-			r.Setup, r.values = before, values
+			r.Setup = before
 		}
 	}()
 	r.Setup = w.next
-	if r.values, err = replay.Values(r.Plan); err != nil {
-		return err
-	}
 	if err := r.startPump(next); err != nil {
 		return err
 	}

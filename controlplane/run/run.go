@@ -19,7 +19,6 @@ import (
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/replay"
-	"github.com/headrace/headrace/controlplane/rows"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/plan"
@@ -72,7 +71,6 @@ type control struct {
 	Config
 	folder  *folder
 	network *network
-	values  []rows.Values
 	figures figures
 	g       *generation
 	policy  policy // restarts that lose state
@@ -125,8 +123,8 @@ func Run(ctx context.Context, c Config) error {
 	// A reader of standard output that has gone is an error of that sink.
 	signal.Ignore(unix.SIGPIPE)
 	defer signal.Reset(unix.SIGPIPE)
-	var err error
-	if r.values, err = replay.Values(c.Plan); err != nil {
+	values, err := replay.Values(c.Plan)
+	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
 	if err := checkPrivileges(); err != nil {
@@ -141,7 +139,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer r.store.close()
 	if c.Plan.Group != nil {
-		if r.peers, err = joinGroup(c.Config.Group, c.Plan, r.values, c.Log); err != nil {
+		if r.peers, err = joinGroup(c.Config.Group, c.Plan, values, c.Log); err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
 	}
@@ -163,7 +161,7 @@ func Run(ctx context.Context, c Config) error {
 
 // begin gets a data plane, adopted or new, and lets packets come.
 func (r *control) begin() error {
-	asked, values := r.Setup, r.values
+	asked := r.Setup
 	g, former, err := r.adopt()
 	if err == nil && g == nil {
 		if g, former, err = r.resume(); errors.Is(err, errCold) {
@@ -184,7 +182,7 @@ func (r *control) begin() error {
 		r.stopping, r.adopted = g.segment.Command() > segment.HoldPast, true
 	} else {
 		// What was found and not taken has changed nothing.
-		r.Setup, r.values, r.wanted, r.paused = asked, values, nil, nil
+		r.Setup, r.wanted, r.paused = asked, nil, nil
 		if _, err := layout(r.Plan); err != nil {
 			return err // before anything is made
 		}
