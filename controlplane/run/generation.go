@@ -82,14 +82,9 @@ func (r *control) startProcess(g *generation, resume [][]event.Nanos) (err error
 		return err
 	}
 	g.layout.Bind.Copy = g.layout.Bind.Copy || r.network.copies
-	if g.segment, err = segment.Create(r.Plan); err != nil {
+	if err := g.makeSegment(r.Plan); err != nil {
 		return err
 	}
-	if err := g.segment.Restrict(segment.Control); err != nil {
-		return err
-	}
-	g.segment.NextControl()
-	g.beat()
 	if r.Plan.Crash == plan.Rollback {
 		if err := r.stockUp(g); err != nil {
 			return err
@@ -97,6 +92,19 @@ func (r *control) startProcess(g *generation, resume [][]event.Nanos) (err error
 	}
 	_, err = r.launch(g, launch{resume: resume})
 	return err
+}
+
+// makeSegment makes g's segment, of which this is the first control.
+func (g *generation) makeSegment(p *plan.Plan) (err error) {
+	if g.segment, err = segment.Create(p); err != nil {
+		return err
+	}
+	if err := g.segment.Restrict(segment.Control); err != nil {
+		return err
+	}
+	g.segment.NextControl()
+	g.beat()
+	return nil
 }
 
 // launch says what is particular about a data plane's start.
@@ -186,11 +194,7 @@ func (r *control) stockUp(g *generation) (err error) {
 	if g.stock, err = openStock(g.layout); err != nil {
 		return err
 	}
-	sockets, err := g.layout.Assign(g.stock.owners, g.stock.members)
-	if err != nil {
-		return err
-	}
-	if err := r.network.setSockets(sockets); err != nil {
+	if err := r.network.setSockets(g.layout, g.stock.owners, g.stock.members); err != nil {
 		return err
 	}
 	r.granted(g, g.stock.body.ZeroCopy, g.stock.body.Fallback)
@@ -303,11 +307,7 @@ func (r *control) meshSockets(g *generation) error {
 		return err
 	}
 	defer closeAll(members)
-	sockets, err := g.layout.Assign(m.FDs, members)
-	if err != nil {
-		return err
-	}
-	if err := r.network.setSockets(sockets); err != nil {
+	if err := r.network.setSockets(g.layout, m.FDs, members); err != nil {
 		return err
 	}
 	r.granted(g, body.ZeroCopy, body.Fallback)

@@ -126,8 +126,12 @@ func (n *network) load() error {
 }
 
 // setSockets puts a data plane's sockets in the programs' maps, in the place of those
-// of the one before.
-func (n *network) setSockets(sockets []xsk.Socket) error {
+// of the one before. owners and members are in the order of l's.
+func (n *network) setSockets(l xsk.Layout, owners, members []int) error {
+	sockets, err := l.Assign(owners, members)
+	if err != nil {
+		return err
+	}
 	for _, s := range sockets {
 		if err := n.instances[s.Interface].SetSocket(s.Queue, s.Worker, s.FD); err != nil {
 			return err
@@ -143,6 +147,19 @@ func (n *network) setOwners(table *owners) error {
 		errs = append(errs, n.tables.SetOwner(group, int(w)))
 	}
 	return errors.Join(append(errs, n.tables.Barrier())...)
+}
+
+// clearWorkers takes the sockets of workers [from, to) out of the programs' maps.
+func (n *network) clearWorkers(from, to int) error {
+	var errs []error
+	for _, i := range n.instances {
+		for w := from; w < to; w++ {
+			for q := range xsk.QueuesMax {
+				errs = append(errs, i.ClearSocket(q, w))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // clearSockets makes the programs pass every packet, and returns when no run of them
@@ -173,20 +190,9 @@ func (n *network) attach() error {
 		if warning != "" {
 			n.log.Warn(warning)
 		}
-		nic, err := net.InterfaceByName(x.Name)
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", x.Name, err)
-		}
-		for _, g := range list {
-			j, err := openJoin(x.Name, nic.Index, g)
-			if err != nil {
-				return err
-			}
-			n.joins = append(n.joins, j)
-		}
 		n.log.Info("attached", "interface", x.Name, "xdp_mode", mode, "groups", len(list))
 	}
-	return nil
+	return n.join(n.plan)
 }
 
 // join joins the groups of p's feeds that are not joined, on interfaces that are attached.

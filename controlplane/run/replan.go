@@ -254,7 +254,7 @@ func (r *control) begetNext(w *warm, g, next *generation, want *owners) (err err
 	if err := r.startPump(next); err != nil {
 		return err
 	}
-	r.endProcess(g)
+	g.endProcess()
 	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want, former: &w.account})
 	if err == nil && !ready.Warm {
 		err = errors.New("the data plane did not take the state over")
@@ -287,11 +287,7 @@ func (r *control) openMembers(g, next *generation) error {
 	if next.stock.members, err = next.layout.Weave(byWorker); err != nil {
 		return err
 	}
-	sockets, err := next.layout.Assign(next.stock.owners, next.stock.members)
-	if err != nil {
-		return err
-	}
-	return r.network.setSockets(sockets)
+	return r.network.setSockets(next.layout, next.stock.owners, next.stock.members)
 }
 
 // moveSlots tells the XDP program of the owners in want. Workers that give groups away
@@ -362,8 +358,8 @@ func finishPump(g *generation) error {
 	}
 }
 
-// endProcess ends g's process, whose workers are held.
-func (r *control) endProcess(g *generation) {
+// endProcess ends g's process and returns when it has gone.
+func (g *generation) endProcess() {
 	g.kill()
 	for range g.heard {
 	}
@@ -373,15 +369,12 @@ func (r *control) endProcess(g *generation) {
 }
 
 // renew makes next's segment and memory. Sinks go on where they are.
-func (r *control) renew(w *warm, g, next *generation) (err error) {
+func (r *control) renew(w *warm, g, next *generation) error {
 	if err := next.stock.makeMemory(next.layout.Workers); err != nil {
 		return err
 	}
 	next.stock.count()
-	if next.segment, err = segment.Create(w.next.Plan); err != nil {
-		return err
-	}
-	if err := next.segment.Restrict(segment.Control); err != nil {
+	if err := next.makeSegment(w.next.Plan); err != nil {
 		return err
 	}
 	for _, name := range segment.Sinks(w.next.Plan) {
@@ -392,8 +385,6 @@ func (r *control) renew(w *warm, g, next *generation) (err error) {
 			next.segment.Sink(name).Store(&c)
 		}
 	}
-	next.segment.NextControl()
-	next.beat()
 	return nil
 }
 
@@ -407,14 +398,7 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 	next.endPump()
 	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)), r.network.leave(r.Plan))
 	errs = append(errs, r.network.setOwners(old))
-	for _, i := range r.network.instances {
-		for w := g.layout.Workers; w < next.layout.Workers; w++ {
-			for q := range xsk.QueuesMax {
-				errs = append(errs, i.ClearSocket(q, w))
-			}
-		}
-	}
-	errs = append(errs, r.network.tables.Barrier())
+	errs = append(errs, r.network.clearWorkers(g.layout.Workers, next.layout.Workers), r.network.tables.Barrier())
 	if next.segment != nil {
 		errs = append(errs, next.segment.Close())
 	}
@@ -436,14 +420,8 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 
 // settle makes next the generation that runs.
 func (r *control) settle(w *warm, g, next *generation) {
-	for _, i := range r.network.instances {
-		for worker := next.layout.Workers; worker < g.layout.Workers; worker++ {
-			for q := range xsk.QueuesMax {
-				if err := i.ClearSocket(q, worker); err != nil {
-					r.Log.Error("a socket stays in the program's map", "error", err)
-				}
-			}
-		}
+	if err := r.network.clearWorkers(next.layout.Workers, g.layout.Workers); err != nil {
+		r.Log.Error("a socket stays in the program's map", "error", err)
 	}
 	former := w.account
 	if err := r.network.leave(r.Plan); err != nil {

@@ -218,11 +218,7 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 		return up, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
 	began := time.Now()
-	g.kill()
-	for range g.heard {
-	}
-	g.deathOf(0)
-	g.process = nil
+	g.endProcess()
 	if err := r.takeOver(g, launch{binary: binary}, began); err != nil {
 		return up, err
 	}
