@@ -55,7 +55,6 @@ func (l *load) uneven() bool {
 // its load: what a group costs is taken to be its worker's load over its groups. Without
 // figures each gets as many. As few groups as possible move.
 func (l *load) balance(table *owners, workers int) owners {
-	want := *table
 	have := make([]float64, workers)
 	for _, w := range table {
 		have[w]++
@@ -89,19 +88,26 @@ func (l *load) balance(table *owners, workers int) owners {
 		count[w] += step
 		left -= step
 	}
-	for g := range want {
-		w := int(want[g])
-		if count[w] > 0 {
+	return dealt(table, count)
+}
+
+// dealt returns a table in which worker w has count[w] groups; as few as possible have
+// another worker than in the one given.
+func dealt(table *owners, count []int) owners {
+	want := *table
+	var homeless []int
+	for g, w := range table {
+		if int(w) < len(count) && count[w] > 0 {
 			count[w]--
-			continue
+		} else {
+			homeless = append(homeless, g)
 		}
-		want[g] = event.GroupCount // homeless
 	}
-	for g := range want {
-		if want[g] != event.GroupCount {
-			continue
+	w := 0
+	for _, g := range homeless {
+		for count[w] <= 0 {
+			w++
 		}
-		w := slices.IndexFunc(count, func(n int) bool { return n > 0 })
 		want[g] = uint16(w)
 		count[w]--
 	}

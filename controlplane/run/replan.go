@@ -129,7 +129,6 @@ func (r *control) mayHand(w *warm) error {
 // spread gives the groups of workers that go, and a fair share of all to those that come,
 // to the workers that there will be; as few as possible change.
 func spread(old *owners, to int) owners {
-	want := *old
 	share := make([]int, to)
 	for i := range share {
 		share[i] = event.GroupCount / to
@@ -137,23 +136,7 @@ func spread(old *owners, to int) owners {
 			share[i]++
 		}
 	}
-	var homeless []int
-	for g := range want {
-		if w := int(want[g]); w < to && share[w] > 0 {
-			share[w]--
-		} else {
-			homeless = append(homeless, g)
-		}
-	}
-	w := 0
-	for _, g := range homeless {
-		for share[w] == 0 {
-			w++
-		}
-		want[g] = uint16(w)
-		share[w]--
-	}
-	return want
+	return dealt(old, share)
 }
 
 // hold brings all workers to where nothing is under way.
