@@ -140,8 +140,13 @@ func (n *network) setSockets(l xsk.Layout, owners, members []int) error {
 	return nil
 }
 
-// setOwners makes the programs place key groups by table.
+// setOwners makes the programs place key groups by table. Where they do already, as after
+// most starts, nothing has to be waited for.
 func (n *network) setOwners(table *owners) error {
+	now, err := n.tables.Owners()
+	if err != nil || now == *table {
+		return err
+	}
 	var errs []error
 	for group, w := range table {
 		errs = append(errs, n.tables.SetOwner(group, int(w)))
