@@ -159,11 +159,7 @@ func (r *control) adoptSetup(d *description) error {
 	}
 	old.Config = read.Config
 	wanted := r.Setup
-	if wanted.Config.Workers == old.Config.Workers && wanted.Plan.WorkersMax == old.Plan.WorkersMax {
-		p := *wanted.Plan
-		p.Workers = old.Plan.Workers // workers may have been added since
-		wanted.Plan = &p
-	}
+	wanted.keepWorkers(&old)
 	c := change.Between(change.State{Config: old.Config, Plan: old.Plan}, change.State{Config: wanted.Config, Plan: wanted.Plan})
 	switch tag := c.Tag(); {
 	case len(c.Refused()) > 0 || tag == change.Cold, tag != change.None && old.Plan.Group != nil:

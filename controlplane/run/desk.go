@@ -177,11 +177,7 @@ func (r *control) apply(a *api.Application) (*change.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if next.Config.Workers == r.Setup.Config.Workers && next.Plan.WorkersMax == r.Plan.WorkersMax {
-		p := *next.Plan
-		p.Workers = r.Plan.Workers // workers may have been added since
-		next.Plan = &p
-	}
+	next.keepWorkers(&r.Setup)
 	c := change.Between(change.State{Config: r.Setup.Config, Plan: r.Plan}, change.State{Config: next.Config, Plan: next.Plan})
 	next.Plan = c.Plan
 	report := c.Report()

@@ -467,7 +467,8 @@ func (g *generation) close() error {
 	if g.segment != nil {
 		errs = append(errs, g.segment.Close())
 	}
-	return errors.Join(append(errs, g.stock.close())...)
+	g.stock.close()
+	return errors.Join(errs...)
 }
 
 // watermarks returns how far each worker's queries had come.

@@ -48,9 +48,7 @@ func (r *control) restart(ctx context.Context) error {
 	}
 	former := r.figures.source.Snapshot().Former()
 	resume := old.watermarks(r.Plan.Workers, len(r.Plan.Queries))
-	if err := old.stock.close(); err != nil { // the queues have to be free
-		return err
-	}
+	old.stock.close() // the queues have to be free
 	began := time.Now()
 	for {
 		pause, may := r.policy.next(time.Now())

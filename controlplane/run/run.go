@@ -36,6 +36,16 @@ type Setup struct {
 	Source string
 }
 
+// keepWorkers gives s the number of workers that there are, where its config asks for no
+// other than that of the setup in force: some may have been added since.
+func (s *Setup) keepWorkers(old *Setup) {
+	if s.Config.Workers == old.Config.Workers && s.Plan.WorkersMax == old.Plan.WorkersMax {
+		p := *s.Plan
+		p.Workers = old.Plan.Workers
+		s.Plan = &p
+	}
+}
+
 // Config says what to run.
 type Config struct {
 	// Setup is what to begin with. Required.

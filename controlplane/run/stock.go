@@ -1,7 +1,6 @@
 package run
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -34,9 +33,17 @@ type stock struct {
 // the workers, empty.
 func openStock(l xsk.Layout) (*stock, error) {
 	s := &stock{shared: -1, queues: -1}
+	if err := s.open(l); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *stock) open(l xsk.Layout) error {
 	owners, err := xsk.OpenRawOwners(l)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, o := range owners {
 		why := ""
@@ -48,16 +55,16 @@ func openStock(l xsk.Layout) (*stock, error) {
 		s.body.ZeroCopy, s.body.Fallback = append(s.body.ZeroCopy, o.ZeroCopy), append(s.body.Fallback, why)
 	}
 	if s.members, err = xsk.OpenMembers(l, s.owners); err != nil {
-		return nil, errors.Join(err, s.close())
+		return err
 	}
 	if s.queues, err = arena.Create("headrace queues", proc.RegionBytes); err != nil {
-		return nil, errors.Join(err, s.close())
+		return err
 	}
 	if err := s.makeMemory(l.Workers); err != nil {
-		return nil, errors.Join(err, s.close())
+		return err
 	}
 	s.count()
-	return s, nil
+	return nil
 }
 
 // makeMemory makes empty regions.
@@ -106,9 +113,9 @@ func (s *stock) descriptors() []int {
 }
 
 // close lets go. The queues are free some time after the last process has done so.
-func (s *stock) close() error {
+func (s *stock) close() {
 	if s == nil {
-		return nil
+		return
 	}
 	s.closeMemory()
 	closeAll(s.owners)
@@ -118,7 +125,6 @@ func (s *stock) close() error {
 		_ = unix.Close(s.queues)
 	}
 	*s = stock{shared: -1, queues: -1}
-	return nil
 }
 
 // closeMemory lets go of the workers' memory alone.
