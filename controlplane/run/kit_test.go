@@ -329,3 +329,64 @@ func headrace(t *testing.T, end *netns.End, args ...string) string {
 	}
 	return out
 }
+
+const carsConfig = `
+feeds:
+  cars:
+    match: {protocol: udp, destination: 239.1.1.1, port: 9000}
+    format: csv
+    columns: {event_type: text, driver_id: int64, fare: decimal(2), at: text}
+    time: {column: at, unit: rfc3339}
+queries:
+  seconds:
+    from: cars
+    key: [driver_id]
+    window: {tumbling: 1s}
+    watermark: {delay: 1s}
+    select: {count: count(), fares: sum(fare)}
+    sinks: [rows]
+sinks:
+  rows: {jsonl: {path: rows.jsonl}}
+`
+
+// cars makes a capture of so many events for carsConfig.
+func cars(t *testing.T, end *netns.End, count int) string {
+	t.Helper()
+	capture := filepath.Join(t.TempDir(), "csv.pcap")
+	headrace(t, end, "generate", "csv", "--out", capture, "--count", fmt.Sprint(count), "--rate", "2000", "--keys", "50", "--quiet")
+	return capture
+}
+
+// balanced checks that no ledger of the appliance failed to balance.
+func (a *appliance) balanced() {
+	a.t.Helper()
+	if strings.Contains(a.log.String(), "do not balance") {
+		a.t.Errorf("the ledger does not balance:\n%s", a.log)
+	}
+}
+
+// changed writes the appliance's config with a query and perhaps a sink more.
+func (a *appliance) changed(extra, sinks string) string {
+	a.t.Helper()
+	text, err := os.ReadFile(a.config)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	path := filepath.Join(a.t.TempDir(), "more.yaml")
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n"+sinks, 1)), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	return path
+}
+
+const pricesQuery = `
+  prices:
+    from: deep
+    where: message == "trade"
+    key: [symbol]
+    window: {tumbling: 5m}
+    watermark: {delay: 121s}
+    select:
+      high: max(price)
+    sinks: [%s]
+`

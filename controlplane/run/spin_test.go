@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,33 +18,6 @@ import (
 	"github.com/headrace/headrace/controlplane/send"
 	"github.com/headrace/headrace/internal/netns"
 )
-
-const carsConfig = `
-feeds:
-  cars:
-    match: {protocol: udp, destination: 239.1.1.1, port: 9000}
-    format: csv
-    columns: {event_type: text, driver_id: int64, fare: decimal(2), at: text}
-    time: {column: at, unit: rfc3339}
-queries:
-  seconds:
-    from: cars
-    key: [driver_id]
-    window: {tumbling: 1s}
-    watermark: {delay: 1s}
-    select: {count: count(), fares: sum(fare)}
-    sinks: [rows]
-sinks:
-  rows: {jsonl: {path: rows.jsonl}}
-`
-
-// cars makes a capture of so many events for carsConfig.
-func cars(t *testing.T, end *netns.End, count int) string {
-	t.Helper()
-	capture := filepath.Join(t.TempDir(), "csv.pcap")
-	headrace(t, end, "generate", "csv", "--out", capture, "--count", fmt.Sprint(count), "--rate", "2000", "--keys", "50", "--quiet")
-	return capture
-}
 
 // crowd puts this process, and all that it will start, on one CPU, until the test's end.
 func crowd(t *testing.T, cpu int) {

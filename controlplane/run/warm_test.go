@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -45,9 +44,7 @@ func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb fu
 		if code := a.stop(); code != 0 {
 			t.Fatalf("exit code %d", code)
 		}
-		if strings.Contains(a.log.String(), "do not balance") {
-			t.Errorf("the ledger does not balance:\n%s", a.log)
-		}
+		a.balanced()
 		if l.Applied != s.Sent {
 			return s.Sent - l.Applied
 		}
@@ -106,42 +103,20 @@ func TestRootAnUpgradeIsNotNoticed(t *testing.T) {
 }
 
 func TestRootAnotherConfigTakesNoFrame(t *testing.T) {
-	const extra = `
-  prices:
-    from: deep
-    where: message == "trade"
-    key: [symbol]
-    window: {tumbling: 5m}
-    watermark: {delay: 121s}
-    select:
-      high: max(price)
-    sinks: [rows]
-`
 	slower := func(a *appliance) {
 		if long { // so that packets come as long as configs do
 			a.pps = "5000"
 		}
 	}
 	undisturbedAs(t, 2, deepConfig, slower, func(a *appliance) {
-		dir := t.TempDir()
-		plain, more := filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "more.yaml")
-		text, err := os.ReadFile(a.config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		changed := strings.Replace(string(text), "\nsinks:\n", extra+"\nsinks:\n", 1)
-		for path, text := range map[string]string{plain: string(text), more: changed} {
-			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+		more := a.changed(fmt.Sprintf(pricesQuery, "rows"), "")
 		before := time.Now()
 		changes := 10
 		if long {
 			changes = 100
 		}
 		for i := range changes {
-			out := a.asks("apply", []string{more, plain}[i%2], "-o", "json")
+			out := a.asks("apply", []string{more, a.config}[i%2], "-o", "json")
 			if i < 2 {
 				t.Log(out)
 			}
