@@ -29,7 +29,7 @@ func (r *control) adopt() (*generation, status.Former, error) {
 		return r.adoptManaged()
 	}
 	for end := time.Now().Add(adoptPatience); ; time.Sleep(lockPause) {
-		lock, err := r.folder.lock(handover.DataLock, 0)
+		lock, err := r.folder.lock(handover.DataLock, unix.LOCK_EX, 0)
 		if err == nil {
 			return nil, status.Former{}, lock.Close()
 		}

@@ -21,7 +21,8 @@ const (
 )
 
 // folder is where the processes of one name find each other. Two locks in it say who
-// lives; the kernel releases a lock with its process, whatever that dies of.
+// lives; the kernel releases a lock with its process, whatever that dies of. Data planes
+// share theirs: in a handover the next one has it before the last one dies.
 type folder struct {
 	path    string
 	control *os.File
@@ -38,7 +39,7 @@ func openFolder(name string) (*folder, error) {
 	if err := os.Mkdir(f.path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("run: %w", err)
 	}
-	f.control, err = f.lock(handover.ControlLock, lockPatience)
+	f.control, err = f.lock(handover.ControlLock, unix.LOCK_EX, lockPatience)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("run: %s: %w", name, status.ErrRunning)
 	}
@@ -57,15 +58,15 @@ func (f *folder) hasWords() bool {
 
 func (f *folder) close() { _ = f.control.Close() }
 
-// lock takes the named lock. The error wraps EWOULDBLOCK if it is held for longer
-// than patience.
-func (f *folder) lock(name string, patience time.Duration) (*os.File, error) {
+// lock takes the named lock as flock(2) says. The error wraps EWOULDBLOCK if it is held for
+// longer than patience.
+func (f *folder) lock(name string, how int, patience time.Duration) (*os.File, error) {
 	file, err := os.OpenFile(filepath.Join(f.path, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(lockPause) {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return file, nil
 		}

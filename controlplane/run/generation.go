@@ -117,14 +117,20 @@ type launch struct {
 	former *status.Former // the account to keep with the rest; nil: the one that is shown
 	fault  bool           // the process before failed: what it had in hand is left out
 	try    bool
+	after  *generation // whose process runs, and ends as soon as the new one can do without us; nil, or one without a process: none does
 }
 
 // launch starts a process for g and returns when its workers run.
 func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err error) {
 	fds := make([]int, 2, 3)
 	fds[0], fds[1] = g.segment.FDs()
+	beside := l.after != nil && l.after.pid > 0
+	if beside && l.after.managed {
+		l.after.endProcess() // then the manager starts the next one, and has kept everything
+		beside = false
+	}
 	if !l.try {
-		lock, err := r.folder.lock(handover.DataLock, lockPatience)
+		lock, err := r.lockData(beside)
 		if err != nil {
 			return ready, fmt.Errorf("a data plane of this name lives and answers to nobody: end it, or give another --name: %w", err)
 		}
@@ -137,7 +143,7 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if err := r.spawn(g, l); err != nil {
 		return ready, err
 	}
-	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Fault: l.fault, Try: l.try, From: l.from, Owners: l.owners}
+	body := handover.StartBody{Plan: r.Plan, Layout: g.layout, Dir: r.folder.path, Resume: l.resume, Former: beside, Fault: l.fault, Try: l.try, From: l.from, Owners: l.owners}
 	if err := r.place(&body); err != nil {
 		return ready, err
 	}
@@ -148,6 +154,14 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 	if l.from != nil {
 		fds = append(append(fds, l.old.regions...), l.old.shared)
 	}
+	if beside {
+		fd, err := unix.PidfdOpen(l.after.pid, 0)
+		if err != nil {
+			return ready, fmt.Errorf("the data plane that runs: %w", os.NewSyscallError("pidfd_open", err))
+		}
+		defer unix.Close(fd) //nolint:errcheck // the data plane has it
+		fds = append(fds, fd)
+	}
 	if err := g.conn.Send(handover.Start, &body, fds); err != nil {
 		return ready, g.explain(err)
 	}
@@ -155,6 +169,9 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 		if _, _, err := r.keepFor(g, r.account(l.former)); err != nil {
 			return ready, g.explain(err)
 		}
+	}
+	if beside {
+		l.after.endProcess() // the new one does so too, in case that we die here
 	}
 	if g.stock == nil {
 		if err := r.meshSockets(g); err != nil {
@@ -175,6 +192,22 @@ func (r *control) launch(g *generation, l launch) (ready handover.ReadyBody, err
 		r.placed(g, ready.Placed)
 	}
 	return ready, g.conn.Limit(0)
+}
+
+// lockData takes the lock of data planes for the next one: where none may live, or beside
+// one that does.
+func (r *control) lockData(beside bool) (*os.File, error) {
+	if beside {
+		return r.folder.lock(handover.DataLock, unix.LOCK_SH, lockPatience)
+	}
+	lock, err := r.folder.lock(handover.DataLock, unix.LOCK_EX, lockPatience)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH); err != nil {
+		return nil, errors.Join(os.NewSyscallError("flock", err), lock.Close())
+	}
+	return lock, nil
 }
 
 // account returns the account to hand over: former, if there is one.

@@ -237,8 +237,7 @@ func (r *control) begetNext(w *warm, g, next *generation, want *owners) (err err
 	if err := r.startPump(next); err != nil {
 		return err
 	}
-	g.endProcess()
-	ready, err := r.launch(next, launch{from: from, old: g.stock, owners: want, former: &w.account})
+	ready, err := r.launch(next, launch{after: g, from: from, old: g.stock, owners: want, former: &w.account})
 	if err == nil && !ready.Warm {
 		err = errors.New("the data plane did not take the state over")
 	}

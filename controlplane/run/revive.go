@@ -74,7 +74,7 @@ func (r *control) revive(g *generation) error {
 // launchesMax is how often in a row the start of a process may be cut short.
 const launchesMax = 4
 
-// takeOver starts a process in the place of g's last one, which has ended.
+// takeOver starts a process in the place of g's last one, which has ended or is l.after's.
 func (r *control) takeOver(g *generation, l launch, began time.Time) error {
 	if g.conn != nil { // else what was kept goes on
 		if err := g.conn.Close(); err != nil {
@@ -217,9 +217,15 @@ func (r *control) upgrade(u api.Upgrade) (up api.Upgraded, err error) {
 	if err := r.affordable(); err != nil && !u.Anyway {
 		return up, fmt.Errorf("%w: %w", api.ErrRefused, err)
 	}
-	began := time.Now()
-	g.endProcess()
-	if err := r.takeOver(g, launch{binary: binary}, began); err != nil {
+	began, old := time.Now(), *g
+	g.conn, g.process, g.pid = nil, nil, 0
+	if err := r.takeOver(g, launch{after: &old, binary: binary}, began); err != nil {
+		if old.pid > 0 { // it goes on
+			if g.conn != nil {
+				err = errors.Join(err, g.conn.Close())
+			}
+			g.conn, g.process, g.pid = old.conn, old.process, old.pid
+		}
 		return up, err
 	}
 	r.binary = binary

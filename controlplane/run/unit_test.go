@@ -88,11 +88,11 @@ func TestAnInterfaceThatIsNotHereIsNamedBesideThoseThatAre(t *testing.T) {
 
 func TestALockIsHeldByOneAndFreeAgainAfterIt(t *testing.T) {
 	f := &folder{path: t.TempDir()}
-	first, err := f.lock("x", 0)
+	first, err := f.lock("x", unix.LOCK_EX, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.lock("x", 20*time.Millisecond); !errors.Is(err, unix.EWOULDBLOCK) {
+	if _, err := f.lock("x", unix.LOCK_EX, 20*time.Millisecond); !errors.Is(err, unix.EWOULDBLOCK) {
 		t.Errorf("a second lock: %v, want EWOULDBLOCK", err)
 	}
 	// It goes with the last descriptor, wherever that is.
@@ -101,11 +101,11 @@ func TestALockIsHeldByOneAndFreeAgainAfterIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Close()
-	if _, err := f.lock("x", 0); !errors.Is(err, unix.EWOULDBLOCK) {
+	if _, err := f.lock("x", unix.LOCK_EX, 0); !errors.Is(err, unix.EWOULDBLOCK) {
 		t.Errorf("a lock while another descriptor is open: %v, want EWOULDBLOCK", err)
 	}
 	time.AfterFunc(20*time.Millisecond, func() { unix.Close(other) })
-	second, err := f.lock("x", 5*time.Second)
+	second, err := f.lock("x", unix.LOCK_EX, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,8 @@
 //	Owners   data → control  owners' descriptors, unless they are kept
 //	Members  control → data  members' descriptors, likewise
 //	Ready    data → control  stripped of privileges, workers run
-//	Keep     control → data  what to hold for the next control, with descriptors
+//	Keep     control → data  what to hold for the next control, with descriptors; where the
+//	                         data plane before still runs it comes after Start, and ends that
 //	Lost     data → control  an interface went away
 //	Move     control → data  give key groups to another worker; Moved is the answer
 //	Poison   data → control  a worker fails, and what it has in hand

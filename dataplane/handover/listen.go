@@ -12,7 +12,7 @@ import (
 // The files of a run's folder, which only its user may enter.
 const (
 	ControlLock = "control.lock" // held by the control process that lives
-	DataLock    = "data.lock"    // held by the data plane that lives
+	DataLock    = "data.lock"    // shared by the data planes that live: in a handover two
 	socketName  = "adopt.sock"   // there while a data plane has no control
 )
 

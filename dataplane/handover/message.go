@@ -11,7 +11,7 @@ import (
 
 // Version is the version of this conversation. A control of another version cannot
 // adopt a data plane.
-const Version = 3
+const Version = 4
 
 // Kind is the kind of a message.
 type Kind uint8
@@ -46,7 +46,8 @@ func (k Kind) String() string {
 }
 
 // StartBody goes with the descriptors of the segment's data file, its control file, and
-// the lock that says that this data plane lives; then those of Kept.
+// the lock that says that this data plane lives; then those of Kept, of From, and the
+// pidfd of Former.
 type StartBody struct {
 	Plan   *plan.Plan
 	Layout xsk.Layout
@@ -66,6 +67,9 @@ type StartBody struct {
 	// From is another data plane, of another plan, whose state goes on in this one; nil:
 	// there is none.
 	From *FromBody
+	// Former says that the data plane before this one still runs. Once Keep has come, which
+	// makes this one independent of control, it is ended: see pidfd_open(2).
+	Former bool
 	// Fault says that the data plane before this one failed by itself: a frame that a
 	// failed worker had in hand is not looked at again.
 	Fault bool

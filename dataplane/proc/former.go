@@ -3,7 +3,11 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/arena"
@@ -19,6 +23,40 @@ type former struct {
 	workers []*dataplane.Worker // none: there is no such data plane
 	regions []*arena.Region
 	owner   *[event.GroupCount]uint16
+}
+
+// goneWithin is how long the kernel may take over the end of the process before this one.
+const goneWithin = 30 * time.Second
+
+// succeed ends the process before this one, if it still runs, now that control has given
+// everything: from here on control may die as well, and the state goes on.
+func (p *process) succeed() error {
+	if !p.start.Former {
+		return nil
+	}
+	m, err := p.conn.Expect(handover.Keep, nil)
+	if err != nil {
+		return err
+	}
+	if err := p.holdOn(m); err != nil {
+		return err
+	}
+	defer unix.Close(p.pidfd) //nolint:errcheck // nothing is lost with it
+	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("data plane: end the one before: %w", os.NewSyscallError("pidfd_send_signal", err))
+	}
+	polls := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	for end := time.Now().Add(goneWithin); ; {
+		n, err := unix.Poll(polls, int(time.Until(end)/time.Millisecond))
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("data plane: %w", os.NewSyscallError("poll", err))
+		case time.Now().After(end):
+			return fmt.Errorf("data plane: the one before did not end within %v", goneWithin)
+		}
+	}
 }
 
 // descriptors returns how many descriptors go with f.

@@ -2,6 +2,8 @@ package proc
 
 import (
 	"errors"
+	"io"
+	"os/exec"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -126,5 +128,66 @@ func TestATrialSaysWhetherAnotherPlanTakesTheStateOver(t *testing.T) {
 	defer empty.Close()
 	if err := follower(t, old, empty, formerPlan(2)).try(); !errors.Is(err, arena.ErrLayout) {
 		t.Errorf("try of nothing = %v", err)
+	}
+}
+
+// The process before ends when, and only when, there is one that needs nobody else.
+func TestTheProcessBeforeEndsOnceNothingIsMissing(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		keep bool
+	}{{"control dies before it has given everything", false}, {"everything is there", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			before := exec.Command("sleep", "60")
+			if err := before.Start(); err != nil {
+				t.Fatal(err)
+			}
+			gone := make(chan error, 1)
+			go func() { gone <- before.Wait() }()
+			defer before.Process.Kill() //nolint:errcheck // it may have ended
+			pidfd, err := unix.PidfdOpen(before.Process.Pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			control, end, err := handover.Pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			fd, err := unix.Dup(int(end.Fd()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := end.Close(); err != nil {
+				t.Fatal(err)
+			}
+			p := &process{conn: handover.New(fd), pidfd: pidfd, start: handover.StartBody{Former: true}}
+			if c.keep {
+				if err := control.Send(handover.Keep, handover.KeepBody{Description: []byte(`"all"`)}, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := control.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.succeed(); c.keep != (err == nil) || !c.keep && !errors.Is(err, io.EOF) {
+				t.Errorf("succeed: %v", err)
+			}
+			if (string(p.about) == `"all"`) != c.keep || p.hasKept != c.keep {
+				t.Errorf("it keeps %q", p.about)
+			}
+			if !c.keep {
+				select {
+				case err := <-gone:
+					t.Errorf("it ended: %v", err)
+				case <-time.After(50 * time.Millisecond):
+				}
+				return
+			}
+			select {
+			case <-gone:
+			case <-time.After(5 * time.Second):
+				t.Error("it still runs")
+			}
+		})
 	}
 }

@@ -43,6 +43,7 @@ type process struct {
 	plan    *plan.Plan
 	segment *segment.Segment
 	lock    int           // descriptor that says that we live
+	pidfd   int           // of the process before this one, which still runs; 0: it does not
 	door    int           // a socket to be found by, for the time without a control
 	denials int           // where the kernel tells of denied system calls; 0: nowhere
 	parts   parts         // what outlives us; nothing with `crash: cold`
@@ -135,7 +136,10 @@ func (p *process) prepare() error {
 	if p.start.Try {
 		return p.try()
 	}
-	var err error
+	err := p.succeed()
+	if err != nil {
+		return err
+	}
 	if p.common, err = p.sharedRegion(); err != nil {
 		return err
 	}
@@ -174,11 +178,17 @@ func (p *process) receiveStart() error {
 	if p.start.Kept != nil {
 		want += p.start.Kept.Descriptors() + descriptors(p.start.From)
 	}
+	if p.start.Former {
+		want++
+	}
 	if len(m.FDs) != want || p.start.Plan == nil || p.start.Kept != nil && p.start.Kept.Regions < p.start.Plan.Workers {
 		m.Close()
 		return fmt.Errorf("data plane: %w: a start with %d descriptors", handover.ErrPeer, len(m.FDs))
 	}
 	p.plan, p.lock = p.start.Plan, m.FDs[2]
+	if p.start.Former {
+		p.pidfd, m.FDs = m.FDs[want-1], m.FDs[:want-1]
+	}
 	if p.start.Kept != nil {
 		n := 3 + p.start.Kept.Descriptors()
 		p.parts.take(p.start.Kept, m.FDs[3:n:n])
