@@ -285,13 +285,32 @@ func (r *control) setWorkers(n int) (int, error) {
 	case n > most:
 		return 0, api.Refuse("raise workers_max in the config and start again", "%d workers are more than workers_max %d: sockets and memory are made for no more", n, most)
 	case n == r.Plan.Workers:
-		return 0, nil
+		return r.counted(r.occupy)
 	}
-	next := r.Setup
 	p := *r.Plan
 	p.Workers = n
+	next := r.Setup
 	next.Plan = &p
-	return r.rehand(&warm{next: next})
+	return r.counted(func() error {
+		_, err := r.hand(&warm{next: next, feeds: identity(len(p.Feeds)), queries: identity(len(p.Queries))})
+		return err
+	})
+}
+
+// occupy gives key groups to workers that have none: they came, and before they got any,
+// control ended.
+func (r *control) occupy() error {
+	table, err := r.network.tables.Owners()
+	if err != nil {
+		return err
+	}
+	for w := range r.Plan.Workers {
+		if !slices.Contains(table[:], uint16(w)) {
+			want := spread(&table, r.Plan.Workers)
+			return r.move(&want)
+		}
+	}
+	return nil
 }
 
 // rebalance moves key groups from workers that have much to do to those that have little.
@@ -304,7 +323,7 @@ func (r *control) rebalance() (int, error) {
 	if want == table {
 		return 0, nil
 	}
-	return r.rehand(&warm{next: r.Setup, owners: &want})
+	return r.counted(func() error { return r.move(&want) })
 }
 
 // moveTo gives key groups to worker to and returns how many have another one then.
@@ -319,18 +338,16 @@ func (r *control) moveTo(groups []int, to int) (int, error) {
 	for _, g := range groups {
 		want[g] = uint16(to)
 	}
-	return r.rehand(&warm{next: r.Setup, owners: &want})
+	return r.counted(func() error { return r.move(&want) })
 }
 
-// rehand makes a handover in which all feeds and queries go on, and returns how many key
-// groups have another worker then.
-func (r *control) rehand(w *warm) (int, error) {
+// counted makes a change and returns how many key groups have another worker then.
+func (r *control) counted(change func() error) (int, error) {
 	before, err := r.network.tables.Owners()
 	if err != nil {
 		return 0, err
 	}
-	w.feeds, w.queries = identity(len(r.Plan.Feeds)), identity(len(r.Plan.Queries))
-	if _, err := r.hand(w); err != nil {
+	if err := change(); err != nil {
 		return 0, err
 	}
 	r.enforce()

@@ -10,6 +10,7 @@ import (
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/handover"
+	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
@@ -18,21 +19,23 @@ import (
 type owners = [event.GroupCount]uint16
 
 // A warm handover puts another data plane in the place of the running one, with another
-// plan, other workers, or other owners of key groups, while packets go on coming:
+// plan or other workers, while packets go on coming:
 //
 //  1. the workers are held: nothing is in hand, packets wait in the rings;
-//  2. the XDP program is told of the new feeds and owners; workers that give channels
-//     away take what was placed with them before;
+//  2. the XDP program is told of the new feeds;
 //  3. the pump writes every row that is out, and ends with its segment;
-//  4. the process ends, and the next one takes over what goes on, from memory to memory;
+//  4. the next process has everything, the last one ends, and what goes on is taken over
+//     from memory to memory;
 //  5. a new pump goes on with the new segment.
 //
-// Until the next one runs, everything can be put back: the old memory is only read.
+// Until the next one runs, everything can be put back: the old memory is only read. Key
+// groups have the same workers before and after, so that each frame is where it belongs
+// whoever goes on. Groups of workers that go are moved beforehand, and those that come get
+// theirs afterwards, within one process: see [control.moveGroups].
 type warm struct {
 	next    Setup
 	feeds   []int // for each feed of the plan the old number of the one that goes on, -1: none does
 	queries []int
-	owners  *owners // nil: as they are, or by the number of workers if that changes
 	account status.Former
 }
 
@@ -45,41 +48,55 @@ const (
 	pumpPatience  = 10 * time.Second
 )
 
-// hand makes the warm handover w and returns how long no worker took frames. After an
-// error everything is as before, unless it says otherwise. Where some workers both give
-// groups and get some it takes several.
+// hand makes the warm handover w and returns how long no worker took frames at most. After
+// an error everything is as before, unless it says otherwise.
 func (r *control) hand(w *warm) (time.Duration, error) {
-	if err := r.mayHand(w); err != nil {
+	if err := r.mayHand(w.next.Plan); err != nil {
 		return 0, err
 	}
 	old, err := r.network.tables.Owners()
 	if err != nil {
 		return 0, err
 	}
-	want := old
-	switch {
-	case w.owners != nil:
-		want = *w.owners
-	case w.next.Plan.Workers != r.Plan.Workers:
-		want = spread(&old, w.next.Plan.Workers)
+	from, to := r.Plan.Workers, w.next.Plan.Workers
+	if from == to {
+		return r.handOnce(w, &old)
 	}
-	if w.next.Plan == r.Plan && r.Plan.Workers > 1 {
-		return r.moveGroups(&old, &want)
-	}
-	var pause time.Duration
-	for _, part := range rounds(&old, &want) {
-		table := old
-		for _, group := range part {
-			table[group] = want[group]
-		}
-		took, err := r.handOnce(w, &old, &table)
+	want := spread(&old, to)
+	if from < to {
+		pause, err := r.handOnce(w, &old)
 		if err != nil {
 			return pause, err
 		}
-		pause, old = max(pause, took), table
-		w = &warm{next: r.Setup, feeds: identity(len(r.Plan.Feeds)), queries: identity(len(r.Plan.Queries))}
+		moved, err := r.moveGroups(&old, &want)
+		if err != nil {
+			err = fmt.Errorf("there are %d workers now, but not all of them got key groups, rebalance them: %w", to, err)
+		}
+		return max(pause, moved), err
 	}
-	return pause, nil
+	moved, err := r.moveGroups(&old, &want)
+	if err != nil {
+		return moved, err
+	}
+	pause, err := r.handOnce(w, &want)
+	if err != nil {
+		_, back := r.moveGroups(&want, &old)
+		err = errors.Join(err, back)
+	}
+	return max(pause, moved), err
+}
+
+// move gives key groups the workers in want.
+func (r *control) move(want *owners) error {
+	if err := r.mayHand(r.Plan); err != nil {
+		return err
+	}
+	old, err := r.network.tables.Owners()
+	if err != nil || old == *want {
+		return err
+	}
+	_, err = r.moveGroups(&old, want)
+	return err
 }
 
 func identity(n int) []int {
@@ -90,8 +107,8 @@ func identity(n int) []int {
 	return list
 }
 
-// handOnce is hand where no worker that gives groups gets any.
-func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
+// handOnce is hand where key groups keep their workers, those in table.
+func (r *control) handOnce(w *warm, table *owners) (time.Duration, error) {
 	g, next := r.g, newGeneration()
 	next.layout = g.layout
 	next.layout.Workers = w.next.Plan.Workers
@@ -102,8 +119,8 @@ func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
 	if err := r.hold(g); err != nil {
 		return 0, err
 	}
-	if err := r.handHeld(w, g, next, old, want); err != nil {
-		return 0, errors.Join(err, r.takeBack(g, next, old))
+	if err := r.handHeld(w, g, next, table); err != nil {
+		return 0, errors.Join(err, r.takeBack(g, next))
 	}
 	pause := time.Since(began)
 	next.lives.pause = pause
@@ -111,8 +128,8 @@ func (r *control) handOnce(w *warm, old, want *owners) (time.Duration, error) {
 	return pause, nil
 }
 
-// mayHand says why w cannot be.
-func (r *control) mayHand(w *warm) error {
+// mayHand says why p cannot be put in force, warm.
+func (r *control) mayHand(p *plan.Plan) error {
 	switch {
 	case r.g.stock == nil:
 		return errors.New("with `crash: cold` nothing outlives the data plane: stop and start instead")
@@ -120,8 +137,8 @@ func (r *control) mayHand(w *warm) error {
 		return errEnding
 	case r.Plan.Group != nil:
 		return errors.New("a box of a group keeps its plan while it runs: stop it, change its config, and start it; the other boxes go on meanwhile")
-	case w.next.Plan.Workers > max(r.Plan.WorkersMax, r.Plan.Workers):
-		return fmt.Errorf("%d workers: workers_max is %d, and sockets and memory are made for no more", w.next.Plan.Workers, r.Plan.WorkersMax)
+	case p.Workers > max(r.Plan.WorkersMax, r.Plan.Workers):
+		return fmt.Errorf("%d workers: workers_max is %d, and sockets and memory are made for no more", p.Workers, r.Plan.WorkersMax)
 	}
 	return r.affordable()
 }
@@ -198,14 +215,11 @@ func (r *control) lives(g *generation) error {
 }
 
 // handHeld goes on when the workers are held.
-func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err error) {
+func (r *control) handHeld(w *warm, g, next *generation, table *owners) error {
 	if err := r.openMembers(g, next); err != nil {
 		return err
 	}
 	if err := errors.Join(r.network.join(w.next.Plan), r.network.tables.SetFeeds(r.steered(w.next.Plan))); err != nil {
-		return err
-	}
-	if err := r.moveSlots(g, old, want); err != nil {
 		return err
 	}
 	if err := finishPump(g); err != nil {
@@ -215,7 +229,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 	if err := r.renew(w, g, next); err != nil {
 		return err
 	}
-	if err := r.begetNext(w, g, next, want); err != nil {
+	if err := r.begetNext(w, g, next, table); err != nil {
 		return err
 	}
 	next.listen()
@@ -225,7 +239,7 @@ func (r *control) handHeld(w *warm, g, next *generation, old, want *owners) (err
 
 // begetNext puts next's process in the place of g's. What can fail without it comes first:
 // once workers of next run, there is no way back.
-func (r *control) begetNext(w *warm, g, next *generation, want *owners) (err error) {
+func (r *control) begetNext(w *warm, g, next *generation, table *owners) (err error) {
 	from := &handover.FromBody{Plan: r.Plan, Regions: r.Plan.Workers, Feeds: w.feeds, Queries: w.queries}
 	before := r.Setup
 	defer func() {
@@ -237,7 +251,7 @@ func (r *control) begetNext(w *warm, g, next *generation, want *owners) (err err
 	if err := r.startPump(next); err != nil {
 		return err
 	}
-	ready, err := r.launch(next, launch{after: g, from: from, old: g.stock, owners: want, former: &w.account})
+	ready, err := r.launch(next, launch{after: g, from: from, old: g.stock, owners: table, former: &w.account})
 	if err == nil && !ready.Warm {
 		err = errors.New("the data plane did not take the state over")
 	}
@@ -371,7 +385,7 @@ func (r *control) renew(w *warm, g, next *generation) error {
 }
 
 // takeBack lets g go on after a handover that did not come about.
-func (r *control) takeBack(g, next *generation, old *owners) error {
+func (r *control) takeBack(g, next *generation) error {
 	var errs []error
 	if next.pid > 0 {
 		next.kill()
@@ -379,7 +393,6 @@ func (r *control) takeBack(g, next *generation, old *owners) error {
 	}
 	next.endPump()
 	errs = append(errs, r.network.tables.SetFeeds(r.steered(r.Plan)), r.network.leave(r.Plan))
-	errs = append(errs, r.network.setOwners(old))
 	errs = append(errs, r.network.clearWorkers(g.layout.Workers, next.layout.Workers), r.network.tables.Barrier())
 	if next.segment != nil {
 		errs = append(errs, next.segment.Close())
