@@ -22,8 +22,6 @@ const (
 	// handshakesMost bounds strangers who are in a handshake at a time, remoteMost the
 	// clients who are connected.
 	handshakesMost, remoteMost = 32, 64
-	// defaultDir is where `headrace group init` puts keys if it is not told.
-	defaultDir = "/etc/headrace/group"
 )
 
 // credential returns where a file of the config is: a relative one among systemd's
@@ -74,7 +72,7 @@ func newKeeper(c *config.Remote, log *slog.Logger) (*keeper, error) {
 
 func (k *keeper) read() (*tls.Certificate, error) {
 	if k.certificate == "" {
-		d, err := group.Open(defaultDir)
+		d, err := group.Open(group.DirDefault)
 		if err != nil {
 			return nil, fmt.Errorf("%w: name certificate and key, or make them with 'headrace group init'", err)
 		}
