@@ -123,19 +123,6 @@ type tlsListener struct {
 	conns  atomic.Int64
 }
 
-// A countedConn makes room for another when it is closed.
-type countedConn struct {
-	net.Conn
-	conns *atomic.Int64
-	once  sync.Once
-}
-
-// Close closes the connection.
-func (c *countedConn) Close() error {
-	c.once.Do(func() { c.conns.Add(-1) })
-	return c.Conn.Close()
-}
-
 // listenTLS begins to listen. known says whether a certificate is that of a client now.
 func listenTLS(address string, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), known func(*caller) bool) (*tlsListener, error) {
 	l, err := net.Listen("tcp", address)
@@ -185,7 +172,7 @@ func (t *tlsListener) run(ctx context.Context) {
 			_ = conn.Close()
 			continue
 		}
-		conn = &countedConn{Conn: conn, conns: &t.conns}
+		conn = &countedConn{Conn: conn, gone: func() { t.conns.Add(-1) }}
 		select {
 		case slots <- struct{}{}:
 		case <-t.done:
