@@ -67,7 +67,6 @@ type param struct {
 	kind      string // boolean, integer or string
 	min, max  int
 	preset    string
-	required  bool
 }
 
 // Bodies of requests and answers.
