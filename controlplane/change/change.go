@@ -97,7 +97,7 @@ type State struct {
 type Change struct {
 	Items []Item
 	// Plan is the new plan with feeds renumbered, so that frames that are on their way
-	// stay with their feeds: see [Number]. It is made also if the change is refused.
+	// stay with their feeds: see number.go. It is made also if the change is refused.
 	Plan *plan.Plan
 	// Feeds has for each feed of Plan the number in the old plan of the feed whose state
 	// goes on in it, or -1. It is the feed's own number if it is not -1.
@@ -243,7 +243,7 @@ func Between(old, next State) *Change {
 	kept := w.state()
 	c := &Change{Items: w.items}
 	var err error
-	if c.Plan, c.Feeds, err = Number(old.Plan, next.Plan, func(feed string) bool { return kept.feeds[feed] }); err != nil {
+	if c.Plan, c.Feeds, err = renumber(old.Plan, next.Plan, func(feed string) bool { return kept.feeds[feed] }); err != nil {
 		c.Items = append(c.Items, Item{
 			Object: Feed, Action: Changed, Tag: Warm, Reason: "frames on their way carry their feed's number",
 			Refused: err.Error(),
@@ -254,7 +254,7 @@ func Between(old, next State) *Change {
 	for i := range next.Plan.Queries {
 		from := -1
 		if name := next.Plan.Queries[i].Name; kept.queries[name] {
-			from = slices.IndexFunc(old.Plan.Queries, func(q plan.Query) bool { return q.Name == name })
+			from = queryNumber(old.Plan, name)
 		}
 		c.Queries = append(c.Queries, from)
 	}
