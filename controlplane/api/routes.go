@@ -32,9 +32,13 @@ const (
 	configMax    = 1 << 20 // bytes, that of package config
 	bodyMax      = 64 << 10
 	countMax     = 1_000_000 // frames of one capture
-	secondsMost  = 3600      // of one capture
-	capturesMost = 4         // at a time
-	sourceMax    = 255
+	secondsMost  = int(CaptureMost / time.Second)
+	capturesMost = 4 // at a time
+
+	// CaptureMost is how long a capture may take.
+	CaptureMost = time.Hour
+	// SourceMax is how many characters may say where a config comes from.
+	SourceMax = 255
 )
 
 // A route is one operation.
@@ -211,7 +215,7 @@ var changerRoutes = []route{
 			"If-Match says which config is replaced: the ETag of GET /v1/config, or * for any. A dry run needs none.",
 		params: []param{
 			{name: "dry_run", kind: "boolean", preset: "false", doc: "Only say what would change."},
-			{name: "source", kind: "string", preset: "api", max: sourceMax, doc: "Where the text comes from, such as a file's name."},
+			{name: "source", kind: "string", preset: "api", max: SourceMax, doc: "Where the text comes from, such as a file's name."},
 		},
 		body: typeYAML, out: change.Report{}, status: http.StatusOK,
 		fails: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusUnprocessableEntity, http.StatusPreconditionRequired},

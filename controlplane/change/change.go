@@ -22,8 +22,8 @@ const (
 	Cold Tag = "cold" // sockets or their memory are made anew: windows in hand are lost, or say that they are incomplete
 )
 
-// weight orders tags.
-func (t Tag) weight() int { return slices.Index([]Tag{None, Live, Warm, Cold}, t) }
+// Weight orders tags; it is -1 of what is no tag.
+func (t Tag) Weight() int { return slices.Index([]Tag{None, Live, Warm, Cold}, t) }
 
 // An Object is what kind of thing changes.
 type Object string
@@ -111,7 +111,7 @@ type Change struct {
 func (c *Change) Tag() Tag {
 	t := None
 	for i := range c.Items {
-		if c.Items[i].Tag.weight() > t.weight() {
+		if c.Items[i].Tag.Weight() > t.Weight() {
 			t = c.Items[i].Tag
 		}
 	}
@@ -202,9 +202,9 @@ func (r *Report) Write(w io.Writer) error {
 // order puts what is refused before what is cold, and so on.
 func (i *Item) order() int {
 	if i.Refused != "" {
-		return Cold.weight() + 1
+		return Cold.Weight() + 1
 	}
-	return i.Tag.weight()
+	return i.Tag.Weight()
 }
 
 // words says what happens to the value.

@@ -175,7 +175,7 @@ func (w *walker) refuseGlobal() {
 // reordered adds an item if the new plan differs from the old one and no item says so:
 // feeds and queries that stand in another order have other numbers.
 func (c *Change) reordered(old *plan.Plan) {
-	if c.Tag().weight() >= Warm.weight() || len(c.Refused()) > 0 || old.Hash() == c.Plan.Hash() {
+	if c.Tag().Weight() >= Warm.Weight() || len(c.Refused()) > 0 || old.Hash() == c.Plan.Hash() {
 		return
 	}
 	c.Items = append(c.Items, Item{
