@@ -201,6 +201,15 @@ func Dial(ctx context.Context, name string) (net.Conn, error) {
 	return nil, fmt.Errorf("status: %s: %w; %s", name, ErrNotRunning, running)
 }
 
+// Transport asks the run of the given name, over its socket. The error is also that of
+// [Dial].
+func Transport(name string) http.RoundTripper {
+	return &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, name) },
+	}
+}
+
 // Fetch asks the run of the given name for its report, as JSON. The error is that of
 // [Dial], or says what the answer was.
 func Fetch(ctx context.Context, name string) ([]byte, error) {
