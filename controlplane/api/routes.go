@@ -211,7 +211,8 @@ var changerRoutes = []route{
 		summary: "Put another config in force, or ask what that would change",
 		doc: "The body is the config. It is read, checked and compared with the one in force, and then applied whole or not at all. " +
 			"Each change has a tag: live (the control process does it alone), warm (the data plane is replaced within milliseconds, no frame is lost), " +
-			"cold (sockets are made anew: open windows are lost or say that they are incomplete); or it is refused, with what to do. " +
+			"cold (sockets or their memory would have to be made anew: it is refused in a running headrace); or it is refused for another reason. " +
+			"What is refused says what to do. " +
 			"If-Match says which config is replaced: the ETag of GET /v1/config, or * for any. A dry run needs none.",
 		params: []param{
 			{name: "dry_run", kind: "boolean", preset: "false", doc: "Only say what would change."},
@@ -376,7 +377,7 @@ func (c *call) moved(m Moved, err error) error {
 var upgraderRoutes = []route{
 	{
 		method: http.MethodPost, path: "/v1/upgrade", id: "upgrade", role: RoleAdmin, changes: true, alone: true, summary: "Replace the data plane by one of another binary",
-		doc: "State and windows go on if both agree on their layout; else the answer says why they did not.",
+		doc: "State and windows go on. It is refused if they could not, because the two lay out their memory differently, and if frames would be lost by it.",
 		in:  Upgrade{}, out: Upgraded{}, status: http.StatusOK, fails: []int{http.StatusNotFound, http.StatusConflict},
 		serve: func(c *call) error {
 			u := *c.in.(*Upgrade)

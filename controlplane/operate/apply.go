@@ -34,8 +34,7 @@ not at all. Each change has a tag:
   live     the control process does it alone; no packet notices
   warm     the data plane is replaced within milliseconds; no frame is lost, and
            feeds and queries that stay as they are keep their state
-  cold     sockets and their memory are made anew; windows that are open are lost,
-           or say that they are incomplete
+  cold     sockets and their memory would have to be made anew: it is refused
   refused  it cannot be done while headrace runs; the table says what to do
 
 If somebody else changes the config between the table and the change, nothing is

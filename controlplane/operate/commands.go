@@ -154,8 +154,8 @@ func upgradeCommand() *cobra.Command {
 		Long: `Upgrade starts the data plane anew from BINARY, or from the file that the run was
 started from, as it is now. Packets wait in the rings meanwhile; state and windows go
 on. It is refused if the rings cannot hold what comes within that time, unless --anyway
-is given. Between binaries that lay out their memory differently the start is cold, and
-the answer says so: windows that are open say that they are incomplete.`,
+is given, and between binaries that lay out their memory differently: drain headrace
+then, and start the new one.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			body := api.Upgrade{Anyway: anyway}
@@ -168,12 +168,8 @@ the answer says so: windows that are open say that they are incomplete.`,
 			}
 			var done api.Upgraded
 			return f.tell(c, &request{method: http.MethodPost, path: "/v1/upgrade", json: body}, &done, func() string {
-				how := "warm: state and windows went on"
-				if !done.Warm {
-					how = "cold: " + done.Cold
-				}
-				return fmt.Sprintf("%s -> %s, %s; frames waited for %s of the %s that the rings hold",
-					done.From, done.To, how, time.Duration(done.PauseNanos), time.Duration(done.BudgetNanos))
+				return fmt.Sprintf("%s -> %s, warm: state and windows went on; frames waited for %s of the %s that the rings hold",
+					done.From, done.To, time.Duration(done.PauseNanos), time.Duration(done.BudgetNanos))
 			})
 		},
 	}
