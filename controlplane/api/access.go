@@ -1,9 +1,7 @@
 package api
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/headrace/headrace/controlplane/config"
+	"github.com/headrace/headrace/rdma/boot"
 )
 
 // A Role is what a caller may do. Each includes those before it.
@@ -56,7 +55,7 @@ func (c *caller) who(a *access) string {
 	if x := a.client(c.chain); x != nil {
 		return "client " + x.name
 	}
-	return "client with " + pinOf(c.chain[0])
+	return "client with " + boot.Pin(c.chain[0])
 }
 
 // access is the config's section api, ready to be asked.
@@ -146,7 +145,7 @@ func (a *access) client(chain []*x509.Certificate) *client {
 		return nil
 	}
 	leaf := chain[0]
-	pin := pinOf(leaf)
+	pin := boot.Pin(leaf)
 	for i := range a.clients {
 		if slices.Contains(a.clients[i].pins, pin) {
 			return &a.clients[i]
@@ -178,10 +177,4 @@ func namesOf(c *x509.Certificate) []string {
 		names = append(names, u.String())
 	}
 	return names
-}
-
-// pinOf returns the pin of a certificate's key, as the config writes it.
-func pinOf(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	return "sha256:" + base64.StdEncoding.EncodeToString(sum[:])
 }

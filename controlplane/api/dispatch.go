@@ -162,7 +162,7 @@ func (c *call) run() error {
 	if role < c.route.role {
 		return c.forbidden(role, c.route.role)
 	}
-	if err := errors.Join(c.readQuery()); err != nil {
+	if err := c.readQuery(); err != nil {
 		return err
 	}
 	if err := c.readBody(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,7 +82,7 @@ func operation(s *schemas, r *route) object {
 	switch {
 	case r.in != nil:
 		t := reflect.TypeOf(r.in)
-		op["requestBody"] = object{"required": needsBody(t), "content": object{typeJSON: object{"schema": s.body(t)}}}
+		op["requestBody"] = object{"required": needsBody(t), "content": object{typeJSON: object{"schema": s.of(t)}}}
 	case r.body != "":
 		op["requestBody"] = object{"required": true, "content": object{r.body: object{
 			// The whole schema of a config is a document of its own, docs/config.schema.json.
@@ -129,7 +130,7 @@ func parameters(r *route) []any {
 			schema["maxLength"], schema["pattern"] = p.max, `^[^\x00-\x1f\x7f]*$`
 			schema["default"] = p.preset
 		}
-		out = append(out, object{"name": p.name, "in": "query", "required": p.required, "description": p.doc, "schema": schema})
+		out = append(out, object{"name": p.name, "in": "query", "required": false, "description": p.doc, "schema": schema})
 	}
 	if r.match {
 		out = append(out, object{
@@ -166,19 +167,17 @@ func responses(s *schemas, r *route) object {
 		}
 	}
 	out := object{strconv.Itoa(r.status): good}
-	for _, status := range append(append([]int{}, everywhere...), r.fails...) {
+	fails := slices.Concat(everywhere, r.fails)
+	if r.alone {
+		fails = append(fails, http.StatusConflict)
+	}
+	for _, status := range fails {
 		if status == http.StatusNotModified {
 			out[strconv.Itoa(status)] = object{"description": "It is known already.", "headers": id}
 			continue
 		}
 		out[strconv.Itoa(status)] = object{
 			"description": kinds[status].title, "headers": id,
-			"content": object{problemType: object{"schema": object{"$ref": "#/components/schemas/Problem"}}},
-		}
-	}
-	if r.alone {
-		out[strconv.Itoa(http.StatusConflict)] = object{
-			"description": kinds[http.StatusConflict].title, "headers": id,
 			"content": object{problemType: object{"schema": object{"$ref": "#/components/schemas/Problem"}}},
 		}
 	}
@@ -297,6 +296,3 @@ func (s *schemas) field(f reflect.StructField) object {
 	}
 	return x
 }
-
-// body returns the schema of a request's body.
-func (s *schemas) body(t reflect.Type) object { return s.of(t) }

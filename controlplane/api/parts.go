@@ -128,9 +128,9 @@ type Moved struct {
 
 // An Upgrader replaces the data plane.
 type Upgrader interface {
-	// Upgrade replaces the data plane by one of another binary, warm if both agree on
-	// their layout. The error wraps [ErrRefused] if frames would be lost and u.Anyway is
-	// not set.
+	// Upgrade replaces the data plane by one of another binary, which goes on with its
+	// state. The error wraps [ErrRefused] if it could not, because the two lay out their
+	// memory differently, or if frames would be lost and u.Anyway is not set.
 	Upgrade(ctx context.Context, u Upgrade) (Upgraded, error)
 	// Detach gives the interfaces back: the XDP program is taken off, groups are left,
 	// descriptors that somebody keeps are forgotten, and the run ends. Windows in hand
@@ -149,9 +149,8 @@ type Upgrade struct {
 
 // Upgraded says what an upgrade did.
 type Upgraded struct {
-	// Warm says that state went on; Cold says why it did not, and is empty if it did.
-	Warm bool   `json:"warm"`
-	Cold string `json:"cold,omitempty"`
+	// Warm says that state went on: an upgrade without it is refused.
+	Warm bool `json:"warm"`
 	// From and To are the binaries' versions.
 	From string `json:"from"`
 	To   string `json:"to"`

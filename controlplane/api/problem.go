@@ -140,7 +140,6 @@ func problem(status int, fix, format string, args ...any) *Problem {
 func (p *Problem) write(w http.ResponseWriter, request string) {
 	p.Request = request
 	w.Header().Set("Content-Type", problemType)
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // an error is the client's going away
 }

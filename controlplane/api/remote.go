@@ -22,8 +22,6 @@ const (
 	// handshakesMost bounds strangers who are in a handshake at a time, remoteMost the
 	// clients who are connected.
 	handshakesMost, remoteMost = 32, 64
-	// defaultDir is where `headrace group init` puts keys if it is not told.
-	defaultDir = "/etc/headrace/group"
 )
 
 // credential returns where a file of the config is: a relative one among systemd's
@@ -74,7 +72,7 @@ func newKeeper(c *config.Remote, log *slog.Logger) (*keeper, error) {
 
 func (k *keeper) read() (*tls.Certificate, error) {
 	if k.certificate == "" {
-		d, err := group.Open(defaultDir)
+		d, err := group.Open(group.DirDefault)
 		if err != nil {
 			return nil, fmt.Errorf("%w: name certificate and key, or make them with 'headrace group init'", err)
 		}
@@ -123,19 +121,6 @@ type tlsListener struct {
 	wait   sync.WaitGroup
 	stop   context.CancelFunc
 	conns  atomic.Int64
-}
-
-// A countedConn makes room for another when it is closed.
-type countedConn struct {
-	net.Conn
-	conns *atomic.Int64
-	once  sync.Once
-}
-
-// Close closes the connection.
-func (c *countedConn) Close() error {
-	c.once.Do(func() { c.conns.Add(-1) })
-	return c.Conn.Close()
 }
 
 // listenTLS begins to listen. known says whether a certificate is that of a client now.
@@ -187,7 +172,7 @@ func (t *tlsListener) run(ctx context.Context) {
 			_ = conn.Close()
 			continue
 		}
-		conn = &countedConn{Conn: conn, conns: &t.conns}
+		conn = &countedConn{Conn: conn, gone: func() { t.conns.Add(-1) }}
 		select {
 		case slots <- struct{}{}:
 		case <-t.done:

@@ -32,9 +32,13 @@ const (
 	configMax    = 1 << 20 // bytes, that of package config
 	bodyMax      = 64 << 10
 	countMax     = 1_000_000 // frames of one capture
-	secondsMost  = 3600      // of one capture
-	capturesMost = 4         // at a time
-	sourceMax    = 255
+	secondsMost  = int(CaptureMost / time.Second)
+	capturesMost = 4 // at a time
+
+	// CaptureMost is how long a capture may take.
+	CaptureMost = time.Hour
+	// SourceMax is how many characters may say where a config comes from.
+	SourceMax = 255
 )
 
 // A route is one operation.
@@ -67,7 +71,6 @@ type param struct {
 	kind      string // boolean, integer or string
 	min, max  int
 	preset    string
-	required  bool
 }
 
 // Bodies of requests and answers.
@@ -208,11 +211,12 @@ var changerRoutes = []route{
 		summary: "Put another config in force, or ask what that would change",
 		doc: "The body is the config. It is read, checked and compared with the one in force, and then applied whole or not at all. " +
 			"Each change has a tag: live (the control process does it alone), warm (the data plane is replaced within milliseconds, no frame is lost), " +
-			"cold (sockets are made anew: open windows are lost or say that they are incomplete); or it is refused, with what to do. " +
+			"cold (sockets or their memory would have to be made anew: it is refused in a running headrace); or it is refused for another reason. " +
+			"What is refused says what to do. " +
 			"If-Match says which config is replaced: the ETag of GET /v1/config, or * for any. A dry run needs none.",
 		params: []param{
 			{name: "dry_run", kind: "boolean", preset: "false", doc: "Only say what would change."},
-			{name: "source", kind: "string", preset: "api", max: sourceMax, doc: "Where the text comes from, such as a file's name."},
+			{name: "source", kind: "string", preset: "api", max: SourceMax, doc: "Where the text comes from, such as a file's name."},
 		},
 		body: typeYAML, out: change.Report{}, status: http.StatusOK,
 		fails: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusUnprocessableEntity, http.StatusPreconditionRequired},
@@ -373,7 +377,7 @@ func (c *call) moved(m Moved, err error) error {
 var upgraderRoutes = []route{
 	{
 		method: http.MethodPost, path: "/v1/upgrade", id: "upgrade", role: RoleAdmin, changes: true, alone: true, summary: "Replace the data plane by one of another binary",
-		doc: "State and windows go on if both agree on their layout; else the answer says why they did not.",
+		doc: "State and windows go on. It is refused if they could not, because the two lay out their memory differently, and if frames would be lost by it.",
 		in:  Upgrade{}, out: Upgraded{}, status: http.StatusOK, fails: []int{http.StatusNotFound, http.StatusConflict},
 		serve: func(c *call) error {
 			u := *c.in.(*Upgrade)

@@ -236,18 +236,23 @@ type localListener struct {
 	conns, onlookers int
 }
 
-// A localConn is a connection of a process on this host.
-type localConn struct {
+// A countedConn makes room for another when it is closed.
+type countedConn struct {
 	net.Conn
-	caller *caller
-	gone   func()
-	once   sync.Once
+	gone func()
+	once sync.Once
 }
 
-// Close closes the connection and makes room for another.
-func (c *localConn) Close() error {
+// Close closes the connection.
+func (c *countedConn) Close() error {
 	c.once.Do(c.gone)
 	return c.Conn.Close()
+}
+
+// A localConn is a connection of a process on this host.
+type localConn struct {
+	countedConn
+	caller *caller
 }
 
 // Accept returns the next connection. Beyond the bounds it is closed at once.
@@ -272,7 +277,7 @@ func (l *localListener) Accept() (net.Conn, error) {
 			_ = conn.Close()
 			continue
 		}
-		return &localConn{Conn: conn, caller: c, gone: func() { l.leave(onlooker) }}, nil
+		return &localConn{countedConn{Conn: conn, gone: func() { l.leave(onlooker) }}, c}, nil
 	}
 }
 

@@ -22,8 +22,8 @@ const (
 	Cold Tag = "cold" // sockets or their memory are made anew: windows in hand are lost, or say that they are incomplete
 )
 
-// weight orders tags.
-func (t Tag) weight() int { return slices.Index([]Tag{None, Live, Warm, Cold}, t) }
+// Weight orders tags; it is -1 of what is no tag.
+func (t Tag) Weight() int { return slices.Index([]Tag{None, Live, Warm, Cold}, t) }
 
 // An Object is what kind of thing changes.
 type Object string
@@ -97,7 +97,7 @@ type State struct {
 type Change struct {
 	Items []Item
 	// Plan is the new plan with feeds renumbered, so that frames that are on their way
-	// stay with their feeds: see [Number]. It is made also if the change is refused.
+	// stay with their feeds: see number.go. It is made also if the change is refused.
 	Plan *plan.Plan
 	// Feeds has for each feed of Plan the number in the old plan of the feed whose state
 	// goes on in it, or -1. It is the feed's own number if it is not -1.
@@ -111,7 +111,7 @@ type Change struct {
 func (c *Change) Tag() Tag {
 	t := None
 	for i := range c.Items {
-		if c.Items[i].Tag.weight() > t.weight() {
+		if c.Items[i].Tag.Weight() > t.Weight() {
 			t = c.Items[i].Tag
 		}
 	}
@@ -202,9 +202,9 @@ func (r *Report) Write(w io.Writer) error {
 // order puts what is refused before what is cold, and so on.
 func (i *Item) order() int {
 	if i.Refused != "" {
-		return Cold.weight() + 1
+		return Cold.Weight() + 1
 	}
-	return i.Tag.weight()
+	return i.Tag.Weight()
 }
 
 // words says what happens to the value.
@@ -243,7 +243,7 @@ func Between(old, next State) *Change {
 	kept := w.state()
 	c := &Change{Items: w.items}
 	var err error
-	if c.Plan, c.Feeds, err = Number(old.Plan, next.Plan, func(feed string) bool { return kept.feeds[feed] }); err != nil {
+	if c.Plan, c.Feeds, err = renumber(old.Plan, next.Plan, func(feed string) bool { return kept.feeds[feed] }); err != nil {
 		c.Items = append(c.Items, Item{
 			Object: Feed, Action: Changed, Tag: Warm, Reason: "frames on their way carry their feed's number",
 			Refused: err.Error(),
@@ -254,7 +254,7 @@ func Between(old, next State) *Change {
 	for i := range next.Plan.Queries {
 		from := -1
 		if name := next.Plan.Queries[i].Name; kept.queries[name] {
-			from = slices.IndexFunc(old.Plan.Queries, func(q plan.Query) bool { return q.Name == name })
+			from = queryNumber(old.Plan, name)
 		}
 		c.Queries = append(c.Queries, from)
 	}

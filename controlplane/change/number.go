@@ -8,7 +8,7 @@ import (
 	"github.com/headrace/headrace/dataplane/plan"
 )
 
-// Number returns next with the numbers that a data plane needs that goes on from old.
+// renumber returns next with the numbers that a data plane needs that goes on from old.
 // Frames in rings carry their feed's number, so a feed that goes on, as goesOn says by
 // its name, keeps its number, and the number of any other feed of old stays empty in
 // this change: a feed with [plan.Feed.Removed] stands there, takes the frames that are
@@ -16,24 +16,22 @@ import (
 //
 // from has for each feed of the plan the number in old of the feed that goes on in it,
 // or -1. The error says that there are not enough numbers. Neither plan is changed.
-func Number(old, next *plan.Plan, goesOn func(feed string) bool) (numbered *plan.Plan, from []int, err error) {
+func renumber(old, next *plan.Plan, goesOn func(feed string) bool) (numbered *plan.Plan, from []int, err error) {
 	const unused = -1
 	// number[i] is the new number of next.Feeds[i].
 	number := make([]int, len(next.Feeds))
 	taken := map[int]bool{}
 	for i := range next.Feeds {
 		number[i] = unused
-		for id := range old.Feeds {
-			if f := &old.Feeds[id]; !f.Removed && f.Name == next.Feeds[i].Name && goesOn(f.Name) {
-				number[i], taken[id] = id, true
-			}
+		if id := feedNumber(old, next.Feeds[i].Name); id >= 0 && goesOn(next.Feeds[i].Name) {
+			number[i], taken[id] = id, true
 		}
 	}
 	// What had been removed before this change has no frames on their way any more.
 	free := func(id int) bool { return !taken[id] && (id >= len(old.Feeds) || old.Feeds[id].Removed) }
 	size := 0
 	for id := range old.Feeds {
-		if taken[id] || !old.Feeds[id].Removed {
+		if !old.Feeds[id].Removed {
 			size = id + 1
 		}
 	}
@@ -50,7 +48,13 @@ func Number(old, next *plan.Plan, goesOn func(feed string) bool) (numbered *plan
 	if size > event.FeedsMax {
 		return nil, nil, fmt.Errorf("feeds that go and feeds that come need %d numbers together, and there are %d: %s", size, event.FeedsMax, refuseIDs)
 	}
-	return renumbered(old, next, number, size), origins(old, next, number, size, goesOn), nil
+	from = slices.Repeat([]int{-1}, size)
+	for _, id := range number {
+		if id < len(old.Feeds) && !old.Feeds[id].Removed { // else it was free
+			from[id] = id
+		}
+	}
+	return renumbered(old, next, number, size), from, nil
 }
 
 // renumbered puts next's feeds in their places and fills the others.
@@ -59,7 +63,7 @@ func renumbered(old, next *plan.Plan, number []int, size int) *plan.Plan {
 	p.Feeds = make([]plan.Feed, size)
 	for id := range p.Feeds {
 		if id < len(old.Feeds) {
-			p.Feeds[id] = Remains(&old.Feeds[id], id)
+			p.Feeds[id] = remains(&old.Feeds[id], id)
 		}
 	}
 	for i, id := range number {
@@ -76,20 +80,10 @@ func renumbered(old, next *plan.Plan, number []int, size int) *plan.Plan {
 	return &p
 }
 
-func origins(old, next *plan.Plan, number []int, size int, goesOn func(string) bool) []int {
-	from := slices.Repeat([]int{-1}, size)
-	for i, id := range number {
-		if goesOn(next.Feeds[i].Name) && id < len(old.Feeds) && old.Feeds[id].Name == next.Feeds[i].Name && !old.Feeds[id].Removed {
-			from[id] = id
-		}
-	}
-	return from
-}
-
-// Remains returns what stands at the number of a feed that is no more: a feed that no
+// remains returns what stands at the number of a feed that is no more: a feed that no
 // rule leads to and no query reads, with the least memory that its format can have. Its
 // name says what it was, and is no name that a config can give.
-func Remains(f *plan.Feed, id int) plan.Feed {
+func remains(f *plan.Feed, id int) plan.Feed {
 	x := *f
 	if !x.Removed {
 		x.Name = fmt.Sprintf("%s (removed, %d)", f.Name, id)

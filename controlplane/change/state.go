@@ -17,32 +17,28 @@ func (w *walker) state() kept {
 	a, b := w.old.Plan, w.next.Plan
 	for i := range b.Feeds {
 		f := &b.Feeds[i]
-		if old := feedNamed(a, f.Name); old != nil {
-			k.feeds[f.Name] = w.feedGoesOn(old, f)
+		if old := feedNumber(a, f.Name); old >= 0 {
+			k.feeds[f.Name] = w.feedGoesOn(&a.Feeds[old], f)
 		}
 	}
 	for i := range b.Queries {
 		q := &b.Queries[i]
-		if old := queryNamed(a, q.Name); old != nil {
-			k.queries[q.Name] = w.queryGoesOn(old, q, k.feeds[b.Feeds[q.Feed].Name])
+		if old := queryNumber(a, q.Name); old >= 0 {
+			k.queries[q.Name] = w.queryGoesOn(&a.Queries[old], q, k.feeds[b.Feeds[q.Feed].Name])
 		}
 	}
 	w.refuseGlobal()
 	return k
 }
 
-func feedNamed(p *plan.Plan, name string) *plan.Feed {
-	if i := slices.IndexFunc(p.Feeds, func(f plan.Feed) bool { return f.Name == name && !f.Removed }); i >= 0 {
-		return &p.Feeds[i]
-	}
-	return nil
+// feedNumber returns the number of the feed of a name, or -1.
+func feedNumber(p *plan.Plan, name string) int {
+	return slices.IndexFunc(p.Feeds, func(f plan.Feed) bool { return f.Name == name && !f.Removed })
 }
 
-func queryNamed(p *plan.Plan, name string) *plan.Query {
-	if i := slices.IndexFunc(p.Queries, func(q plan.Query) bool { return q.Name == name }); i >= 0 {
-		return &p.Queries[i]
-	}
-	return nil
+// queryNumber returns the number of the query of a name, or -1.
+func queryNumber(p *plan.Plan, name string) int {
+	return slices.IndexFunc(p.Queries, func(q plan.Query) bool { return q.Name == name })
 }
 
 // begins reports whether an item says that the object begins anew.
@@ -166,8 +162,8 @@ func (w *walker) refuseGlobal() {
 		return // it is refused whole, or nothing is global
 	}
 	global := func(p *plan.Plan, name string) bool {
-		q := queryNamed(p, name)
-		return q != nil && q.Global
+		i := queryNumber(p, name)
+		return i >= 0 && p.Queries[i].Global
 	}
 	for i := range w.items {
 		if x := &w.items[i]; x.Object == Query && x.begins && (global(w.old.Plan, x.Name) || global(w.next.Plan, x.Name)) {
@@ -179,7 +175,7 @@ func (w *walker) refuseGlobal() {
 // reordered adds an item if the new plan differs from the old one and no item says so:
 // feeds and queries that stand in another order have other numbers.
 func (c *Change) reordered(old *plan.Plan) {
-	if c.Tag().weight() >= Warm.weight() || len(c.Refused()) > 0 || old.Hash() == c.Plan.Hash() {
+	if c.Tag().Weight() >= Warm.Weight() || len(c.Refused()) > 0 || old.Hash() == c.Plan.Hash() {
 		return
 	}
 	c.Items = append(c.Items, Item{

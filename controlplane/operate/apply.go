@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,9 +16,6 @@ import (
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/usage"
 )
-
-// weights are the tags that --at-most takes, from the lightest on.
-var weights = []string{string(change.Live), string(change.Warm), string(change.Cold)}
 
 type applyFlags struct {
 	flags
@@ -38,8 +34,7 @@ not at all. Each change has a tag:
   live     the control process does it alone; no packet notices
   warm     the data plane is replaced within milliseconds; no frame is lost, and
            feeds and queries that stay as they are keep their state
-  cold     sockets and their memory are made anew; windows that are open are lost,
-           or say that they are incomplete
+  cold     sockets and their memory would have to be made anew: it is refused
   refused  it cannot be done while headrace runs; the table says what to do
 
 If somebody else changes the config between the table and the change, nothing is
@@ -60,7 +55,8 @@ func (f *applyFlags) run(c *cobra.Command, path string) error {
 	if err := f.check(c); err != nil {
 		return err
 	}
-	if !slices.Contains(weights, f.atMost) {
+	most := change.Tag(f.atMost).Weight()
+	if most < change.Live.Weight() {
 		return usage.Errorf(c.CommandPath(), "--at-most %s: write live, warm or cold", f.atMost)
 	}
 	text, err := os.ReadFile(path)
@@ -81,7 +77,7 @@ func (f *applyFlags) run(c *cobra.Command, path string) error {
 			return err
 		}
 	}
-	if heavy := slices.Index(weights, string(would.Tag)); heavy > slices.Index(weights, f.atMost) {
+	if would.Tag.Weight() > most {
 		return fmt.Errorf("nothing was changed: a change is %s, and --at-most is %s", would.Tag, f.atMost)
 	}
 	report := would
@@ -121,9 +117,8 @@ func (f *applyFlags) apply(ctx context.Context, path string, text []byte, etag s
 
 // sourceOf shortens a path to what the API takes.
 func sourceOf(path string) string {
-	const most = 255
-	if r := []rune(path); len(r) > most {
-		return string(r[len(r)-most:])
+	if r := []rune(path); len(r) > api.SourceMax {
+		return string(r[len(r)-api.SourceMax:])
 	}
 	return path
 }

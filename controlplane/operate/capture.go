@@ -14,13 +14,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/usage"
 )
 
-const (
-	standardOutput = "-"
-	captureMost    = time.Hour
-)
+const standardOutput = "-"
 
 type captureFlags struct {
 	flags
@@ -63,7 +61,7 @@ func (f *captureFlags) run(c *cobra.Command) error {
 		return usage.Errorf(path, "write how many frames, at least 1")
 	case f.beforeGap > 0 && c.Flags().Changed("count"):
 		return usage.Errorf(path, "--count and --before-gap N both say how many frames: keep one")
-	case f.wait <= 0 || f.wait > captureMost:
+	case f.wait <= 0 || f.wait > api.CaptureMost:
 		return usage.Errorf(path, "--for %s: more than 0, at most 1h", f.wait)
 	case f.file == standardOutput && isTerminal(c.OutOrStdout()):
 		return usage.Errorf(path, "a capture is no text: name a file with -o FILE")

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -77,11 +76,7 @@ func send(ctx context.Context, name string, q *request) (*http.Response, error) 
 	if q.match != "" {
 		r.Header.Set("If-Match", q.match)
 	}
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return status.Dial(ctx, name) },
-	}
-	answer, err := transport.RoundTrip(r)
+	answer, err := status.Transport(name).RoundTrip(r)
 	if errors.Is(err, status.ErrNotRunning) || errors.Is(err, status.ErrBadName) {
 		return nil, err
 	}

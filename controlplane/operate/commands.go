@@ -29,34 +29,31 @@ func Commands() []*cobra.Command {
 const endPause = 100 * time.Millisecond // between looks whether a run has ended
 
 func drainCommand() *cobra.Command {
-	var f flags
-	wait := false
-	c := &cobra.Command{
+	return ending("/v1/drain", "draining", &cobra.Command{
 		Use:   "drain",
 		Short: "stop a running headrace in good order",
 		Long: `Drain stops the receiving: packets pass to the network stack. What is open is fired or
 discarded as the config's on_stop says, every row is written, and the run ends. It is
 what SIGTERM does.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return f.end(c, "/v1/drain", "draining", wait) },
-	}
-	f.add(c)
-	c.Flags().BoolVar(&wait, "wait", false, "come back when the run has ended")
-	return c
+	})
 }
 
 func detachCommand() *cobra.Command {
-	var f flags
-	wait := false
-	c := &cobra.Command{
+	return ending("/v1/detach", "detaching", &cobra.Command{
 		Use:   "detach",
 		Short: "give the network interfaces back and stop",
 		Long: `Detach takes the XDP program off the interfaces, leaves the multicast groups, forgets
 every descriptor that systemd or anybody else keeps for the run, and ends it. What is
 open is finished as the config's on_stop says. Nothing of the run stays behind.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return f.end(c, "/v1/detach", "detaching", wait) },
-	}
+	})
+}
+
+// ending makes c a command that asks for the end of the run; word is what the run is then.
+func ending(path, word string, c *cobra.Command) *cobra.Command {
+	var f flags
+	wait := false
+	c.Args = cobra.NoArgs
+	c.RunE = func(c *cobra.Command, _ []string) error { return f.end(c, path, word, wait) }
 	f.add(c)
 	c.Flags().BoolVar(&wait, "wait", false, "come back when the run has ended")
 	return c
@@ -87,28 +84,27 @@ func (f *flags) end(c *cobra.Command, path, word string, wait bool) error {
 }
 
 func pauseCommand() *cobra.Command {
-	var f flags
-	c := &cobra.Command{
+	return flow("/v1/pause", &cobra.Command{
 		Use:   "pause [FEED]",
 		Short: "let the packets of a feed, or of all, pass to the network stack",
 		Long: `Pause leaves a feed's packets to the network stack. State is kept and windows stay
 open; what passes meanwhile is missing, and a sequenced feed says so when it goes on.
 ` + "`headrace resume`" + ` takes the packets again.`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return f.flow(c, "/v1/pause", args) },
-	}
-	f.add(c)
-	return c
+	})
 }
 
 func resumeCommand() *cobra.Command {
-	var f flags
-	c := &cobra.Command{
+	return flow("/v1/resume", &cobra.Command{
 		Use:   "resume [FEED]",
 		Short: "take the packets of a feed, or of all, after a pause",
-		Args:  cobra.MaximumNArgs(1),
-		RunE:  func(c *cobra.Command, args []string) error { return f.flow(c, "/v1/resume", args) },
-	}
+	})
+}
+
+// flow makes c a command about the packets of a feed, or of all.
+func flow(path string, c *cobra.Command) *cobra.Command {
+	var f flags
+	c.Args = cobra.MaximumNArgs(1)
+	c.RunE = func(c *cobra.Command, args []string) error { return f.flow(c, path, args) }
 	f.add(c)
 	return c
 }
@@ -158,8 +154,8 @@ func upgradeCommand() *cobra.Command {
 		Long: `Upgrade starts the data plane anew from BINARY, or from the file that the run was
 started from, as it is now. Packets wait in the rings meanwhile; state and windows go
 on. It is refused if the rings cannot hold what comes within that time, unless --anyway
-is given. Between binaries that lay out their memory differently the start is cold, and
-the answer says so: windows that are open say that they are incomplete.`,
+is given, and between binaries that lay out their memory differently: drain headrace
+then, and start the new one.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			body := api.Upgrade{Anyway: anyway}
@@ -172,12 +168,8 @@ the answer says so: windows that are open say that they are incomplete.`,
 			}
 			var done api.Upgraded
 			return f.tell(c, &request{method: http.MethodPost, path: "/v1/upgrade", json: body}, &done, func() string {
-				how := "warm: state and windows went on"
-				if !done.Warm {
-					how = "cold: " + done.Cold
-				}
-				return fmt.Sprintf("%s -> %s, %s; frames waited for %s of the %s that the rings hold",
-					done.From, done.To, how, time.Duration(done.PauseNanos), time.Duration(done.BudgetNanos))
+				return fmt.Sprintf("%s -> %s, warm: state and windows went on; frames waited for %s of the %s that the rings hold",
+					done.From, done.To, time.Duration(done.PauseNanos), time.Duration(done.BudgetNanos))
 			})
 		},
 	}

@@ -51,7 +51,7 @@ func (r *control) parts() api.Parts {
 
 // Status returns the figures of now.
 func (d desk) Status() *status.Report {
-	return d.r.figures.server.Report()
+	return d.r.figures.reporter.Report()
 }
 
 // Running returns the config in force.

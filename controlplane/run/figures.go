@@ -11,10 +11,10 @@ import (
 
 // figures serves what the run does.
 type figures struct {
-	source *status.Source
-	server *status.Server // rates
-	stop   context.CancelFunc
-	wait   sync.WaitGroup
+	source   *status.Source
+	reporter *status.Reporter // rates
+	stop     context.CancelFunc
+	wait     sync.WaitGroup
 
 	stopMetrics context.CancelFunc
 	metrics     sync.WaitGroup

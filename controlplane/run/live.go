@@ -62,8 +62,8 @@ func (r *control) serve() error {
 		return err
 	}
 	r.enforce()
-	r.figures.server = status.NewServer(r.figures.source)
-	r.figures.wait.Go(func() { r.figures.server.Sample(ctx) })
+	r.figures.reporter = status.NewReporter(r.figures.source)
+	r.figures.wait.Go(func() { r.figures.reporter.Sample(ctx) })
 	c := api.Config{Parts: r.parts(), Log: r.Log, Audit: r.Log.With("audit", true)}
 	if r.Setup.Config != nil {
 		c.API = r.Setup.Config.API

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 
 	"github.com/spf13/cobra"
@@ -17,15 +16,11 @@ const answerMax = 64 << 20
 
 // ask gets /status from the run of a name.
 func ask(ctx context.Context, name string) ([]byte, error) {
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, name) },
-	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://headrace/status", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := transport.RoundTrip(request)
+	answer, err := Transport(name).RoundTrip(request)
 	if errors.Is(err, ErrNotRunning) || errors.Is(err, ErrBadName) {
 		return nil, err
 	}

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Continuity says how the data plane's process was replaced without losing its state,
@@ -69,16 +67,5 @@ func continuityMetrics() []metric[Continuity] {
 			return c.Budget.Seconds()
 		}},
 		{name: "headrace_poison_frames_total", help: "Frames that brought a data plane down and were left out.", kind: counter, one: of(func(c *Continuity) uint64 { return c.Poison })},
-	}
-}
-
-// collectContinuity sends the values of c, if there is one.
-func (m *Metrics) collectContinuity(ch chan<- prometheus.Metric, c *Continuity) {
-	if c == nil {
-		return
-	}
-	for i := range m.continuity {
-		x := &m.continuity[i]
-		ch <- prometheus.MustNewConstMetric(x.desc, x.kind, x.one(c))
 	}
 }

@@ -3,8 +3,9 @@
 //
 //	Source    reads the segment and the pump into a Snapshot
 //	Ledger    the sums that must match, layer by layer, as a table or as JSON
-//	Server    answers GET /status on a unix socket that has the run's name
-//	Command   `headrace status`, its client
+//	Reporter  what the API answers to GET /v1/status: a snapshot, its ledger, rates
+//	Listen    the unix socket that has the run's name; Dial finds it
+//	Command   `headrace status`
 //	Metrics   a Prometheus collector over the same snapshot
 //
 // A snapshot is exact per worker. Sums over workers, sinks and sockets are read at

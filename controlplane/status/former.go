@@ -38,7 +38,7 @@ type FormerLost struct {
 // Former returns what snap shows as the account of a data plane that has died, added to
 // those before it. Its sockets must be closed and its outboxes empty.
 func (snap *Snapshot) Former() Former {
-	f := Former{Restarts: snap.Restarts + 1, Takeovers: snap.former.Takeovers, Poison: snap.former.Poison, Sinks: map[string]FormerSink{}}
+	f := Former{Restarts: snap.Restarts + 1, Takeovers: snap.former.Takeovers, Poison: snap.former.Poison, Sinks: snap.committed()}
 	for _, line := range NewLedger(snap) {
 		n := line.Difference + int64(line.InFlight)
 		for _, c := range line.Dropped {
@@ -73,10 +73,17 @@ func (snap *Snapshot) Former() Former {
 			f.Sockets = append(f.Sockets, sum)
 		}
 	}
-	for i := range snap.Sinks {
-		f.Sinks[snap.Sinks[i].Name] = FormerSink{snap.Sinks[i].Rows, snap.Sinks[i].Bytes, snap.Sinks[i].Global}
-	}
 	return f
+}
+
+// committed is what each sink has committed.
+func (snap *Snapshot) committed() map[string]FormerSink {
+	sinks := map[string]FormerSink{}
+	for i := range snap.Sinks {
+		x := &snap.Sinks[i]
+		sinks[x.Name] = FormerSink{x.Rows, x.Bytes, x.Global}
+	}
+	return sinks
 }
 
 // addTo adds worker w's former counters to c.
@@ -157,7 +164,7 @@ func (snap *Snapshot) Renumber(queries, feeds []int, workers int, gone []Sockets
 	old := snap.former
 	f := Former{
 		Restarts: old.Restarts, Takeovers: old.Takeovers, Poison: old.Poison, Lost: old.Lost, Sockets: gone,
-		Sinks: map[string]FormerSink{},
+		Sinks: snap.committed(),
 	}
 	for w := range old.Workers {
 		c := segment.Counters{Worker: old.Workers[w].Worker}
@@ -186,9 +193,6 @@ func (snap *Snapshot) Renumber(queries, feeds []int, workers int, gone []Sockets
 	for i := range gone {
 		before := pick(old.Sockets, i)
 		gone[i].add(&before)
-	}
-	for i := range snap.Sinks {
-		f.Sinks[snap.Sinks[i].Name] = FormerSink{snap.Sinks[i].Rows, snap.Sinks[i].Bytes, snap.Sinks[i].Global}
 	}
 	return f
 }

@@ -148,10 +148,7 @@ func (m *groupMetrics) collect(ch chan<- prometheus.Metric, g *Group) {
 	if g.Epoch != 0 {
 		ch <- prometheus.MustNewConstMetric(m.transport, gauge, 1, g.Transport, g.Device, g.GID)
 	}
-	for i := range m.group {
-		f := &m.group[i]
-		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.one(g))
-	}
+	collect(ch, m.group, g)
 	for i := range m.counts {
 		for _, c := range m.counts[i].of(g) {
 			ch <- prometheus.MustNewConstMetric(m.counts[i].desc, counter, float64(c.Count), c.Name)

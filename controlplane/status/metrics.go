@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -169,7 +170,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if s.Group != nil {
 		m.group.collect(ch, s.Group)
 	}
-	m.collectContinuity(ch, s.Continuity)
+	if s.Continuity != nil {
+		collect(ch, m.continuity, s.Continuity)
+	}
 	if s.XDP == nil {
 		return
 	}
@@ -193,15 +196,15 @@ func (m *Metrics) rowLatency(s *export.Stats) prometheus.Metric {
 	return prometheus.MustNewConstHistogram(m.latency, l.Rows, float64(l.Sum)/1e9, buckets, s.Name)
 }
 
-func collect[T any](ch chan<- prometheus.Metric, list []metric[T], o *T, label string) {
+func collect[T any](ch chan<- prometheus.Metric, list []metric[T], o *T, labels ...string) {
 	for i := range list {
 		d := &list[i]
 		if d.one != nil {
-			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, d.one(o), label)
+			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, d.one(o), labels...)
 			continue
 		}
 		d.many(o, func(v float64, l2 string) {
-			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, v, label, l2)
+			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, v, append(slices.Clone(labels), l2)...)
 		})
 	}
 }

@@ -85,8 +85,7 @@ func (p *Placement) write(w io.Writer) error {
 
 // asked is what was got, and in brackets what was asked for if that is another thing.
 func asked(got string, want int) string {
-	switch {
-	case want < 0, got == fmt.Sprint(want):
+	if want < 0 || got == fmt.Sprint(want) {
 		return got
 	}
 	return fmt.Sprintf("%s (asked: %d)", got, want)

@@ -55,7 +55,7 @@ func Rates(earlier, later *Snapshot) []Rate {
 	return rates
 }
 
-// Report is the answer to GET /status.
+// Report is the answer to GET /v1/status.
 type Report struct {
 	Snapshot   *Snapshot `json:"snapshot"`
 	Ledger     Ledger    `json:"ledger"`

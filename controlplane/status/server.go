@@ -2,7 +2,6 @@ package status
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -123,27 +122,27 @@ func Listen(name string) (net.Listener, error) {
 	return l, nil
 }
 
-// Server keeps the last second's snapshot, so that an answer has rates.
-type Server struct {
+// A Reporter keeps the last second's snapshot, so that a report has rates.
+type Reporter struct {
 	source *Source
 
 	mu            sync.Mutex
 	before, newer *Snapshot
 }
 
-// NewServer returns a server of source's figures.
-func NewServer(source *Source) *Server { return &Server{source: source} }
+// NewReporter returns a reporter of source's figures.
+func NewReporter(source *Source) *Reporter { return &Reporter{source: source} }
 
 // Report returns the figures of now, with rates over the last one to two seconds
-// while Serve runs.
-func (s *Server) Report() *Report {
+// while Sample runs.
+func (s *Reporter) Report() *Report {
 	now := s.source.Snapshot()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return NewReport(s.before, now)
 }
 
-func (s *Server) sample() {
+func (s *Reporter) sample() {
 	snap := s.source.Snapshot()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,18 +152,8 @@ func (s *Server) sample() {
 	}
 }
 
-// ServeHTTP answers GET /status.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/status" || r.Method != http.MethodGet {
-		http.NotFound(w, r)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(s.Report()) // an error is the client's going away
-}
-
 // Sample takes a snapshot now and then until ctx ends, so that reports have rates.
-func (s *Server) Sample(ctx context.Context) {
+func (s *Reporter) Sample(ctx context.Context) {
 	s.sample()
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
@@ -176,17 +165,6 @@ func (s *Server) Sample(ctx context.Context) {
 			s.sample()
 		}
 	}
-}
-
-// Serve answers on l until ctx ends. It closes l and leaves no goroutine.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	sampler, stop := context.WithCancel(ctx)
-	var wait sync.WaitGroup
-	wait.Go(func() { s.Sample(sampler) })
-	err := serve(ctx, l, s)
-	stop()
-	wait.Wait()
-	return err
 }
 
 // serve runs an HTTP server on l until ctx ends.
@@ -221,6 +199,15 @@ func Dial(ctx context.Context, name string) (net.Conn, error) {
 		running = "running: " + strings.Join(names, ", ")
 	}
 	return nil, fmt.Errorf("status: %s: %w; %s", name, ErrNotRunning, running)
+}
+
+// Transport asks the run of the given name, over its socket. The error is also that of
+// [Dial].
+func Transport(name string) http.RoundTripper {
+	return &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, name) },
+	}
 }
 
 // Fetch asks the run of the given name for its report, as JSON. The error is that of

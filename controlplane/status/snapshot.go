@@ -320,10 +320,7 @@ func (snap *Snapshot) query(s *Source, i int) {
 	}
 	q.Drops = named(&drops)
 	if s.Rows != nil {
-		q.Rows = s.Rows.Rows(i)
-		if i < len(s.Former.Rows) {
-			q.Rows += s.Former.Rows[i]
-		}
+		q.Rows = s.Rows.Rows(i) + pick(s.Former.Rows, i)
 	}
 	snap.Queries = append(snap.Queries, q)
 }

@@ -293,8 +293,17 @@ func TestStatusAnswersUnderItsNameAndNoOther(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wait sync.WaitGroup
+	answers := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // the API's, to this question
+		if r.Method != http.MethodGet || r.URL.Path != "/status" {
+			http.NotFound(w, r)
+			return
+		}
+		if err := json.NewEncoder(w).Encode(NewReporter(source).Report()); err != nil {
+			t.Error(err)
+		}
+	})
 	wait.Go(func() {
-		if err := NewServer(source).Serve(ctx, l); err != nil {
+		if err := serve(ctx, l, answers); err != nil {
 			t.Error(err)
 		}
 	})

@@ -19,7 +19,6 @@ import (
 	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/change"
 	"github.com/headrace/headrace/controlplane/compile"
-	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/explain"
 	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
@@ -90,8 +89,7 @@ func (r *Run) Did() []string {
 func (r *Run) Ended() <-chan struct{} { return r.ended }
 
 func (r *Run) read(source string, text []byte) (change.State, error) {
-	c := config.Read(source, text)
-	p, err := compile.Compile(c, compile.Options{Formats: formats.Lookup, CPUs: 4, Name: r.Name})
+	c, p, err := compile.Text(text, source, compile.Options{Formats: formats.Lookup, CPUs: 4, Name: r.Name})
 	return change.State{Config: c, Plan: p}, err
 }
 
