@@ -85,6 +85,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.local, s.remote = s.server(), s.server()
+	s.access.Store(&access{}) // nobody is known yet
 	return s, s.Configure(c.API)
 }
 
@@ -141,9 +142,11 @@ func (s *Server) listenRemote(c *config.Remote) error {
 	if err != nil {
 		return err
 	}
+	last := s.keeper.Swap(k) // before anybody can come
 	if c.Listen != s.listening {
 		l, err := listenTLS(c.Listen, s.certificate, func(who *caller) bool { return s.access.Load().role(who) != RoleNone })
 		if err != nil {
+			s.keeper.Store(last)
 			return err
 		}
 		before := s.tls
@@ -151,10 +154,8 @@ func (s *Server) listenRemote(c *config.Remote) error {
 		if before != nil {
 			_ = before.Close()
 		}
-		s.keeper.Store(k)
 		s.wait.Go(func() { s.serve(s.remote, l) })
 	}
-	s.keeper.Store(k)
 	return nil
 }
 

@@ -121,7 +121,7 @@ func (x *recorders) feed(name string) (int, error) {
 	}
 	i := slices.IndexFunc(x.plan.Feeds, func(f plan.Feed) bool { return f.Name == name })
 	if i < 0 {
-		return 0, fmt.Errorf("feed %q: %w", name, api.ErrUnknown)
+		return 0, unknownFeed(x.plan, name)
 	}
 	return i, nil
 }
@@ -134,7 +134,7 @@ func (c capturer) now() (*recorders, error) {
 	for {
 		x := c.r.recorders.Load()
 		if x == nil {
-			return nil, fmt.Errorf("frames can be captured with `crash: rollback` alone: %w", api.ErrRefused)
+			return nil, api.Refuse("set `crash: rollback` and start again", "frames can be captured with `crash: rollback` alone")
 		}
 		if x.enter() {
 			return x, nil
@@ -284,7 +284,7 @@ func (x *recorders) write(out *pcapng.Writer, f *copied) error {
 // beforeGap writes the frames before the latest gap of a feed, -1: of any.
 func (x *recorders) beforeGap(feed, most int, w io.Writer) error {
 	if x.plan.Recorder.Frames == 0 {
-		return fmt.Errorf("no frames are kept: the config says `recorder:` for that: %w", api.ErrUnknown)
+		return api.Unknown("set recorder.frames in the config and start again", "no frames are kept")
 	}
 	readers, err := x.readers()
 	if err != nil {
@@ -306,7 +306,7 @@ func (x *recorders) beforeGap(feed, most int, w io.Writer) error {
 		}
 	}
 	if worker < 0 {
-		return fmt.Errorf("there was no gap: %w", api.ErrUnknown)
+		return api.Unknown("ask again after one, or without before_gap", "there was no gap")
 	}
 	var list []copied
 	for n := before; n > 0 && len(list) < most; {
@@ -325,7 +325,7 @@ func (x *recorders) beforeGap(feed, most int, w io.Writer) error {
 		}
 	}
 	if len(list) == 0 {
-		return fmt.Errorf("the frames before the latest gap have been overwritten: recorder.frames is too small for that: %w", api.ErrUnknown)
+		return api.Unknown("raise recorder.frames, or ask sooner", "the frames before the latest gap have been overwritten")
 	}
 	out, err := x.begin(w)
 	if err != nil {

@@ -233,14 +233,9 @@ func alone(report *change.Report) bool {
 
 // pause takes the packets of a feed, or of all, from the workers, or gives them back.
 func (r *control) pause(feed string, yes bool) error {
-	var names []string
-	for i := range r.Plan.Feeds {
-		if f := &r.Plan.Feeds[i]; !f.Removed {
-			names = append(names, f.Name)
-		}
-	}
+	names := feedNames(r.Plan)
 	if feed != "" && !slices.Contains(names, feed) {
-		return api.Unknown("the feeds are "+strings.Join(names, ", "), "there is no feed %q", feed)
+		return unknownFeed(r.Plan, feed)
 	}
 	if r.stopping {
 		return errEnding
@@ -263,6 +258,19 @@ func (r *control) pause(feed string, yes bool) error {
 	r.enforce()
 	r.Log.Info("feeds whose packets pass by", "paused", r.paused)
 	return nil
+}
+
+func feedNames(p *plan.Plan) (names []string) {
+	for i := range p.Feeds {
+		if f := &p.Feeds[i]; !f.Removed {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+func unknownFeed(p *plan.Plan, name string) error {
+	return api.Unknown("the feeds are "+strings.Join(feedNames(p), ", "), "there is no feed %q", name)
 }
 
 // steered are the feeds of p as the XDP program is told of them: those that are paused
