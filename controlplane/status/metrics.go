@@ -20,7 +20,7 @@ import (
 
 // MetricsAddress is where /metrics is served unless the config says otherwise:
 // this machine only.
-const MetricsAddress = "127.0.0.1:9466"
+const MetricsAddress = "127.0.0.1:9464"
 
 // Labels come from closed sets: workers, feeds, queries, sinks and interfaces of
 // the plan, reasons, lines and verdicts. Never a key.

@@ -191,9 +191,10 @@ func (s *Source) Snapshot() *Snapshot {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	former := s.Former // the next one may come before the ledger is made
 	snap := &Snapshot{
 		Name: s.Plan.Name, At: clock().UTC(), Control: s.Segment.ControlGeneration(), Restarts: s.Former.Restarts, Drained: true,
-		former: &s.Former,
+		former: &former,
 	}
 	if s.Rows != nil { // before the workers: what is written was put before
 		snap.Sinks = s.Rows.Sinks()
