@@ -46,14 +46,14 @@ func (p *process) succeed() error {
 		return fmt.Errorf("data plane: end the one before: %w", os.NewSyscallError("pidfd_send_signal", err))
 	}
 	polls := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
-	for end := time.Now().Add(goneWithin); ; {
-		n, err := unix.Poll(polls, int(time.Until(end)/time.Millisecond))
+	for end := p.clock().Add(goneWithin); ; {
+		n, err := unix.Poll(polls, int(goneWithin/time.Millisecond))
 		switch {
 		case n > 0:
 			return nil
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return fmt.Errorf("data plane: %w", os.NewSyscallError("poll", err))
-		case time.Now().After(end):
+		case p.clock() >= end:
 			return fmt.Errorf("data plane: the one before did not end within %v", goneWithin)
 		}
 	}

@@ -144,7 +144,7 @@ func TestTheProcessBeforeEndsOnceNothingIsMissing(t *testing.T) {
 			}
 			gone := make(chan error, 1)
 			go func() { gone <- before.Wait() }()
-			defer before.Process.Kill() //nolint:errcheck // it may have ended
+			defer func() { _ = before.Process.Kill() }()
 			pidfd, err := unix.PidfdOpen(before.Process.Pid, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -160,7 +160,7 @@ func TestTheProcessBeforeEndsOnceNothingIsMissing(t *testing.T) {
 			if err := end.Close(); err != nil {
 				t.Fatal(err)
 			}
-			p := &process{conn: handover.New(fd), pidfd: pidfd, start: handover.StartBody{Former: true}}
+			p := &process{conn: handover.New(fd), clock: monotonic(), pidfd: pidfd, start: handover.StartBody{Former: true}}
 			if c.keep {
 				if err := control.Send(handover.Keep, handover.KeepBody{Description: []byte(`"all"`)}, nil); err != nil {
 					t.Fatal(err)
