@@ -193,15 +193,11 @@ func (s cstate) Plan(h *Host) ([]Step, []Note) {
 	if n == 0 {
 		value = "n/a"
 	}
-	found := false
-	for _, cpu := range h.Placement.WorkerCPUs().List() {
-		at := fmt.Sprintf("sys/devices/system/cpu/cpu%d/power/pm_qos_resume_latency_us", cpu)
-		if h.exists(at) {
-			found = true
-			p.want(Setting{kindFile, at}, value, w.Reason)
-		}
+	own := h.ownLimits()
+	for _, at := range own {
+		p.want(Setting{kindFile, at}, value, w.Reason)
 	}
-	if !found {
+	if len(own) == 0 {
 		p.note(false, "`headrace tune apply --hold` holds /dev/cpu_dma_latency in its place", "cores have no limit of their own")
 	}
 	return p.done()
