@@ -112,8 +112,10 @@ func (t *Tuner) Check() (steps []Step, notes []Note) {
 // records, without which nothing is written, or ctx's.
 func (t *Tuner) Apply(ctx context.Context) ([]Outcome, []Note, error) {
 	var outcomes []Outcome
+	stale := false // what was read of the cards
 	took := func(o Outcome) {
 		outcomes = append(outcomes, o)
+		stale = stale || o.Setting.Kind == kindCard && o.State != Already
 		if t.Report != nil {
 			t.Report(o)
 		}
@@ -126,6 +128,12 @@ func (t *Tuner) Apply(ctx context.Context) ([]Outcome, []Note, error) {
 	}
 	var notes []Note
 	for _, s := range t.stages {
+		if stale {
+			if err := t.host.readCards(); err != nil {
+				return outcomes, notes, err
+			}
+			stale = false
+		}
 		steps, said := s.Plan(t.host)
 		notes = append(notes, said...)
 		for _, st := range steps {
@@ -137,9 +145,6 @@ func (t *Tuner) Apply(ctx context.Context) ([]Outcome, []Note, error) {
 				return outcomes, notes, err
 			}
 			took(o)
-		}
-		if err := t.host.readCards(); err != nil {
-			return outcomes, notes, err
 		}
 	}
 	if len(t.journal.records) == 0 {
