@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -132,12 +133,7 @@ func quiet(f Finding) Finding {
 	return f
 }
 
-func orNone(s topology.CPUSet) string {
-	if s.Empty() {
-		return "none"
-	}
-	return s.String()
-}
+func orNone(s topology.CPUSet) string { return cmp.Or(s.String(), "none") }
 
 // checkCmdline looks at what only the kernel's command line can give.
 func checkCmdline(f *Facts) []Finding {
@@ -159,7 +155,7 @@ func checkCmdline(f *Facts) []Finding {
 	}
 	out := Finding{
 		ID: "cpu.cmdline", What: "the kernel keeps callbacks and managed interrupts off the worker cores since boot",
-		Measured: orElse(cpuWords(line), "no word about CPUs"),
+		Measured: cmp.Or(cpuWords(line), "no word about CPUs"),
 		Why:      "RCU callbacks run in soft interrupts of 10 to 100 µs; the interrupts of multi-queue devices cannot be moved later (Documentation/admin-guide/cpu-isolation.rst)",
 	}
 	if len(missing) > 0 {
@@ -168,13 +164,6 @@ func checkCmdline(f *Facts) []Finding {
 		out.Fix = "kernel command line: " + strings.Join(missing, " ")
 	}
 	return []Finding{quiet(out)}
-}
-
-func orElse(text, other string) string {
-	if text == "" {
-		return other
-	}
-	return text
 }
 
 // cpuWords picks the words about CPUs out of a command line.
@@ -312,7 +301,7 @@ func checkCStates(f *Facts) []Finding {
 	}
 	out := Finding{
 		ID: "cpu.cstates", What: "worker cores do not sleep deeply",
-		Measured: fmt.Sprintf("deepest: %s, %d µs to wake", orElse(name, "none"), deepest),
+		Measured: fmt.Sprintf("deepest: %s, %d µs to wake", cmp.Or(name, "none"), deepest),
 		Why:      "an adaptive worker that waits lets its core sleep, and the first packet after it waits for the core to wake, its caches empty (cpuidle's own figure; Documentation/admin-guide/pm/cpuidle.rst)",
 	}
 	switch {

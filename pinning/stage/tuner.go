@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -264,13 +265,7 @@ func (t *Tuner) judge(m medium, st Step, wrong error) (State, string) {
 }
 
 // short is a value for a message.
-func short(value string) string {
-	value = strings.TrimSpace(value)
-	if value == "" {
-		return "nothing"
-	}
-	return value
-}
+func short(value string) string { return cmp.Or(strings.TrimSpace(value), "nothing") }
 
 // Verify reads everything again that is recorded in j. It changes nothing.
 func Verify(root string, cards Cards, j *Journal) ([]Outcome, error) {
