@@ -44,13 +44,10 @@ type Facts struct {
 type Sample struct {
 	At         time.Time
 	Interrupts *topology.Interrupts
-	CPUs       map[int]CPUTime
+	CPUs       map[int]topology.CPUTime
 	// NICs are the counters of each interface, by their names in sysfs.
 	NICs map[string]map[string]uint64
 }
-
-// CPUTime is a line of /proc/stat, in its unit, which is a hundredth of a second.
-type CPUTime struct{ Busy, Idle, Steal uint64 }
 
 // A NIC is an interface, as its files and its driver describe it.
 type NIC struct {
@@ -235,33 +232,8 @@ func defaultRoute(root fs.FS, name string) bool {
 }
 
 func (f *Facts) sample() Sample {
-	s := Sample{At: time.Now(), CPUs: map[int]CPUTime{}, NICs: map[string]map[string]uint64{}}
+	s := Sample{At: time.Now(), CPUs: topology.ReadCPUTimes(f.Root), NICs: map[string]map[string]uint64{}}
 	s.Interrupts, _ = topology.ReadInterrupts(f.Root) // nil, which the checks know
-	stat, _ := text(f.Root, "proc/stat")
-	for line := range strings.Lines(stat) {
-		fields := strings.Fields(line)
-		if len(fields) < 9 || fields[0] == "cpu" || !strings.HasPrefix(fields[0], "cpu") {
-			continue
-		}
-		cpu, err := strconv.Atoi(fields[0][3:])
-		if err != nil {
-			continue
-		}
-		var t CPUTime
-		for i, digits := range fields[1:9] {
-			n, err := strconv.ParseUint(digits, 10, 64)
-			switch {
-			case err != nil:
-			case i == 3 || i == 4: // idle, iowait
-				t.Idle += n
-			case i == 7:
-				t.Steal = n
-			default:
-				t.Busy += n
-			}
-		}
-		s.CPUs[cpu] = t
-	}
 	for i := range f.NICs {
 		name, counts := f.NICs[i].Name, map[string]uint64{}
 		if f.NICs[i].Elsewhere {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -285,19 +284,9 @@ func count(cpu int) counted {
 	var c counted
 	root := os.DirFS("/")
 	if in, err := topology.ReadInterrupts(root); err == nil {
-		for _, l := range in.Lines {
-			c.interrupts += in.Count(l.Name, cpu)
-		}
+		c.interrupts = in.Total(cpu)
 	}
-	text, err := fs.ReadFile(root, "proc/stat")
-	if err != nil {
-		return c
-	}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) > 8 && f[0] == "cpu"+strconv.Itoa(cpu) {
-			c.steal, _ = strconv.ParseUint(f[8], 10, 64) // 0 if it is no number
-		}
-	}
+	c.steal = topology.ReadCPUTimes(root)[cpu].Steal
 	return c
 }
 
