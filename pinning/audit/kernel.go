@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,39 +46,31 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 
 // read reads the card's settings. What it does not know stays nil.
 func read(name string, e *Ethernet) {
-	if n, ok := numbers(name, "channels"); ok {
-		most, _ := numbers(name, "channels-max")
-		e.Channels = &Channels{Combined: n["combined"], CombinedMax: most["combined"], Rx: n["rx"], RxMax: most["rx"]}
+	get := func(setting string) (value string, ok bool) {
+		value, err := card.Kernel{}.Get(name, setting)
+		return value, err == nil
 	}
-	if n, ok := numbers(name, "rings"); ok {
-		most, _ := numbers(name, "rings-max")
-		e.Rings = &Rings{Rx: n["rx"], RxMax: most["rx"]}
+	if now, ok := get("channels"); ok {
+		most, _ := get("channels-max")
+		e.Channels = &Channels{
+			Combined: card.Number(now, "combined"), CombinedMax: card.Number(most, "combined"), Rx: card.Number(now, "rx"), RxMax: card.Number(most, "rx"),
+		}
 	}
-	if n, ok := numbers(name, "coalesce"); ok {
-		e.Coalesce = &Coalesce{RxUsecs: n["rx-usecs"], RxFrames: n["rx-frames"], Adaptive: n["adaptive-rx"] != 0}
+	if now, ok := get("rings"); ok {
+		most, _ := get("rings-max")
+		e.Rings = &Rings{Rx: card.Number(now, "rx"), RxMax: card.Number(most, "rx")}
+	}
+	if now, ok := get("coalesce"); ok {
+		e.Coalesce = &Coalesce{RxUsecs: card.Number(now, "rx-usecs"), RxFrames: card.Number(now, "rx-frames"), Adaptive: card.Number(now, "adaptive-rx") != 0}
 	}
 	for _, feature := range watched {
-		if state, err := (card.Kernel{}).Get(name, "feature "+feature); err == nil {
+		if state, ok := get("feature " + feature); ok {
 			if e.Features == nil {
 				e.Features = map[string]bool{}
 			}
 			e.Features[feature] = state == "on"
 		}
 	}
-}
-
-// numbers reads a setting of the form "rx=512 tx=512".
-func numbers(nic, name string) (map[string]int, bool) {
-	value, err := (card.Kernel{}).Get(nic, name)
-	if err != nil {
-		return nil, false
-	}
-	all := map[string]int{}
-	for part := range strings.FieldsSeq(value) {
-		key, digits, _ := strings.Cut(part, "=")
-		all[key], _ = strconv.Atoi(digits) // 0 if it is no number
-	}
-	return all, true
 }
 
 // plain asks for what every interface has.
