@@ -246,7 +246,7 @@ func planOf(errs io.Writer, o Options, a asked) (*plan.Plan, error) {
 
 // factsOf takes out of a plan what the host is asked for.
 func factsOf(file string, p *plan.Plan, o Options, interfaces []string) (*audit.Config, error) {
-	c := &audit.Config{File: file, Workers: p.Workers, Groups: map[string][]netip.Addr{}, Wide: map[string][]netip.Prefix{}}
+	c := &audit.Config{File: file, Groups: map[string][]netip.Addr{}, Wide: map[string][]netip.Prefix{}}
 	lines, err := o.Memory(p)
 	if err != nil {
 		return nil, fmt.Errorf("doctor: %w", err)

@@ -58,8 +58,6 @@ type NIC struct {
 	XDP             XDP
 	// State is operstate: "up", "down", "unknown" where there is no carrier to tell.
 	State string
-	// DefaultRoute reports that the host is reached through it.
-	DefaultRoute bool
 	// Elsewhere reports that sysfs shows another network namespace, so that node,
 	// interrupts and losses are not known.
 	Elsewhere bool
@@ -69,8 +67,7 @@ type NIC struct {
 
 // A Config is what is to be run on the host, as far as the host matters.
 type Config struct {
-	File    string
-	Workers int
+	File string
 	// MemoryBytes is taken at start, UMEMBytes for packets beside it.
 	MemoryBytes, UMEMBytes int64
 	Interfaces             []ConfigInterface
@@ -205,11 +202,10 @@ func gatherNIC(root fs.FS, p Probes, name string) (NIC, error) {
 			n.Master = target[strings.LastIndexByte(target, '/')+1:]
 		}
 	}
-	n.DefaultRoute = defaultRoute(root, name)
 	if n.Driver == "" {
 		n.Driver = n.Ethernet.Driver
 	}
-	n.XDP = p.XDP(n.NIC, n.DefaultRoute)
+	n.XDP = p.XDP(n.NIC, defaultRoute(root, name))
 	return n, nil
 }
 

@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -35,8 +36,10 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 		return e, fmt.Errorf("interface %s: %w", name, os.NewSyscallError("ioctl ETHTOOL_GDRVINFO", err))
 	}
 	e.Driver, e.Version = unix.ByteSliceToString(drv.Driver[:]), unix.ByteSliceToString(drv.Version[:])
-	e.Firmware, e.Bus = unix.ByteSliceToString(drv.Fw_version[:]), unix.ByteSliceToString(drv.Bus_info[:])
-	e.Index, e.MTU, e.Up = plain(fd, name)
+	e.Firmware = unix.ByteSliceToString(drv.Fw_version[:])
+	if i, err := net.InterfaceByName(name); err == nil {
+		e.Index, e.MTU, e.Up = i.Index, i.MTU, i.Flags&net.FlagRunning != 0
+	}
 	read(name, &e)
 	if t, err := unix.IoctlGetEthtoolTsInfo(fd, name); err == nil {
 		e.PHC = int(t.Phc_index)
@@ -71,21 +74,6 @@ func read(name string, e *Ethernet) {
 			e.Features[feature] = state == "on"
 		}
 	}
-}
-
-// plain asks for what every interface has.
-func plain(fd int, name string) (index, mtu int, up bool) {
-	ask := func(request uint) uint32 {
-		r, err := unix.NewIfreq(name)
-		if err != nil || unix.IoctlIfreq(fd, request, r) != nil {
-			return 0
-		}
-		if request == unix.SIOCGIFFLAGS {
-			return uint32(r.Uint16())
-		}
-		return r.Uint32()
-	}
-	return int(ask(unix.SIOCGIFINDEX)), int(ask(unix.SIOCGIFMTU)), ask(unix.SIOCGIFFLAGS)&unix.IFF_RUNNING != 0
 }
 
 // Clock asks the kernel how right its clock is, and reads a NIC's beside it.
