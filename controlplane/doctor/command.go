@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -158,10 +157,7 @@ func diagnose(cmd *cobra.Command, o Options, a asked) error {
 func publish(w io.Writer, r *Report, a asked) error {
 	var err error
 	if a.json {
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		err = e.Encode(r)
+		err = writeJSON(w, r)
 	} else {
 		err = r.write(w, a.all)
 	}
