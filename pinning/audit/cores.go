@@ -110,7 +110,7 @@ func checkIsolation(f *Facts) []Finding {
 		Why:      "another task takes a turn of about 3 ms on a worker's core (the scheduler's base slice; Documentation/scheduler/sched-eevdf.rst)",
 		Fix:      tune(f, "partition"),
 	}
-	for _, p := range partitions(f.Root) {
+	for _, p := range f.partitions {
 		if p.invalid != "" {
 			out.Measured += fmt.Sprintf("; partition %s: %s", p.dir, p.invalid)
 			out.Severity = Warn
@@ -344,8 +344,9 @@ func allSpin(c *Config) bool {
 // checkNeighbors looks at what the worker cores did between the samples. A worker that
 // spins there is busy too, so this is only said, not judged.
 func checkNeighbors(f *Facts) []Finding {
-	var busy []string
+	var busy, cores []string
 	for _, cpu := range f.Workers.List() {
+		cores = append(cores, strconv.Itoa(cpu))
 		if share, ok := f.Busy(cpu); ok && share > 0.05 {
 			busy = append(busy, fmt.Sprintf("%d: %.0f %%", cpu, 100*share))
 		}
@@ -356,14 +357,6 @@ func checkNeighbors(f *Facts) []Finding {
 	return []Finding{{
 		ID: "cpu.busy", Severity: Note, What: "something runs on worker cores, a worker perhaps", Measured: strings.Join(busy, ", "),
 		Why: "what is not a worker takes turns of milliseconds there",
-		Fix: fmt.Sprintf("ps -eLo psr,pid,comm | grep -E '^ *(%s) '", strings.ReplaceAll(joined(f.Workers), ",", "|")),
+		Fix: fmt.Sprintf("ps -eLo psr,pid,comm | grep -E '^ *(%s) '", strings.Join(cores, "|")),
 	}}
-}
-
-func joined(s topology.CPUSet) string {
-	var all []string
-	for _, n := range s.List() {
-		all = append(all, strconv.Itoa(n))
-	}
-	return strings.Join(all, ",")
 }

@@ -38,6 +38,8 @@ type Facts struct {
 	NoiseUnknown string
 	// Unread says of what could not be read why, by the name of a check.
 	Unread map[string]error
+
+	partitions []partition
 }
 
 // A Sample is counters at one time.
@@ -108,7 +110,7 @@ type Options struct {
 // Gather looks at a host. It changes nothing. What cannot be seen is noted in the
 // facts; the error is of what nothing could be said without.
 func Gather(ctx context.Context, root fs.FS, p Probes, o Options) (*Facts, error) {
-	f := &Facts{Root: root, Config: o.Config, Unread: map[string]error{}}
+	f := &Facts{Root: root, Config: o.Config, Unread: map[string]error{}, partitions: partitions(root)}
 	var err error
 	if f.Machine, err = topology.Read(root); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
@@ -171,7 +173,7 @@ func place(f *Facts, o Options) (pinning.Placement, error) {
 // version of control groups.
 func isolated(f *Facts) topology.CPUSet {
 	set := f.Machine.Isolated
-	for _, p := range partitions(f.Root) {
+	for _, p := range f.partitions {
 		if p.isolated {
 			set = set.Union(p.cpus)
 		}
