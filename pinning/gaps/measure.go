@@ -203,19 +203,15 @@ func run(ctx context.Context, c Config, t *tracefs.Instance) ([]*thread, error) 
 	for _, w := range threads {
 		errs = append(errs, w.err)
 	}
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	if err == nil && t != nil {
+		err = t.Enable(true)
+	}
+	if err != nil {
 		stop.Store(true)
 		close(start)
 		done.Wait()
 		return nil, err
-	}
-	if t != nil {
-		if err := t.Enable(true); err != nil {
-			stop.Store(true)
-			close(start)
-			done.Wait()
-			return nil, err
-		}
 	}
 	for _, w := range threads {
 		w.before = count(w.cpu)
