@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -158,10 +157,7 @@ func diagnose(cmd *cobra.Command, o Options, a asked) error {
 func publish(w io.Writer, r *Report, a asked) error {
 	var err error
 	if a.json {
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		err = e.Encode(r)
+		err = writeJSON(w, r)
 	} else {
 		err = r.write(w, a.all)
 	}
@@ -246,7 +242,7 @@ func planOf(errs io.Writer, o Options, a asked) (*plan.Plan, error) {
 
 // factsOf takes out of a plan what the host is asked for.
 func factsOf(file string, p *plan.Plan, o Options, interfaces []string) (*audit.Config, error) {
-	c := &audit.Config{File: file, Workers: p.Workers, Groups: map[string][]netip.Addr{}, Wide: map[string][]netip.Prefix{}}
+	c := &audit.Config{File: file, Groups: map[string][]netip.Addr{}, Wide: map[string][]netip.Prefix{}}
 	lines, err := o.Memory(p)
 	if err != nil {
 		return nil, fmt.Errorf("doctor: %w", err)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/guest"
 	"github.com/headrace/headrace/pinning/audit"
 	"github.com/headrace/headrace/pinning/topology"
@@ -18,18 +17,13 @@ import (
 
 // TestGuestFaultsAreFoundAndMended runs TestInside… on two memory nodes, with a card.
 func TestGuestFaultsAreFoundAndMended(t *testing.T) {
-	guest.Need(t)
-	path, err := built.Headrace("")
-	if err != nil {
-		t.Fatal(err)
-	}
 	guest.Test(t, guest.Suite{
 		Config: guest.Config{
 			Kernel: "linux-image-6.12-amd64", Sets: []string{"xdp", "numa"}, CPUs: 4, MemoryMB: 1536, NUMA: true, QueuePairs: 2, Timeout: 10 * time.Minute,
 		},
 		Packages: []string{"."},
-		With:     []string{path},
-		Setup:    "ethtool -L eth0 combined 1\nip link set eth0 up\nexport HEADRACE_BINARY=/work/headrace",
+		Headrace: true,
+		Setup:    "ethtool -L eth0 combined 1\nip link set eth0 up",
 		Run:      "^TestInside",
 	})
 }

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -58,10 +57,7 @@ those of a run.`,
 				return err
 			}
 			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetEscapeHTML(false)
-				e.SetIndent("", "  ")
-				return e.Encode(NoiseReport{Version, audit.ClassOf(r), *r})
+				return writeJSON(cmd.OutOrStdout(), NoiseReport{Version, audit.ClassOf(r), *r})
 			}
 			s := &screen{w: cmd.OutOrStdout()}
 			worst := r.Worst()
@@ -78,13 +74,7 @@ those of a run.`,
 }
 
 // short writes a length of time with three digits.
-func short(d time.Duration) string {
-	unit := time.Duration(1)
-	for d/unit >= 1000 {
-		unit *= 10
-	}
-	return d.Round(unit).String()
-}
+func short(d time.Duration) string { return audit.Round(d).String() }
 
 // causesMost bounds the causes that are shown of a core.
 const causesMost = 5

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -52,7 +53,7 @@ func (r *Report) write(w io.Writer, all bool) error {
 			counts = append(counts, fmt.Sprintf("%d %s", n, severity))
 		}
 	}
-	s.line("%s; Linux %s, %d CPUs, %d nodes; interfaces: %s", strings.Join(counts, ", "), r.Host.Kernel, r.Host.CPUs, r.Host.Nodes, orNone(strings.Join(r.Interfaces, " ")))
+	s.line("%s; Linux %s, %d CPUs, %d nodes; interfaces: %s", strings.Join(counts, ", "), r.Host.Kernel, r.Host.CPUs, r.Host.Nodes, cmp.Or(strings.Join(r.Interfaces, " "), "none"))
 	r.holds(s)
 	if r.Noise != nil {
 		s.line("")
@@ -100,11 +101,4 @@ func (r *Report) holds(s *screen) {
 			s.wrapped(fmt.Sprintf("no better than %s: ", c), strings.Join(by, ", "))
 		}
 	}
-}
-
-func orNone(text string) string {
-	if text == "" {
-		return "none"
-	}
-	return text
 }

@@ -12,25 +12,19 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/controlplane/status"
-	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/guest"
 )
 
 // TestGuestMemoryIsWhereItsWorkersAre runs TestInside… on two memory nodes of two CPUs
 // each, with a card.
 func TestGuestMemoryIsWhereItsWorkersAre(t *testing.T) {
-	guest.Need(t)
-	path, err := built.Headrace("")
-	if err != nil {
-		t.Fatal(err)
-	}
 	guest.Test(t, guest.Suite{
 		Config: guest.Config{
 			Kernel: "linux-image-6.12-amd64", Sets: []string{"xdp", "numa"}, CPUs: 4, MemoryMB: 2048, NUMA: true, QueuePairs: 2, Timeout: 6 * time.Minute,
 		},
 		Packages: []string{"."},
-		With:     []string{path},
-		Setup:    "ethtool -L eth0 combined 1\nip link set eth0 up\necho advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled\nexport HEADRACE_BINARY=/work/headrace",
+		Headrace: true,
+		Setup:    "ethtool -L eth0 combined 1\nip link set eth0 up\necho advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
 		Run:      "^TestInside",
 	})
 }

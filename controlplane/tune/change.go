@@ -12,6 +12,7 @@ import (
 	"github.com/headrace/headrace/controlplane/usage"
 	"github.com/headrace/headrace/pinning/noise"
 	"github.com/headrace/headrace/pinning/stage"
+	"github.com/headrace/headrace/systemd/notify"
 )
 
 // changed is what apply, verify and revert print as JSON.
@@ -96,13 +97,12 @@ func (j *job) applyAndHold() error {
 			fmt.Fprintf(j.c.OutOrStdout(), "# not held: %s\n", s)
 		}
 	}
-	if j.c.Context().Err() == nil {
-		if err := notify("READY=1"); err != nil {
-			failed = errors.Join(failed, err)
-		}
+	systemd, err := notify.Open()
+	if err == nil && j.c.Context().Err() == nil {
+		err = systemd.Ready("holds profile " + j.host.Profile.Name)
 	}
 	<-j.c.Context().Done()
-	err := notify("STOPPING=1")
+	err = errors.Join(err, systemd.Stopping("puts everything back"), systemd.Close())
 	// The context has ended; putting back must not.
 	outcomes, wrong := stage.Revert(context.WithoutCancel(j.c.Context()), j.f.root, cardsBelow(j.f.root), j.journal, j.reporter())
 	if n := count(outcomes, stage.Failed); n > 0 {

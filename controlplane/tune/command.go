@@ -14,14 +14,12 @@ import (
 
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/usage"
+	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/pinning/card"
 	"github.com/headrace/headrace/pinning/profile"
 	"github.com/headrace/headrace/pinning/stage"
 	"github.com/headrace/headrace/pinning/topology"
 )
-
-// workersMax is the config's bound.
-const workersMax = 64
 
 // flags are those of the command line.
 type flags struct {
@@ -103,8 +101,8 @@ func (f *flags) options(c *cobra.Command) (stage.Options, error) {
 		}
 	}
 	o.Workers = cmp.Or(o.Workers, o.CPUs.Len(), 1)
-	if o.Workers < 1 || o.Workers > workersMax {
-		return wrong("--workers %d: 1 to %d", o.Workers, workersMax)
+	if o.Workers < 1 || o.Workers > event.WorkersMax {
+		return wrong("--workers %d: 1 to %d", o.Workers, event.WorkersMax)
 	}
 	for _, text := range f.flows {
 		flow, err := parseFlow(text)
@@ -131,7 +129,7 @@ func (f *flags) fromConfig(o *stage.Options) error {
 		}
 	}
 	if o.Workers == 0 && o.CPUs.Empty() {
-		o.Workers = cmp.Or(cfg.Workers, min(workersMax, max(1, runtime.NumCPU()-1))) // as `run` takes it
+		o.Workers = cmp.Or(cfg.Workers, min(event.WorkersMax, max(1, runtime.NumCPU()-1))) // as `run` takes it
 	}
 	return nil
 }

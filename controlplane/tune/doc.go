@@ -5,7 +5,6 @@
 //	check, plan            look.go      nothing is changed
 //	apply, verify, revert  change.go
 //	report                 report.go    what is printed
-//	notify                 notify.go    the word to systemd that all is applied
 //
 // What is done is package pinning/stage's, why is pinning/profile's, and where workers
 // belong is pinning's.

@@ -19,7 +19,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/guest"
 	"github.com/headrace/headrace/pinning/topology"
 )
@@ -27,11 +26,6 @@ import (
 // TestGuestTune boots a machine of two nodes whose command line is that of
 // latency-best, and runs the tests TestInside… there.
 func TestGuestTune(t *testing.T) {
-	guest.Need(t)
-	path, err := built.Headrace("")
-	if err != nil {
-		t.Fatal(err)
-	}
 	guest.Test(t, guest.Suite{
 		Config: guest.Config{
 			Kernel: "linux-image-6.12-amd64", Sets: []string{"xdp"}, CPUs: 4, MemoryMB: 896, NUMA: true, QueuePairs: 4,
@@ -44,8 +38,8 @@ func TestGuestTune(t *testing.T) {
 			Timeout: 12 * time.Minute,
 		},
 		Packages: []string{"."},
-		With:     []string{path},
-		Setup:    "ip link set eth0 up\nexport HEADRACE_BINARY=/work/headrace",
+		Headrace: true,
+		Setup:    "ip link set eth0 up",
 		Run:      "^TestInside",
 	})
 }

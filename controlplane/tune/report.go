@@ -2,6 +2,7 @@ package tune
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,13 +20,7 @@ func writeJSON(w io.Writer, v any) error {
 }
 
 // value is a value on one line.
-func value(s string) string {
-	s = strings.TrimSpace(s)
-	if s == "" {
-		return "nothing"
-	}
-	return s
-}
+func value(s string) string { return cmp.Or(strings.TrimSpace(s), "nothing") }
 
 // writePlacement says what belongs where, each line after a mark.
 func (j *job) writePlacement(b *bytes.Buffer, mark string) {

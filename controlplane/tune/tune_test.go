@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -196,13 +197,13 @@ func TestWrongFlagsAreErrorsOfUsage(t *testing.T) {
 func TestHoldRevertsWhenItIsEnded(t *testing.T) {
 	b, state := host(t), filepath.Join(treetest.Memory(t), "state")
 	before := b.All()
-	t.Chdir(t.TempDir()) // a path of a socket is short
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "n", Net: "unixgram"})
+	address := fmt.Sprintf("@headrace-tune-test-%d", os.Getpid())
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	t.Setenv("NOTIFY_SOCKET", "n")
+	t.Setenv("NOTIFY_SOCKET", address)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -219,7 +220,7 @@ func TestHoldRevertsWhenItIsEnded(t *testing.T) {
 			t.Fatalf("told %q, %v; want %s", text[:n], err, want)
 		}
 	}
-	word("READY=1")
+	word("READY=1\nSTATUS=holds profile latency")
 	if cmp.Equal(before, b.All()) {
 		t.Error("nothing is applied while it holds")
 	}
@@ -227,7 +228,7 @@ func TestHoldRevertsWhenItIsEnded(t *testing.T) {
 		t.Errorf("revert meanwhile: %v", err)
 	}
 	cancel()
-	word("STOPPING=1")
+	word("STOPPING=1\nSTATUS=puts everything back")
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

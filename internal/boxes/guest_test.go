@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headrace/headrace/internal/built"
 	"github.com/headrace/headrace/internal/guest"
 )
 
@@ -12,11 +11,6 @@ import (
 // newer one than that of other guests: receiving needs Linux 6.4. The short form is for
 // every change: one of them, and the conformance suite of verbs beside it.
 func TestGuestRowsOverVerbs(t *testing.T) {
-	guest.Need(t)
-	path, err := built.Headrace("rdma")
-	if err != nil {
-		t.Fatal(err)
-	}
 	packages, run, most := []string{"."}, "^TestVerbs", 25*time.Minute
 	if testing.Short() {
 		packages, run, most = append(packages, "../../rdma/verbs"), "^(TestVerbsARandomSplit|TestDevice)", 9*time.Minute
@@ -26,9 +20,9 @@ func TestGuestRowsOverVerbs(t *testing.T) {
 			Kernel: "linux-image-6.12-amd64", Sets: []string{"rdma"}, CPUs: 4, MemoryMB: 2048, NUMA: true, Timeout: most,
 		},
 		Packages: packages,
-		With:     []string{path},
+		Headrace: true,
 		Tags:     "rdma",
-		Setup:    "wire 4\nexport HEADRACE_BINARY=/work/headrace HEADRACE_RDMA_DEVICES=rxe1,rxe2,rxe3,rxe4",
+		Setup:    "wire 4\nexport HEADRACE_RDMA_DEVICES=rxe1,rxe2,rxe3,rxe4",
 		Run:      run,
 	})
 }

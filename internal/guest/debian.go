@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // debianScript goes on in the guest where init.sh has loaded the modules: it puts /work
@@ -50,21 +48,11 @@ func DebianRoot(ctx context.Context) (string, error) {
 type debian struct{ root, image string }
 
 func openDebian(ctx context.Context) (*debian, error) {
-	cache, err := CacheDir()
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, err
-	}
-	lock, err := os.OpenFile(filepath.Join(cache, "debian.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	cache, lock, err := lockCache("debian.lock")
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close() //nolint:errcheck // it has no contents; closing unlocks
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, os.NewSyscallError("flock", err)
-	}
 	dir := filepath.Join(cache, "debian-13")
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := buildDebian(ctx, dir); err != nil {

@@ -46,29 +46,40 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "headrace-guest"), nil
 }
 
+// lockCache makes the cache's directory and waits for a lock in it, which is held until
+// it is closed.
+func lockCache(name string) (cache string, lock *os.File, err error) {
+	if cache, err = CacheDir(); err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", nil, err
+	}
+	if lock, err = os.OpenFile(filepath.Join(cache, name), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
+		return "", nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", nil, errors.Join(os.NewSyscallError("flock", err), lock.Close())
+	}
+	return cache, lock, nil
+}
+
 // openKernel returns the kernel of the named package or .deb, fetched and unpacked if
 // it is not in the cache yet.
 func openKernel(ctx context.Context, name string) (*kernel, error) {
 	if runtime.GOARCH != "amd64" {
 		return nil, fmt.Errorf("%w: a guest on %s, its kernel and the programs in it are for amd64", ErrConfig, runtime.GOARCH)
 	}
-	cache, err := CacheDir()
-	if err != nil {
-		return nil, err
-	}
-	for _, dir := range []string{"deb", "named"} {
-		if err := os.MkdirAll(filepath.Join(cache, dir), 0o755); err != nil {
-			return nil, err
-		}
-	}
 	// Two test binaries that start together would fetch twice into one file.
-	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	cache, lock, err := lockCache("lock")
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close() //nolint:errcheck // it has no contents; closing unlocks
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, os.NewSyscallError("flock", err)
+	for _, dir := range []string{"deb", "named"} {
+		if err := os.MkdirAll(filepath.Join(cache, dir), 0o755); err != nil {
+			return nil, err
+		}
 	}
 	deb, err := findPackage(ctx, cache, name)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/headrace/headrace/internal/built"
 )
 
 // Need skips tb unless the environment asks for guests.
@@ -37,6 +39,9 @@ type Suite struct {
 	// With are files of this machine that are found in the guest in /work, by their last
 	// names: programs that the tests start.
 	With []string
+	// Headrace has headrace itself built, with Tags, and found in the guest under the name
+	// in HEADRACE_BINARY. The package's TestMain calls [built.Remove].
+	Headrace bool
 	// Tags are build tags, separated by commas.
 	Tags string
 	// Setup is a shell script that runs first: "wire 4". The tests do not run if any
@@ -66,6 +71,14 @@ func Test(t *testing.T, s Suite) {
 	names := make([]string, len(s.Packages))
 	for i, p := range s.Packages {
 		names[i] = s.build(t, p)
+	}
+	if s.Headrace {
+		path, err := built.Headrace(s.Tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.With = append(s.With, path)
+		s.Setup = "export HEADRACE_BINARY=/work/" + filepath.Base(path) + "\n" + s.Setup
 	}
 	for _, path := range s.With {
 		if err := copyFile(path, filepath.Join(s.Config.Dir, filepath.Base(path))); err != nil {

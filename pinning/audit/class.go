@@ -106,7 +106,7 @@ func grant(findings []Finding, f *Facts) Verdict {
 			shortest = min(shortest, f.Noise.Cores[i].For)
 		}
 		v.P999 = worst.P999
-		hold(classOf(worst.P999), "noise", fmt.Sprintf("p99.9 %v on core %d", round(worst.P999), worst.CPU))
+		hold(classOf(worst.P999), "noise", fmt.Sprintf("p99.9 %v on core %d", Round(worst.P999), worst.CPU))
 		// A millisecond of slack: the loop ends on a reading.
 		const slack = time.Millisecond
 		measured := shortest.Round(time.Millisecond)
@@ -126,8 +126,8 @@ func grant(findings []Finding, f *Facts) Verdict {
 	return v
 }
 
-// round leaves three digits.
-func round(d time.Duration) time.Duration {
+// Round leaves three digits of a length of time, to be read.
+func Round(d time.Duration) time.Duration {
 	unit := time.Duration(1)
 	for d/unit >= 1000 {
 		unit *= 10

@@ -79,7 +79,7 @@ func checkBudget(f *Facts) []Finding {
 		lasts := time.Duration(float64(i.RxRing) * float64(len(f.Place.Workers)) / rate * float64(time.Second))
 		out := Finding{
 			ID: "config.rings", Subject: i.Name, What: "rings outlast the longest absence of a worker",
-			Measured: fmt.Sprintf("rx_ring %d lasts %v at %.0f packets a second (%s), evenly spread; an absence of %v", i.RxRing, round(lasts), rate, from, round(away)),
+			Measured: fmt.Sprintf("rx_ring %d lasts %v at %.0f packets a second (%s), evenly spread; an absence of %v", i.RxRing, Round(lasts), rate, from, Round(away)),
 			Why:      "what comes when a ring is full is lost, and counted as xsk_lost",
 			Fix:      fmt.Sprintf("interfaces: {%s: {rx_ring: %d}}", i.Name, powerAbove(int(rate*away.Seconds()*2/float64(len(f.Place.Workers))))),
 		}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -109,7 +110,7 @@ func checkIsolation(f *Facts) []Finding {
 		Why:      "another task takes a turn of about 3 ms on a worker's core (the scheduler's base slice; Documentation/scheduler/sched-eevdf.rst)",
 		Fix:      tune(f, "partition"),
 	}
-	for _, p := range partitions(f.Root) {
+	for _, p := range f.partitions {
 		if p.invalid != "" {
 			out.Measured += fmt.Sprintf("; partition %s: %s", p.dir, p.invalid)
 			out.Severity = Warn
@@ -132,12 +133,7 @@ func quiet(f Finding) Finding {
 	return f
 }
 
-func orNone(s topology.CPUSet) string {
-	if s.Empty() {
-		return "none"
-	}
-	return s.String()
-}
+func orNone(s topology.CPUSet) string { return cmp.Or(s.String(), "none") }
 
 // checkCmdline looks at what only the kernel's command line can give.
 func checkCmdline(f *Facts) []Finding {
@@ -159,7 +155,7 @@ func checkCmdline(f *Facts) []Finding {
 	}
 	out := Finding{
 		ID: "cpu.cmdline", What: "the kernel keeps callbacks and managed interrupts off the worker cores since boot",
-		Measured: orElse(cpuWords(line), "no word about CPUs"),
+		Measured: cmp.Or(cpuWords(line), "no word about CPUs"),
 		Why:      "RCU callbacks run in soft interrupts of 10 to 100 µs; the interrupts of multi-queue devices cannot be moved later (Documentation/admin-guide/cpu-isolation.rst)",
 	}
 	if len(missing) > 0 {
@@ -168,13 +164,6 @@ func checkCmdline(f *Facts) []Finding {
 		out.Fix = "kernel command line: " + strings.Join(missing, " ")
 	}
 	return []Finding{quiet(out)}
-}
-
-func orElse(text, other string) string {
-	if text == "" {
-		return other
-	}
-	return text
 }
 
 // cpuWords picks the words about CPUs out of a command line.
@@ -312,7 +301,7 @@ func checkCStates(f *Facts) []Finding {
 	}
 	out := Finding{
 		ID: "cpu.cstates", What: "worker cores do not sleep deeply",
-		Measured: fmt.Sprintf("deepest: %s, %d µs to wake", orElse(name, "none"), deepest),
+		Measured: fmt.Sprintf("deepest: %s, %d µs to wake", cmp.Or(name, "none"), deepest),
 		Why:      "an adaptive worker that waits lets its core sleep, and the first packet after it waits for the core to wake, its caches empty (cpuidle's own figure; Documentation/admin-guide/pm/cpuidle.rst)",
 	}
 	switch {
@@ -355,8 +344,9 @@ func allSpin(c *Config) bool {
 // checkNeighbors looks at what the worker cores did between the samples. A worker that
 // spins there is busy too, so this is only said, not judged.
 func checkNeighbors(f *Facts) []Finding {
-	var busy []string
+	var busy, cores []string
 	for _, cpu := range f.Workers.List() {
+		cores = append(cores, strconv.Itoa(cpu))
 		if share, ok := f.Busy(cpu); ok && share > 0.05 {
 			busy = append(busy, fmt.Sprintf("%d: %.0f %%", cpu, 100*share))
 		}
@@ -367,14 +357,6 @@ func checkNeighbors(f *Facts) []Finding {
 	return []Finding{{
 		ID: "cpu.busy", Severity: Note, What: "something runs on worker cores, a worker perhaps", Measured: strings.Join(busy, ", "),
 		Why: "what is not a worker takes turns of milliseconds there",
-		Fix: fmt.Sprintf("ps -eLo psr,pid,comm | grep -E '^ *(%s) '", strings.ReplaceAll(joined(f.Workers), ",", "|")),
+		Fix: fmt.Sprintf("ps -eLo psr,pid,comm | grep -E '^ *(%s) '", strings.Join(cores, "|")),
 	}}
-}
-
-func joined(s topology.CPUSet) string {
-	var all []string
-	for _, n := range s.List() {
-		all = append(all, strconv.Itoa(n))
-	}
-	return strings.Join(all, ",")
 }

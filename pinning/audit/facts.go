@@ -38,19 +38,18 @@ type Facts struct {
 	NoiseUnknown string
 	// Unread says of what could not be read why, by the name of a check.
 	Unread map[string]error
+
+	partitions []partition
 }
 
 // A Sample is counters at one time.
 type Sample struct {
 	At         time.Time
 	Interrupts *topology.Interrupts
-	CPUs       map[int]CPUTime
+	CPUs       map[int]topology.CPUTime
 	// NICs are the counters of each interface, by their names in sysfs.
 	NICs map[string]map[string]uint64
 }
-
-// CPUTime is a line of /proc/stat, in its unit, which is a hundredth of a second.
-type CPUTime struct{ Busy, Idle, Steal uint64 }
 
 // A NIC is an interface, as its files and its driver describe it.
 type NIC struct {
@@ -61,8 +60,6 @@ type NIC struct {
 	XDP             XDP
 	// State is operstate: "up", "down", "unknown" where there is no carrier to tell.
 	State string
-	// DefaultRoute reports that the host is reached through it.
-	DefaultRoute bool
 	// Elsewhere reports that sysfs shows another network namespace, so that node,
 	// interrupts and losses are not known.
 	Elsewhere bool
@@ -72,8 +69,7 @@ type NIC struct {
 
 // A Config is what is to be run on the host, as far as the host matters.
 type Config struct {
-	File    string
-	Workers int
+	File string
 	// MemoryBytes is taken at start, UMEMBytes for packets beside it.
 	MemoryBytes, UMEMBytes int64
 	Interfaces             []ConfigInterface
@@ -114,7 +110,7 @@ type Options struct {
 // Gather looks at a host. It changes nothing. What cannot be seen is noted in the
 // facts; the error is of what nothing could be said without.
 func Gather(ctx context.Context, root fs.FS, p Probes, o Options) (*Facts, error) {
-	f := &Facts{Root: root, Config: o.Config, Unread: map[string]error{}}
+	f := &Facts{Root: root, Config: o.Config, Unread: map[string]error{}, partitions: partitions(root)}
 	var err error
 	if f.Machine, err = topology.Read(root); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
@@ -177,7 +173,7 @@ func place(f *Facts, o Options) (pinning.Placement, error) {
 // version of control groups.
 func isolated(f *Facts) topology.CPUSet {
 	set := f.Machine.Isolated
-	for _, p := range partitions(f.Root) {
+	for _, p := range f.partitions {
 		if p.isolated {
 			set = set.Union(p.cpus)
 		}
@@ -208,11 +204,10 @@ func gatherNIC(root fs.FS, p Probes, name string) (NIC, error) {
 			n.Master = target[strings.LastIndexByte(target, '/')+1:]
 		}
 	}
-	n.DefaultRoute = defaultRoute(root, name)
 	if n.Driver == "" {
 		n.Driver = n.Ethernet.Driver
 	}
-	n.XDP = p.XDP(n.NIC, n.DefaultRoute)
+	n.XDP = p.XDP(n.NIC, defaultRoute(root, name))
 	return n, nil
 }
 
@@ -235,33 +230,8 @@ func defaultRoute(root fs.FS, name string) bool {
 }
 
 func (f *Facts) sample() Sample {
-	s := Sample{At: time.Now(), CPUs: map[int]CPUTime{}, NICs: map[string]map[string]uint64{}}
+	s := Sample{At: time.Now(), CPUs: topology.ReadCPUTimes(f.Root), NICs: map[string]map[string]uint64{}}
 	s.Interrupts, _ = topology.ReadInterrupts(f.Root) // nil, which the checks know
-	stat, _ := text(f.Root, "proc/stat")
-	for line := range strings.Lines(stat) {
-		fields := strings.Fields(line)
-		if len(fields) < 9 || fields[0] == "cpu" || !strings.HasPrefix(fields[0], "cpu") {
-			continue
-		}
-		cpu, err := strconv.Atoi(fields[0][3:])
-		if err != nil {
-			continue
-		}
-		var t CPUTime
-		for i, digits := range fields[1:9] {
-			n, err := strconv.ParseUint(digits, 10, 64)
-			switch {
-			case err != nil:
-			case i == 3 || i == 4: // idle, iowait
-				t.Idle += n
-			case i == 7:
-				t.Steal = n
-			default:
-				t.Busy += n
-			}
-		}
-		s.CPUs[cpu] = t
-	}
 	for i := range f.NICs {
 		name, counts := f.NICs[i].Name, map[string]uint64{}
 		if f.NICs[i].Elsewhere {

@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/headrace/headrace/pinning/topology"
 )
 
 // checkIRQs looks for interrupts on worker cores: those that came there between the
@@ -95,7 +97,8 @@ func banned(f *Facts, pid string) (string, bool) {
 	}
 	for setting := range strings.SplitSeq(environ, "\x00") {
 		if list, ok := strings.CutPrefix(setting, "IRQBALANCE_BANNED_CPULIST="); ok {
-			return list, listOf("x="+list, "x").Contains(f.Workers)
+			cpus, err := topology.ParseCPUs(list)
+			return list, err == nil && cpus.Contains(f.Workers)
 		}
 	}
 	return "", false

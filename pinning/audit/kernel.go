@@ -3,9 +3,8 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,8 +36,10 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 		return e, fmt.Errorf("interface %s: %w", name, os.NewSyscallError("ioctl ETHTOOL_GDRVINFO", err))
 	}
 	e.Driver, e.Version = unix.ByteSliceToString(drv.Driver[:]), unix.ByteSliceToString(drv.Version[:])
-	e.Firmware, e.Bus = unix.ByteSliceToString(drv.Fw_version[:]), unix.ByteSliceToString(drv.Bus_info[:])
-	e.Index, e.MTU, e.Up = plain(fd, name)
+	e.Firmware = unix.ByteSliceToString(drv.Fw_version[:])
+	if i, err := net.InterfaceByName(name); err == nil {
+		e.Index, e.MTU, e.Up = i.Index, i.MTU, i.Flags&net.FlagRunning != 0
+	}
 	read(name, &e)
 	if t, err := unix.IoctlGetEthtoolTsInfo(fd, name); err == nil {
 		e.PHC = int(t.Phc_index)
@@ -48,54 +49,31 @@ func (Kernel) Ethernet(name string) (Ethernet, error) {
 
 // read reads the card's settings. What it does not know stays nil.
 func read(name string, e *Ethernet) {
-	if n, ok := numbers(name, "channels"); ok {
-		most, _ := numbers(name, "channels-max")
-		e.Channels = &Channels{Combined: n["combined"], CombinedMax: most["combined"], Rx: n["rx"], RxMax: most["rx"]}
+	get := func(setting string) (value string, ok bool) {
+		value, err := card.Kernel{}.Get(name, setting)
+		return value, err == nil
 	}
-	if n, ok := numbers(name, "rings"); ok {
-		most, _ := numbers(name, "rings-max")
-		e.Rings = &Rings{Rx: n["rx"], RxMax: most["rx"]}
+	if now, ok := get("channels"); ok {
+		most, _ := get("channels-max")
+		e.Channels = &Channels{
+			Combined: card.Number(now, "combined"), CombinedMax: card.Number(most, "combined"), Rx: card.Number(now, "rx"), RxMax: card.Number(most, "rx"),
+		}
 	}
-	if n, ok := numbers(name, "coalesce"); ok {
-		e.Coalesce = &Coalesce{RxUsecs: n["rx-usecs"], RxFrames: n["rx-frames"], Adaptive: n["adaptive-rx"] != 0}
+	if now, ok := get("rings"); ok {
+		most, _ := get("rings-max")
+		e.Rings = &Rings{Rx: card.Number(now, "rx"), RxMax: card.Number(most, "rx")}
+	}
+	if now, ok := get("coalesce"); ok {
+		e.Coalesce = &Coalesce{RxUsecs: card.Number(now, "rx-usecs"), RxFrames: card.Number(now, "rx-frames"), Adaptive: card.Number(now, "adaptive-rx") != 0}
 	}
 	for _, feature := range watched {
-		if state, err := (card.Kernel{}).Get(name, "feature "+feature); err == nil {
+		if state, ok := get("feature " + feature); ok {
 			if e.Features == nil {
 				e.Features = map[string]bool{}
 			}
 			e.Features[feature] = state == "on"
 		}
 	}
-}
-
-// numbers reads a setting of the form "rx=512 tx=512".
-func numbers(nic, name string) (map[string]int, bool) {
-	value, err := (card.Kernel{}).Get(nic, name)
-	if err != nil {
-		return nil, false
-	}
-	all := map[string]int{}
-	for part := range strings.FieldsSeq(value) {
-		key, digits, _ := strings.Cut(part, "=")
-		all[key], _ = strconv.Atoi(digits) // 0 if it is no number
-	}
-	return all, true
-}
-
-// plain asks for what every interface has.
-func plain(fd int, name string) (index, mtu int, up bool) {
-	ask := func(request uint) uint32 {
-		r, err := unix.NewIfreq(name)
-		if err != nil || unix.IoctlIfreq(fd, request, r) != nil {
-			return 0
-		}
-		if request == unix.SIOCGIFFLAGS {
-			return uint32(r.Uint16())
-		}
-		return r.Uint32()
-	}
-	return int(ask(unix.SIOCGIFINDEX)), int(ask(unix.SIOCGIFMTU)), ask(unix.SIOCGIFFLAGS)&unix.IFF_RUNNING != 0
 }
 
 // Clock asks the kernel how right its clock is, and reads a NIC's beside it.

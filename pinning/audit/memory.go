@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"strconv"
@@ -28,7 +29,7 @@ func checkHugePages(f *Facts) []Finding {
 		}
 	}
 	out := Finding{
-		ID: "mem.hugepages", What: "there are huge pages for the workers' memory", Measured: orElse(strings.Join(where, ", "), "none"),
+		ID: "mem.hugepages", What: "there are huge pages for the workers' memory", Measured: cmp.Or(strings.Join(where, ", "), "none"),
 		Why: "with pages of 4 KiB nearly every access to a large table misses the TLB: 20 to 40 ns each (a page walk; Documentation/admin-guide/mm/hugetlbpage.rst)",
 		Fix: tune(f, "hugepages"),
 	}

@@ -56,7 +56,7 @@ func checkDriver(_ *Facts, n *NIC) Finding {
 }
 
 func checkLink(_ *Facts, n *NIC) Finding {
-	out := Finding{ID: "nic.link", What: "the link is up", Measured: orElse(n.State, "unknown"), Why: "nothing comes", Fix: fmt.Sprintf("ip link set %s up; then the cable, the transceiver, the switch's port", n.Name)}
+	out := Finding{ID: "nic.link", What: "the link is up", Measured: cmp.Or(n.State, "unknown"), Why: "nothing comes", Fix: fmt.Sprintf("ip link set %s up; then the cable, the transceiver, the switch's port", n.Name)}
 	switch n.State {
 	case "up":
 	case "unknown":
@@ -171,7 +171,7 @@ func checkOffloads(f *Facts, n *NIC) Finding {
 			set = append(set, name)
 		}
 	}
-	out := Finding{ID: "nic.offloads", What: "no offload changes packets before XDP sees them", Measured: "on: " + orElse(strings.Join(set, " "), "none of those that matter")}
+	out := Finding{ID: "nic.offloads", What: "no offload changes packets before XDP sees them", Measured: "on: " + cmp.Or(strings.Join(set, " "), "none of those that matter")}
 	switch {
 	case on["rx-lro"]:
 		out.Severity, out.What = Fail, "the card joins packets (LRO)"
@@ -254,7 +254,7 @@ func checkZeroCopy(_ *Facts, n *NIC) Finding {
 	switch {
 	case x.Probed && x.ZeroCopy:
 	case x.Probed:
-		out.Severity, out.What, out.Measured = Note, "the kernel copies packets", orElse(x.ZeroCopyRefused, "not granted")
+		out.Severity, out.What, out.Measured = Note, "the kernel copies packets", cmp.Or(x.ZeroCopyRefused, "not granted")
 	default:
 		out.Severity, out.What, out.Measured = Unknown, "whether the card can do zero-copy was not tried", x.NotProbed
 		out.Fix = "headrace doctor --interface " + n.Name + " --probe"
@@ -277,7 +277,7 @@ func checkDrops(f *Facts, n *NIC) Finding {
 		}
 	}
 	out := Finding{
-		ID: "nic.drops", What: "the card loses nothing now", Measured: "since boot: " + orElse(strings.Join(ever, ", "), "nothing lost"),
+		ID: "nic.drops", What: "the card loses nothing now", Measured: "since boot: " + cmp.Or(strings.Join(ever, ", "), "nothing lost"),
 		Why: "rx_missed_errors and rx_fifo_errors: the ring was full; rx_dropped: also what nobody wanted (Documentation/networking/statistics.rst)",
 		Fix: "longer rings, interrupts on a core of their own; `ethtool -S " + n.Name + "` says more",
 	}
@@ -317,7 +317,7 @@ func checkNUMA(f *Facts) []Finding {
 			out.Severity, out.Best = Warn, ClassB
 			out.What = fmt.Sprintf("workers on cores %s are on another node than the card", far)
 			out.Measured += fmt.Sprintf(", distance %d", worst)
-			out.Fix = fmt.Sprintf("--cores of node %d: %s", n.Node, orElse(node.CPUs.String(), "none online; or move the card to another slot"))
+			out.Fix = fmt.Sprintf("--cores of node %d: %s", n.Node, cmp.Or(node.CPUs.String(), "none online; or move the card to another slot"))
 		}
 		all = append(all, quiet(out))
 	}

@@ -19,7 +19,7 @@ type Probes interface {
 
 // Ethernet is what a driver says. What a driver does not know is nil.
 type Ethernet struct {
-	Driver, Version, Firmware, Bus string
+	Driver, Version, Firmware string
 	// Index, MTU and Up are the kernel's, in the network namespace of the process, which
 	// need not be that of sysfs. Index 0 is unknown.
 	Index, MTU int

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -145,7 +146,7 @@ func hypervisor(root fs.FS) string {
 	for line := range strings.Lines(cpus) {
 		if key, flags, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "flags" {
 			if strings.Contains(" "+strings.TrimSpace(flags)+" ", " hypervisor ") {
-				return orElse(name, "a hypervisor")
+				return cmp.Or(name, "a hypervisor")
 			}
 			return "" // the CPU itself says so, whatever the firmware is called
 		}

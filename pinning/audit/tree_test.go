@@ -94,7 +94,7 @@ func sound() *host {
 			{CPU: 3, For: 10 * time.Second, P999: 5 * time.Microsecond, Max: 8 * time.Microsecond},
 		}},
 		opts: Options{Interfaces: []string{"eth0"}, Workers: topology.CPUs(2, 3), Span: time.Millisecond, Config: &Config{
-			File: "bars.yaml", Workers: 2, MemoryBytes: 500 << 20, UMEMBytes: 100 << 20, Rate: 1_000_000,
+			File: "bars.yaml", MemoryBytes: 500 << 20, UMEMBytes: 100 << 20, Rate: 1_000_000,
 			Interfaces: []ConfigInterface{{Name: "eth0", Queues: 2, RxRing: 8192, Spin: true}},
 			Groups:     nil,
 		}},

@@ -146,16 +146,6 @@ var featureNames = map[string][]string{
 	"rx-gro-udp": {"rx-udp-gro-forwarding"},
 }
 
-// FeatureNames returns the names that "feature NAME" knows beside the kernel's own.
-func FeatureNames() []string {
-	var names []string
-	for n := range featureNames {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // features returns the states of what name stands for.
 func features(nic, name string) (map[string]bool, error) {
 	all, err := with(func(e *ethtool.Ethtool) (map[string]ethtool.FeatureState, error) { return e.FeaturesWithState(nic) })

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +79,7 @@ func wrap(nic, name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENODEV) && name != "":
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("card: %s: %s: %w: %w", nic, name, ErrUnsupported, err)
 	}
 	return fmt.Errorf("card: %s: %s: %w", nic, name, err)
@@ -97,6 +98,17 @@ func format(fields []field) string {
 		parts[i] = fmt.Sprintf("%s=%d", f.name, *f.at)
 	}
 	return strings.Join(parts, " ")
+}
+
+// Number returns one number of a value like "rx=1 tx=2", 0 if it is not there.
+func Number(value, name string) int {
+	for part := range strings.FieldsSeq(value) {
+		if digits, ok := strings.CutPrefix(part, name+"="); ok {
+			n, _ := strconv.Atoi(digits) // 0 if it is none
+			return n
+		}
+	}
+	return 0
 }
 
 // parse sets the fields that value names; the others stay.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -204,19 +203,15 @@ func run(ctx context.Context, c Config, t *tracefs.Instance) ([]*thread, error) 
 	for _, w := range threads {
 		errs = append(errs, w.err)
 	}
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	if err == nil && t != nil {
+		err = t.Enable(true)
+	}
+	if err != nil {
 		stop.Store(true)
 		close(start)
 		done.Wait()
 		return nil, err
-	}
-	if t != nil {
-		if err := t.Enable(true); err != nil {
-			stop.Store(true)
-			close(start)
-			done.Wait()
-			return nil, err
-		}
 	}
 	for _, w := range threads {
 		w.before = count(w.cpu)
@@ -285,19 +280,9 @@ func count(cpu int) counted {
 	var c counted
 	root := os.DirFS("/")
 	if in, err := topology.ReadInterrupts(root); err == nil {
-		for _, l := range in.Lines {
-			c.interrupts += in.Count(l.Name, cpu)
-		}
+		c.interrupts = in.Total(cpu)
 	}
-	text, err := fs.ReadFile(root, "proc/stat")
-	if err != nil {
-		return c
-	}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) > 8 && f[0] == "cpu"+strconv.Itoa(cpu) {
-			c.steal, _ = strconv.ParseUint(f[8], 10, 64) // 0 if it is no number
-		}
-	}
+	c.steal = topology.ReadCPUTimes(root)[cpu].Steal
 	return c
 }
 

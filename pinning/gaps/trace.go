@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/headrace/headrace/pinning/tracefs"
@@ -27,10 +25,6 @@ type event struct {
 	name string
 	args string
 }
-
-// eventLine is "  sleep-4711  [001] d.h1.  123.456789: irq_handler_entry: irq=36 name=x".
-// What is before the CPU is a task's name, which may hold anything.
-var eventLine = regexp.MustCompile(`\[\d{3,}\]\s+(?:[^\s\d:][^\s:]*\s+)?(\d+)\.(\d{6}): ([a-z_0-9]+): ?(.*)$`)
 
 // readEvents reads a CPU's events, the oldest first, and from when on they are complete.
 func readEvents(t *tracefs.Instance, cpu int) (all []event, from int64, err error) {
@@ -67,22 +61,9 @@ func parseTrace(r io.Reader) ([]event, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), "#") {
-			continue
+		if l, ok := tracefs.ParseLine(lines.Text()); ok {
+			all = append(all, event{int64(l.At), l.Name, l.Args})
 		}
-		m := eventLine.FindStringSubmatch(lines.Text())
-		if m == nil {
-			continue
-		}
-		seconds, err := strconv.ParseInt(m[1], 10, 33)
-		if err != nil {
-			continue
-		}
-		micros, err := strconv.ParseInt(m[2], 10, 32)
-		if err != nil {
-			continue
-		}
-		all = append(all, event{seconds*1e9 + micros*1e3, m[3], m[4]})
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("trace: %w", err)

@@ -31,17 +31,6 @@ type Count struct {
 	N     uint64 `json:"n"`
 }
 
-// Of counts what came of a kind on a CPU, by any cause.
-func (l *Ledger) Of(cpu int, kind Kind) uint64 {
-	var n uint64
-	for _, c := range l.Counts {
-		if c.CPU == cpu && c.Kind == kind {
-			n += c.N
-		}
-	}
-	return n
-}
-
 // Measure watches cpus for a time, less if ctx ends, and counts. Each, if not nil, is
 // called with every event too. The caller should not run on one of the CPUs. tracefs is
 // that of [Open].

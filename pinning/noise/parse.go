@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/headrace/headrace/pinning/tracefs"
 )
 
 // Kind is what sort of thing took a CPU away.
@@ -32,26 +34,21 @@ type Event struct {
 	Cause string
 }
 
-// A line is "TASK-PID [CPU] FLAGS SECONDS: EVENT: ARGUMENTS".
 var (
-	line  = regexp.MustCompile(`\[(\d{3,5})\]\s+\S+\s+(\d{1,9})\.(\d{6}): (\w+): (.*)`)
 	value = regexp.MustCompile(`(\w+)=(\S+)`)
 	lost  = regexp.MustCompile(`\[LOST (\d{1,18}) EVENTS\]`)
 )
 
 func parse(text string) (Event, bool) {
-	m := line.FindStringSubmatch(text)
-	if m == nil {
+	l, ok := tracefs.ParseLine(text)
+	if !ok {
 		return Event{}, false
 	}
-	cpu, _ := strconv.Atoi(m[1])
-	seconds, _ := strconv.ParseInt(m[2], 10, 64)
-	micros, _ := strconv.ParseInt(m[3], 10, 64)
-	e := Event{CPU: cpu, At: time.Duration(seconds)*time.Second + time.Duration(micros)*time.Microsecond}
-	return e.of(m[4], m[5])
+	return Event{CPU: l.CPU, At: l.At}.of(l.Name, l.Args), true
 }
 
-func (e Event) of(name, args string) (Event, bool) {
+// of says what an event is. Idling, which is no interruption, has no kind.
+func (e Event) of(name, args string) Event {
 	switch name {
 	case "local_timer_entry":
 		e.Kind, e.Cause = Tick, "local timer"
@@ -59,7 +56,7 @@ func (e Event) of(name, args string) (Event, bool) {
 		_, next, _ := strings.Cut(args, "next_comm=")
 		next, _, _ = strings.Cut(next, " next_pid=")
 		if strings.HasPrefix(next, "swapper") {
-			return e, true // idle is no interruption; it has no kind
+			return e
 		}
 		e.Kind, e.Cause = Task, next
 	case "irq_handler_entry":
@@ -82,7 +79,7 @@ func (e Event) of(name, args string) (Event, bool) {
 	if e.Cause == "" {
 		e.Cause = name
 	}
-	return e, true
+	return e
 }
 
 func argument(args, name string) string {

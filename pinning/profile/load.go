@@ -31,7 +31,7 @@ const suffix = ".profile"
 // that come with the binary, so that a file in a directory replaces one of them.
 type Sources []fs.FS
 
-// all are s and the binary's own, with the names of their directories for messages.
+// all are s and the binary's own.
 func (s Sources) all() []fs.FS {
 	own, err := fs.Sub(embedded, "profiles")
 	if err != nil {

@@ -14,19 +14,6 @@ import (
 // onCard is a setting of a card.
 func onCard(nic, what string) Setting { return Setting{kindCard, nic + " " + what} }
 
-// field returns one number of a value like "rx=1 tx=2".
-func field(value, name string) int {
-	for part := range strings.FieldsSeq(value) {
-		if digits, ok := strings.CutPrefix(part, name+"="); ok {
-			n, err := strconv.Atoi(digits)
-			if err == nil {
-				return n
-			}
-		}
-	}
-	return 0
-}
-
 // with replaces one number of such a value, if it has it.
 func with(value, name string, n int) string {
 	parts := strings.Fields(value)
@@ -63,16 +50,16 @@ func (s channelStage) Plan(h *Host) ([]Step, []Note) {
 			continue
 		}
 		value := now
-		if m := field(most, "combined"); m > 0 {
+		if m := card.Number(most, "combined"); m > 0 {
 			value = with(value, "combined", min(n, m))
 		} else {
 			for _, side := range []string{"rx", "tx"} {
-				if m := field(most, side); m > 0 {
+				if m := card.Number(most, side); m > 0 {
 					value = with(value, side, min(n, m))
 				}
 			}
 		}
-		if m := max(field(most, "combined"), field(most, "rx")); m < n {
+		if m := max(card.Number(most, "combined"), card.Number(most, "rx")); m < n {
 			p.note(false, "", "%s has %d queues at most; %d workers share them", nic.Name, m, n)
 		}
 		p.want(onCard(nic.Name, "channels"), value, w.Reason)
@@ -101,7 +88,7 @@ func (s rings) Plan(h *Host) ([]Step, []Note) {
 			continue
 		}
 		for _, side := range []string{"rx", "tx"} {
-			n := field(most, side)
+			n := card.Number(most, side)
 			if w.Value != "max" {
 				asked, _ := strconv.Atoi(w.Value)
 				n = min(n, asked)

@@ -69,10 +69,10 @@ func (cmdline) missing(h *Host, key, value string) (want string, ok bool) {
 	return want, err == nil && set.Contains(quiet)
 }
 
-// Slice is the cgroup that workers run in, below the root of cgroup v2, and Rest the one
-// beside it that cgroup v1 needs.
+// Names of the cgroup that workers run in, below the root of cgroup v2 and of v1, and of
+// the one beside it that v1 needs.
 const (
-	Slice  = "headrace.slice"
+	v2Name = "headrace.slice"
 	v1Name = "headrace"
 	v1Rest = "headrace-rest"
 )
@@ -107,7 +107,7 @@ func (s partition) Plan(h *Host) ([]Step, []Note) {
 }
 
 func (partition) planV2(p *planner, at string, w profile.Setting) {
-	dir := path.Join(at, Slice)
+	dir := path.Join(at, v2Name)
 	quiet := p.h.Placement.Quiet.String()
 	p.want(Setting{kindEnabled, at + " cpuset"}, enabled, "the slice needs the controller")
 	p.want(Setting{kindDir, dir}, present, "the cgroup that workers join")
@@ -193,15 +193,11 @@ func (s cstate) Plan(h *Host) ([]Step, []Note) {
 	if n == 0 {
 		value = "n/a"
 	}
-	found := false
-	for _, cpu := range h.Placement.WorkerCPUs().List() {
-		at := fmt.Sprintf("sys/devices/system/cpu/cpu%d/power/pm_qos_resume_latency_us", cpu)
-		if h.exists(at) {
-			found = true
-			p.want(Setting{kindFile, at}, value, w.Reason)
-		}
+	own := h.ownLimits()
+	for _, at := range own {
+		p.want(Setting{kindFile, at}, value, w.Reason)
 	}
-	if !found {
+	if len(own) == 0 {
 		p.note(false, "`headrace tune apply --hold` holds /dev/cpu_dma_latency in its place", "cores have no limit of their own")
 	}
 	return p.done()

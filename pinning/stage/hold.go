@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/pinning/profile"
 )
 
 // holds says what only a living process can do.
@@ -19,10 +22,7 @@ func (holds) Describe() Description {
 
 func (s holds) Plan(h *Host) ([]Step, []Note) {
 	p := plan(h, s)
-	for _, w := range h.Profile.With("hold.") {
-		if w.Key == holdLatency && len(h.ownLimits()) > 0 {
-			continue
-		}
+	for _, w := range h.toHold() {
 		p.note(false, "`headrace tune apply --hold`, or `headrace run`, holds it", "%s: %s", w.Key, w.Reason)
 	}
 	return p.done()
@@ -34,16 +34,26 @@ const (
 	holdStamping = "timestamping"
 )
 
-// ownLimits are the worker cores that have a limit of their own, which then does what
-// the one for all would.
-func (h *Host) ownLimits() []int {
-	var own []int
+// ownLimits are the files of the worker cores' own limits, as far as they have one.
+func (h *Host) ownLimits() []string {
+	var own []string
 	for _, cpu := range h.Placement.WorkerCPUs().List() {
-		if h.exists(fmt.Sprintf("sys/devices/system/cpu/cpu%d/power/pm_qos_resume_latency_us", cpu)) {
-			own = append(own, cpu)
+		at := fmt.Sprintf("sys/devices/system/cpu/cpu%d/power/pm_qos_resume_latency_us", cpu)
+		if h.exists(at) {
+			own = append(own, at)
 		}
 	}
 	return own
+}
+
+// toHold are the profile's wishes but for the one limit for all cores where they have
+// limits of their own, which do the same.
+func (h *Host) toHold() []profile.Setting {
+	wishes := h.Profile.With("hold.")
+	if len(h.ownLimits()) == 0 {
+		return wishes
+	}
+	return slices.DeleteFunc(wishes, func(w profile.Setting) bool { return w.Key == holdLatency })
 }
 
 // A Hold is what is in force until it is closed, or the process ends.
@@ -68,10 +78,7 @@ func (h *Hold) Close() error {
 // in the Hold, not an error: a host without the device sleeps no deeper for it.
 func (h *Host) Take() *Hold {
 	out := &Hold{}
-	for _, w := range h.Profile.With("hold.") {
-		if w.Key == holdLatency && len(h.ownLimits()) > 0 {
-			continue
-		}
+	for _, w := range h.toHold() {
 		var c io.Closer
 		var err error
 		switch w.Key {

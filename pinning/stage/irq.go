@@ -73,6 +73,10 @@ func (s irqs) Plan(h *Host) ([]Step, []Note) {
 		p.note(true, "", "%v", err)
 		return p.done()
 	}
+	refusable := "the kernel decides itself where this interrupt goes"
+	if !strings.Contains(h.text("proc/cmdline"), "managed_irq") {
+		refusable += "; isolcpus=managed_irq," + quiet.String() + " on its command line keeps it away"
+	}
 	for _, q := range list {
 		at := Setting{kindList, fmt.Sprintf("proc/irq/%d/smp_affinity_list", q.Number)}
 		old, err := h.base(at)
@@ -84,11 +88,7 @@ func (s irqs) Plan(h *Host) ([]Step, []Note) {
 		if ours[q.Number] {
 			to, why = h.Placement.IRQs, "a card's own, on its node: "+w.Reason
 		}
-		step := p.want(at, s.without(h, set, to).String(), why)
-		step.Refusable = "the kernel decides itself where this interrupt goes"
-		if isolated := "isolcpus=managed_irq,"; !strings.Contains(h.text("proc/cmdline"), "managed_irq") {
-			step.Refusable += "; " + isolated + quiet.String() + " on its command line keeps it away"
-		}
+		p.want(at, s.without(h, set, to).String(), why).Refusable = refusable
 	}
 	return p.done()
 }

@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -75,7 +74,7 @@ func ReadJournal(dir string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stage: records: %w", err)
 	}
-	if _, err := j.parse(text); err != nil {
+	if err := j.parse(text); err != nil {
 		return nil, fmt.Errorf("stage: records: %w", err)
 	}
 	return j, nil
@@ -142,21 +141,18 @@ func (j *Journal) WorkerCPUs() topology.CPUSet {
 
 func (j *Journal) path() string { return filepath.Join(j.dir, journalName) }
 
-// parse reads the file's text and returns how much of it is whole lines.
-func (j *Journal) parse(text []byte) (whole int, err error) {
-	in := bufio.NewReader(bytes.NewReader(text))
-	for n := 1; ; n++ {
-		line, err := in.ReadBytes('\n')
-		if err != nil {
-			return whole, nil //nolint:nilerr // a line without its end
-		}
+// parse reads the whole lines of the file's text.
+func (j *Journal) parse(text []byte) error {
+	n := 0
+	for line := range bytes.Lines(text[:bytes.LastIndexByte(text, '\n')+1]) {
+		n++
 		var e entry
 		if err := json.Unmarshal(line, &e); err != nil {
-			return whole, fmt.Errorf("%s:%d: %w; what was applied cannot be read: a boot restores all of it", j.path(), n, err)
+			return fmt.Errorf("%s:%d: %w; what was applied cannot be read: a boot restores all of it", j.path(), n, err)
 		}
-		whole += len(line)
 		j.take(e)
 	}
+	return nil
 }
 
 func (j *Journal) take(e entry) {

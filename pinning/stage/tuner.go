@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,8 +113,10 @@ func (t *Tuner) Check() (steps []Step, notes []Note) {
 // records, without which nothing is written, or ctx's.
 func (t *Tuner) Apply(ctx context.Context) ([]Outcome, []Note, error) {
 	var outcomes []Outcome
+	stale := false // what was read of the cards
 	took := func(o Outcome) {
 		outcomes = append(outcomes, o)
+		stale = stale || o.Setting.Kind == kindCard && o.State != Already
 		if t.Report != nil {
 			t.Report(o)
 		}
@@ -126,6 +129,12 @@ func (t *Tuner) Apply(ctx context.Context) ([]Outcome, []Note, error) {
 	}
 	var notes []Note
 	for _, s := range t.stages {
+		if stale {
+			if err := t.host.readCards(); err != nil {
+				return outcomes, notes, err
+			}
+			stale = false
+		}
 		steps, said := s.Plan(t.host)
 		notes = append(notes, said...)
 		for _, st := range steps {
@@ -137,9 +146,6 @@ func (t *Tuner) Apply(ctx context.Context) ([]Outcome, []Note, error) {
 				return outcomes, notes, err
 			}
 			took(o)
-		}
-		if err := t.host.readCards(); err != nil {
-			return outcomes, notes, err
 		}
 	}
 	if len(t.journal.records) == 0 {
@@ -259,13 +265,7 @@ func (t *Tuner) judge(m medium, st Step, wrong error) (State, string) {
 }
 
 // short is a value for a message.
-func short(value string) string {
-	value = strings.TrimSpace(value)
-	if value == "" {
-		return "nothing"
-	}
-	return value
-}
+func short(value string) string { return cmp.Or(strings.TrimSpace(value), "nothing") }
 
 // Verify reads everything again that is recorded in j. It changes nothing.
 func Verify(root string, cards Cards, j *Journal) ([]Outcome, error) {

@@ -11,6 +11,7 @@
 //	Node        node.go        memory nodes, distances, huge pages
 //	NIC         nic.go         a card's node, driver, queues and interrupts
 //	Interrupts  interrupts.go  /proc/interrupts and /proc/irq
+//	CPUTime     times.go       /proc/stat
 //
 // It knows neither workers nor what should be where: that is package pinning.
 package topology

@@ -63,14 +63,30 @@ func ReadInterrupts(fsys fs.FS) (*Interrupts, error) {
 
 // Count returns how often the line came on a CPU, 0 if there is no such line or column.
 func (in *Interrupts) Count(name string, cpu int) uint64 {
-	for _, l := range in.Lines {
-		for i, c := range in.CPUs {
-			if l.Name == name && c == cpu && i < len(l.Counts) {
-				return l.Counts[i]
-			}
+	column := slices.Index(in.CPUs, cpu)
+	for i := range in.Lines {
+		if in.Lines[i].Name == name {
+			return in.Lines[i].at(column)
 		}
 	}
 	return 0
+}
+
+// Total counts everything that came on a CPU.
+func (in *Interrupts) Total(cpu int) uint64 {
+	column, sum := slices.Index(in.CPUs, cpu), uint64(0)
+	for i := range in.Lines {
+		sum += in.Lines[i].at(column)
+	}
+	return sum
+}
+
+// at is the count of a column, 0 if there is none.
+func (l *InterruptLine) at(column int) uint64 {
+	if column < 0 || column >= len(l.Counts) {
+		return 0
+	}
+	return l.Counts[column]
 }
 
 // IRQ is an interrupt with a number.

@@ -1,8 +1,10 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -108,31 +110,22 @@ func (r *reader) hugePages(dir string) []HugePages {
 	if err != nil {
 		return nil
 	}
-	sizes := map[int64]string{}
-	var order CPUSet // of log2, which sorts
+	var pools []HugePages
 	for _, e := range entries {
 		digits := strings.TrimSuffix(strings.TrimPrefix(e.Name(), "hugepages-"), "kB")
 		kB, err := strconv.ParseInt(digits, 10, 48)
 		if err != nil || kB < 1 {
 			continue
 		}
-		log := 0
-		for kB>>log > 1 {
-			log++
-		}
-		sizes[int64(log)] = e.Name()
-		insert(&order, log)
-	}
-	var pools []HugePages
-	for _, log := range order.List() {
-		at := dir + "/" + sizes[int64(log)]
+		at := dir + "/" + e.Name()
 		pools = append(pools, HugePages{
-			PageBytes: 1024 << log,
+			PageBytes: kB << 10,
 			Pages:     r.number(at+"/nr_hugepages", 0),
 			Free:      r.number(at+"/free_hugepages", 0),
 			Surplus:   r.number(at+"/surplus_hugepages", 0),
 		})
 	}
+	slices.SortFunc(pools, func(a, b HugePages) int { return cmp.Compare(a.PageBytes, b.PageBytes) })
 	return pools
 }
 

@@ -175,6 +175,9 @@ func TestACardOnABus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if in.Total(0) != 88 || in.Total(1) != 91 || in.Total(2) != 0 {
+		t.Errorf("totals %d, %d, %d", in.Total(0), in.Total(1), in.Total(2))
+	}
 	if in.Count("LOC", 1) != 80 || in.Count("LOC", 7) != 0 || in.Count("ERR", 0) != 9 || in.Count("ERR", 1) != 0 {
 		t.Errorf("counters %+v", in)
 	}

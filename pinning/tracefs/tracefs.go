@@ -5,7 +5,8 @@
 // that ends with the process. What a killed process left is taken away by the next
 // [Open]. Times are by CLOCK_MONOTONIC, which programs can read too.
 //
-// It reads no trace: that is for who knows the events.
+// [ParseLine] takes the lines of a trace apart; to read them, and what an event means, is
+// for who asked for it.
 package tracefs
 
 import (

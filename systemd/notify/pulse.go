@@ -41,17 +41,6 @@ func (p *Pulse) Look(now time.Duration, counts []uint64) error {
 	return p.socket.Watchdog()
 }
 
-// Behind returns the parts that have not got on since the watchdog was last told, to
-// say who it is when there is still somebody to say it.
-func (p *Pulse) Behind(counts []uint64) (parts []int) {
-	for i, n := range counts {
-		if n == p.told[i] {
-			parts = append(parts, i)
-		}
-	}
-	return parts
-}
-
 // busyEvery is how often the watchdog is told during work that is bounded.
 const busyEvery = time.Second
 

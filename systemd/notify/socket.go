@@ -130,11 +130,6 @@ func (s *Socket) Reloading() error {
 	return s.send(fmt.Appendf(nil, "RELOADING=1\nMONOTONIC_USEC=%d", ts.Nano()/int64(time.Microsecond)), nil)
 }
 
-// Extend asks for so much time from now on for a start or an end that is under way.
-func (s *Socket) Extend(by time.Duration) error {
-	return s.send(fmt.Appendf(nil, "EXTEND_TIMEOUT_USEC=%d", by.Microseconds()), nil)
-}
-
 var alive = []byte("WATCHDOG=1")
 
 // Watchdog says that the service lives. It does not allocate. A service with many
