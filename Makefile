@@ -125,7 +125,7 @@ test-faults: ## the data plane killed at any statement that changes memory (HEAD
 
 .PHONY: test-guest
 test-guest: deps-guest ## the tests that need another kernel, in a guest under QEMU (no KVM)
-	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes ./systemd ./controlplane/tune ./controlplane/doctor
+	HEADRACE_GUEST=1 CGO_ENABLED=1 $(GO) test -timeout 40m -count=1 -p 1 -v -run Guest ./internal/guest/... ./rdma/verbs ./rdma/deliver ./internal/boxes ./systemd ./controlplane/run ./controlplane/tune ./controlplane/doctor
 
 .PHONY: test-guest-short
 test-guest-short: deps-guest ## those of them that stand for the rest: RDMA verbs, and global rows over them

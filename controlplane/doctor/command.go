@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -207,7 +208,7 @@ func startQuietly() {
 	if old := os.Getenv("GODEBUG"); old != "" {
 		setting = old + "," + setting
 	}
-	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return len(s) > 8 && s[:8] == "GODEBUG=" })
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "GODEBUG=") })
 	_ = syscall.Exec(self, os.Args, append(env, "GODEBUG="+setting)) // as above
 }
 

@@ -129,7 +129,7 @@ func (f *flags) fromConfig(o *stage.Options) error {
 		}
 	}
 	if o.Workers == 0 && o.CPUs.Empty() {
-		o.Workers = cmp.Or(cfg.Workers, min(event.WorkersMax, max(1, runtime.NumCPU()-1))) // as `run` takes it
+		o.Workers = cmp.Or(cfg.Workers, max(1, min(event.WorkersMax, runtime.NumCPU())-1)) // as `run` takes it
 	}
 	return nil
 }

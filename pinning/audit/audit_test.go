@@ -123,6 +123,7 @@ func TestAFaultIsFoundAndNothingElse(t *testing.T) {
 		{"interrupts that may come on a worker core", func(h *host) {
 			h.files["proc/irq/30/smp_affinity_list"], h.files["proc/irq/30/effective_affinity_list"] = "0-3", "2"
 		}, "irq.workers", Warn, ClassB, "30 eth0-rx-0", nil},
+		{"interrupts whose cores make no sense", func(h *host) { h.files["proc/irq/30/smp_affinity_list"] = "nonsense" }, "irq.workers", Unknown, ClassA, "nonsense", []string{"nic.drops", "numa.distance"}},
 		{"an interrupt that will move to a worker core when it comes", func(h *host) { h.files["proc/irq/30/smp_affinity_list"] = "2" }, "irq.workers", Warn, ClassB, "30", nil},
 		{"a card's interrupt that has not come yet", func(h *host) {
 			h.files["proc/irq/30/smp_affinity_list"] = "2"

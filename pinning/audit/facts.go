@@ -36,8 +36,8 @@ type Facts struct {
 	// none.
 	Noise        *gaps.Report
 	NoiseUnknown string
-	// Unread says of what could not be read why, by the name of a check.
-	Unread map[string]error
+	// IRQsErr says why IRQs are not known; nil: they are.
+	IRQsErr error
 
 	partitions []partition
 }
@@ -110,7 +110,7 @@ type Options struct {
 // Gather looks at a host. It changes nothing. What cannot be seen is noted in the
 // facts; the error is of what nothing could be said without.
 func Gather(ctx context.Context, root fs.FS, p Probes, o Options) (*Facts, error) {
-	f := &Facts{Root: root, Config: o.Config, Unread: map[string]error{}, partitions: partitions(root)}
+	f := &Facts{Root: root, Config: o.Config, partitions: partitions(root)}
 	var err error
 	if f.Machine, err = topology.Read(root); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
@@ -127,9 +127,7 @@ func Gather(ctx context.Context, root fs.FS, p Probes, o Options) (*Facts, error
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	f.Workers = f.Place.WorkerCPUs()
-	if f.IRQs, err = topology.ReadIRQs(root); err != nil {
-		f.Unread["irqs"] = err
-	}
+	f.IRQs, f.IRQsErr = topology.ReadIRQs(root)
 	phc := -1
 	for i := range f.NICs {
 		phc = max(phc, f.NICs[i].Ethernet.PHC)

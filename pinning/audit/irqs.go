@@ -16,6 +16,9 @@ func checkIRQs(f *Facts) []Finding {
 	if f.After.Interrupts == nil || f.Before.Interrupts == nil {
 		return []Finding{{ID: "irq.workers", Severity: Unknown, What: "interrupts cannot be counted", Measured: "no /proc/interrupts"}}
 	}
+	if f.IRQsErr != nil {
+		return []Finding{{ID: "irq.workers", Severity: Unknown, What: "interrupts' cores cannot be read", Measured: f.IRQsErr.Error()}}
+	}
 	var cards []int
 	for i := range f.NICs {
 		for _, q := range f.NICs[i].IRQs {

@@ -113,8 +113,8 @@ func (s *spinner) report(cpu int) Core {
 	}
 	for i, n := range s.tally.coarse {
 		b := Bucket{Count: n}
-		if i < len(edges) {
-			b.Below = edges[i]
+		if i < len(Edges) {
+			b.Below = Edges[i]
 		}
 		c.Histogram = append(c.Histogram, b)
 	}

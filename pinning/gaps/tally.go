@@ -13,9 +13,9 @@ const (
 	buckets  = (64 - stepBits) * steps
 )
 
-// edges are the upper ends of the buckets that a [Core.Histogram] shows; the last
+// Edges are the upper ends of the buckets that a [Core.Histogram] shows; the last
 // bucket has none.
-var edges = [...]time.Duration{
+var Edges = [...]time.Duration{
 	time.Microsecond, 2 * time.Microsecond, 5 * time.Microsecond,
 	10 * time.Microsecond, 20 * time.Microsecond, 50 * time.Microsecond,
 	100 * time.Microsecond, 200 * time.Microsecond, 500 * time.Microsecond,
@@ -25,7 +25,7 @@ var edges = [...]time.Duration{
 // A tally counts milliseconds by their worst gap.
 type tally struct {
 	fine   [buckets]uint64
-	coarse [len(edges) + 1]uint64
+	coarse [len(Edges) + 1]uint64
 	count  uint64
 	worst  int64
 }
@@ -34,7 +34,7 @@ type tally struct {
 func (t *tally) add(nanos int64) {
 	t.fine[bucket(nanos)]++
 	i := 0
-	for i < len(edges) && nanos >= int64(edges[i]) {
+	for i < len(Edges) && nanos >= int64(Edges[i]) {
 		i++
 	}
 	t.coarse[i]++
