@@ -36,7 +36,6 @@ const (
 // Why changes are refused.
 const (
 	refuseMember = "a box is a member under these terms: stop headrace here, change the config, and start it; the other boxes go on meanwhile"
-	refuseTerms  = "the group was joined with it: change the file and restart the control process alone; it takes over the running data plane, and nothing is lost"
 	refuseGlobal = "all boxes of the group have the same global queries over feeds read alike: stop headrace on each, change all configs, and start them"
 	refuseName   = "a run is found by its name: start another run under the new name and stop this one"
 	refuseIDs    = "split the change in two: apply the removals first"
@@ -102,15 +101,15 @@ var rules = map[string]rule{
 
 	"group":             {object: Group, tag: Cold, refused: refuseMember},
 	"group.me":          {object: Group, tag: Cold, refused: refuseMember},
-	"group.dir":         {object: Group, tag: Live, refused: refuseTerms},
-	"group.peers":       {object: Group, tag: Live, whole: true, refused: refuseTerms}, // ids: see the plan
-	"group.period":      {object: Group, tag: Live, refused: refuseTerms},
-	"group.max_wait":    {object: Group, tag: Live, refused: refuseTerms},
-	"group.correct_for": {object: Group, tag: Live, refused: refuseTerms},
-	"group.keep":        {object: Group, tag: Live, refused: refuseTerms},
-	"group.transport":   {object: Group, tag: Live, refused: refuseTerms},
-	"group.device":      {object: Group, tag: Live, refused: refuseTerms},
-	"group.busy":        {object: Group, tag: Live, refused: refuseTerms},
+	"group.dir":         {object: Group, tag: Live, refused: refuseMember},
+	"group.peers":       {object: Group, tag: Live, whole: true, refused: refuseMember}, // ids: see the plan
+	"group.period":      {object: Group, tag: Live, refused: refuseMember},
+	"group.max_wait":    {object: Group, tag: Live, refused: refuseMember},
+	"group.correct_for": {object: Group, tag: Live, refused: refuseMember},
+	"group.keep":        {object: Group, tag: Live, refused: refuseMember},
+	"group.transport":   {object: Group, tag: Live, refused: refuseMember},
+	"group.device":      {object: Group, tag: Live, refused: refuseMember},
+	"group.busy":        {object: Group, tag: Live, refused: refuseMember},
 	"group.seal":        {object: Group, tag: Cold, refused: refuseMember},
 	"group.allow_solo":  {object: Group, tag: Cold, refused: refuseMember},
 	"group.tie_breaker": {object: Group, tag: Cold, refused: refuseMember},

@@ -161,10 +161,11 @@ func (r *control) adoptSetup(d *description) error {
 	wanted := r.Setup
 	wanted.keepWorkers(&old)
 	c := change.Between(change.State{Config: old.Config, Plan: old.Plan}, change.State{Config: wanted.Config, Plan: wanted.Plan})
+	report := c.Report()
 	switch tag := c.Tag(); {
-	case len(c.Refused()) > 0 || tag == change.Cold, tag != change.None && old.Plan.Group != nil:
+	case len(c.Refused()) > 0 || tag == change.Cold, old.Plan.Group != nil && !alone(report):
 		var b strings.Builder
-		if err := c.Report().Write(&b); err != nil {
+		if err := report.Write(&b); err != nil {
 			return err
 		}
 		return fmt.Errorf("its config is another one:\n%s", b.String())
