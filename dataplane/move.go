@@ -186,7 +186,7 @@ func (m *move) copy(channels []movedChannel) error {
 		atomic.StoreUint32(&m.head.Count, m.head.Count+1)
 		fault.Point()
 		m.dst.commitHeld()
-		if err := to.takeDecoded(from, int(c.From), slot); err != nil {
+		if err := to.takeDecoded(from, int(c.From), slot, m.dst.commitHeld); err != nil {
 			return err
 		}
 	}
@@ -275,8 +275,9 @@ func (f *feed) takeChannel(other *feed, slot int) (int, error) {
 	return now, nil
 }
 
-// takeDecoded copies what the decoder of other knows of channel slot from to slot to.
-func (f *feed) takeDecoded(other *feed, from, to int) (err error) {
+// takeDecoded copies what the decoder of other knows of channel slot from to slot to. What
+// does not fit into one undo log goes in parts, after each of which next begins another.
+func (f *feed) takeDecoded(other *feed, from, to int, next func()) error {
 	mover, ok := other.decoder.(wire.Mover)
 	if !ok {
 		return nil
@@ -285,13 +286,18 @@ func (f *feed) takeDecoded(other *feed, from, to int) (err error) {
 		return err
 	}
 	for at := 0; ; {
-		if at, err = mover.Move(f.decoder, from, to, at); err != nil {
+		on, err := mover.Move(f.decoder, from, to, at)
+		if err != nil {
 			return err
 		}
-		f.w.commitHeld()
-		if at == 0 {
+		next()
+		switch on {
+		case 0:
 			return nil
+		case at:
+			return fmt.Errorf("its state is too large for the undo log: %w", arena.ErrFull)
 		}
+		at = on
 	}
 }
 
