@@ -318,9 +318,6 @@ func (w *Worker) remember(c Config) (err error) {
 	}
 	if m := w.memory.mark; m.Batch == w.memory.head.Commit+1 {
 		w.poison = m.read()
-		if c.SkipMarked && w.poison.Sure() {
-			w.skip = &w.poison
-		}
 	}
 	w.undone, err = w.undo.Rollback(w.memory.head.Commit)
 	return err

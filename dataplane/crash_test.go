@@ -232,7 +232,7 @@ func (x *plant) tryStart() error {
 		w, err := NewWorker(Config{
 			Rings: rings,
 			Plan:  x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: journal.Owner(), Shared: shared,
-			Rollback: true, Skip: x.skip,
+			Rollback: true,
 			Attach: func(rings []uint32) (xsk.Receiver, error) {
 				r := &tap{t: x.t, ring: x.sources[i]}
 				if rings != nil {
@@ -247,6 +247,7 @@ func (x *plant) tryStart() error {
 		if err != nil {
 			return err
 		}
+		w.skip = x.skip
 		if x.low > 0 {
 			w.need = w.undo.Cap() - x.low
 		}

@@ -109,7 +109,7 @@ func (w *Worker) Poison() (Mark, bool) { return w.poison, w.poison.Stage != Stag
 // been the end of the worker before this one, and reports whether it does. It is called
 // before the worker runs.
 func (w *Worker) LeaveOut() bool {
-	if w.skip == nil && w.poison.Sure() {
+	if w.poison.Sure() {
 		w.skip = &w.poison
 	}
 	return w.skip != nil
