@@ -273,16 +273,10 @@ func (w *Worker) void() {
 // commit makes the new workers' state hold, and then visible.
 func (t *transfer) commit() {
 	for _, w := range t.To {
-		w.note()
-		fault.Point()
-		atomic.StoreUint64(&w.memory.head.Commit, w.number)
-		fault.Point()
+		w.seal()
 	}
 	for _, w := range t.To {
-		w.counters.TouchAll()
-		w.showWatermarks()
-		w.show()
-		w.publish(event.Nanos(w.counters.Worker.HeartbeatNanos))
+		w.showAll()
 		w.begin()
 	}
 }
