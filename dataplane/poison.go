@@ -147,11 +147,8 @@ func (f *feed) leaveOut(fr *xsk.Frame) bool {
 		return false
 	}
 	f.touch()
-	c := f.counters
-	c.Frames++
-	c.Bytes += uint64(len(fr.Data))
-	c.LineFrames[fr.Meta.Line&3]++
-	c.FrameDrops[event.DropPoison]++
+	f.countFrame(fr)
+	f.counters.FrameDrops[event.DropPoison]++
 	if f.sequencer == nil {
 		f.hit() // what a sequenced feed lacks then, its sequence numbers tell
 	}
