@@ -200,13 +200,6 @@ func (m *move) queries() (all []window.Pair) {
 	return all
 }
 
-func (m *move) numbers() (all []int) {
-	for q := range m.src.plan.Queries {
-		all = append(all, q)
-	}
-	return all
-}
-
 // takeBack makes dst forget what it has got.
 func (m *move) takeBack() {
 	m.dst.rollBack()
@@ -216,7 +209,7 @@ func (m *move) takeBack() {
 			m.dst.commitHeld()
 		}
 	}
-	m.dst.windows.ClearGroup(m.numbers(), int(m.head.Group))
+	m.dst.windows.ClearGroup(int(m.head.Group))
 	fault.Point()
 	atomic.StoreUint64(&m.head.State, atRest)
 }
@@ -236,7 +229,7 @@ func (m *move) leave() error {
 			m.src.commitHeld()
 		}
 	}
-	m.src.windows.ClearGroup(m.numbers(), int(h.Group))
+	m.src.windows.ClearGroup(int(h.Group))
 	fault.Point()
 	h.Owner[h.Group] = uint16(h.To)
 	fault.Point()

@@ -223,13 +223,13 @@ func (t *transfer) levels(to *Worker) error {
 			continue
 		}
 		src := slices.MaxFunc(t.From, func(a, b *Worker) int { return cmp.Compare(a.windows.Gaps(from), b.windows.Gaps(from)) })
-		if err := window.CopyLevelsAs(to.windows, src.windows, []window.Pair{{Dst: f, Src: from}}, nil, as); err != nil {
+		if err := window.CopyLevels(to.windows, src.windows, []window.Pair{{Dst: f, Src: from}}, nil, as); err != nil {
 			return err
 		}
 	}
 	for _, p := range t.queries() {
 		src := slices.MinFunc(t.From, func(a, b *Worker) int { return cmp.Compare(a.windows.Watermark(p.Src), b.windows.Watermark(p.Src)) })
-		if err := window.CopyLevels(to.windows, src.windows, nil, []window.Pair{p}); err != nil {
+		if err := window.CopyLevels(to.windows, src.windows, nil, []window.Pair{p}, nil); err != nil {
 			return err
 		}
 	}
