@@ -150,7 +150,7 @@ func (w *Worker) cycle(now event.Nanos) int {
 }
 
 // saves reports whether the undo log has room for one more step.
-func (w *Worker) saves() bool { return w.undo == nil || w.undo.Cap()-w.undo.Used() >= w.need }
+func (w *Worker) saves() bool { return w.undo.Room(w.need) }
 
 // NewWorker builds a worker from c. It takes memory from c.Region and touches it, so
 // call it on the worker's own thread. Over a warm region it takes back what was not

@@ -142,7 +142,7 @@ func TestChannelsMove(t *testing.T) {
 				var err error
 				done := dst.box.batch(int64(rng.IntN(20*(1+rng.IntN(8)))), func() {
 					if next > 0 { // so that a few orders are a call
-						dst.box.undo.Words(dst.box.d.symbols[:dst.box.undo.Cap()-2*orderWords])
+						arena.SaveSlice(dst.box.undo, dst.box.d.symbols[:dst.box.undo.Cap()-2*orderWords])
 					}
 					to, err = src.box.d.Move(dst.box.d, src.slot, dst.slot, next)
 				})
