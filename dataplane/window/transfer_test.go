@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 )
@@ -165,14 +166,13 @@ func (f *fleet) move(r *rand.Rand, group, to int) (deaths int) {
 	copied := false
 	threaten := func() {
 		if r.IntN(3) == 0 {
-			arm(1 + int64(r.IntN(80)))
+			killtest.Arm(1 + int64(r.IntN(80)))
 		}
 	}
 	step := func(do func()) {
 		for {
 			threaten()
-			dead := attempt(do)
-			disarm()
+			dead := killtest.Attempt(do)
 			if !dead && r.IntN(8) > 0 {
 				return
 			}
@@ -267,11 +267,10 @@ func (f *fleet) replan(r *rand.Rand, p *plan.Plan, states int) *fleet {
 	for _, s := range next.states {
 		for {
 			if r.IntN(2) == 0 {
-				arm(1 + int64(r.IntN(30)))
+				killtest.Arm(1 + int64(r.IntN(30)))
 			}
 			var err error
-			dead := attempt(func() { err = CopyLevels(s, f.states[r.IntN(len(f.states))], pairs(len(p.Feeds)), queries, nil) })
-			disarm()
+			dead := killtest.Attempt(func() { err = CopyLevels(s, f.states[r.IntN(len(f.states))], pairs(len(p.Feeds)), queries, nil) })
 			if err != nil {
 				f.tb.Fatal(err)
 			}
@@ -373,11 +372,10 @@ func (f *fleet) renumber(r *rand.Rand, sources []uint32, numbers map[uint32]uint
 	for _, s := range f.states {
 		for {
 			if r.IntN(3) == 0 {
-				arm(1 + int64(r.IntN(6)))
+				killtest.Arm(1 + int64(r.IntN(6)))
 			}
 			var err error
-			dead := attempt(func() { err = s.RenumberSource(0, now, to) })
-			disarm()
+			dead := killtest.Attempt(func() { err = s.RenumberSource(0, now, to) })
 			if err != nil {
 				f.tb.Fatal(err)
 			}

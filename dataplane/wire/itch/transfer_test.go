@@ -12,6 +12,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire"
 	"github.com/headrace/headrace/dataplane/wire/wiretest"
@@ -51,7 +52,7 @@ func (b *box) open(region *arena.Region, err error) {
 func (b *box) batch(points int64, f func()) bool {
 	b.before = remember(b.d)
 	b.undo.Begin(*b.commit + 1)
-	if !attempt(func() { arm(points); f() }) {
+	if !killtest.Attempt(func() { killtest.Arm(points); f() }) {
 		*b.commit++
 		return true
 	}
