@@ -31,8 +31,8 @@ type pocket struct {
 type rest struct {
 	Batches  [event.FeedsMax / 64]uint64 // feeds whose batch is in the pocket
 	Feed     uint32                      // number+1 of the release's feed; 0: there is none
-	InFrame  uint32                      // 1: it came with the frame, 0: by time or at the end of input
-	InSpan   uint32
+	InFrame  bool                        // it came with the frame, else by time or at the end of input
+	InSpan   bool
 	Rank     uint32
 	Item     uint64
 	Latest   event.Nanos
@@ -115,14 +115,14 @@ func (w *Worker) packFrame(p *pocket) {
 	if len(fr.Data) > len(p.frame) {
 		panic(fmt.Sprintf("dataplane: a frame of %d bytes", len(fr.Data)))
 	}
-	p.rest.InFrame, p.rest.Meta, p.rest.Packet = 1, fr.Meta, fr.Packet
+	p.rest.InFrame, p.rest.Meta, p.rest.Packet = true, fr.Meta, fr.Packet
 	p.rest.Bytes = uint32(copy(p.frame, fr.Data)) // onto itself, if it came out of this pocket
 	fault.Point()
 }
 
 // pack writes the feed's place in its release.
 func (f *feed) pack(r *rest) {
-	r.Feed, r.InSpan, r.Rank, r.Item = uint32(f.number)+1, b2u(f.inSpan), f.rank, uint64(f.item)
+	r.Feed, r.InSpan, r.Rank, r.Item = uint32(f.number)+1, f.inSpan, f.rank, uint64(f.item)
 	r.Latest, r.Events, r.Covered, r.Source = f.latest, f.events, f.covered, f.source
 	r.Progress = f.packet.Progress
 	if f.sequencer == nil {
@@ -130,13 +130,6 @@ func (f *feed) pack(r *rest) {
 		return
 	}
 	f.sequencer.Carry()
-}
-
-func b2u(b bool) uint32 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // unpack takes up what the last commit had to leave unfinished.
@@ -155,7 +148,7 @@ func (w *Worker) unpack() error {
 		return fmt.Errorf("unfinished batch of feed %d, frame of %d bytes: %w", r.Feed, r.Bytes, arena.ErrLayout)
 	}
 	f := &w.feeds[r.Feed-1]
-	if r.InFrame != 0 {
+	if r.InFrame {
 		fr := &w.frames[0]
 		fr.Meta, fr.Data, fr.Packet = r.Meta, p.frame[:r.Bytes], r.Packet
 		w.at, w.count, w.open = 0, 1, true
@@ -176,7 +169,7 @@ func (f *feed) unpack(r *rest, inFrame bool) error {
 	} else if f.release = f.sequencer.Resume(payload); f.release == nil {
 		return fmt.Errorf("feed %s: no release in hand, where one was: %w", f.plan.Name, arena.ErrLayout)
 	}
-	f.inSpan, f.rank, f.item = r.InSpan != 0, r.Rank, int(r.Item)
+	f.inSpan, f.rank, f.item = r.InSpan, r.Rank, int(r.Item)
 	f.latest, f.events, f.covered, f.source = r.Latest, r.Events, r.Covered, r.Source
 	if f.item > len(f.release.Items) || f.inSpan && f.item == len(f.release.Items) {
 		return fmt.Errorf("feed %s: item %d of a release of %d: %w", f.plan.Name, f.item, len(f.release.Items), arena.ErrLayout)

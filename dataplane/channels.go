@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/fault"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/sequence"
 	"github.com/headrace/headrace/dataplane/steer"
 	"github.com/headrace/headrace/dataplane/window"
-	"github.com/headrace/headrace/dataplane/wire"
 )
 
 // channels gives what is known of old feed number from to the new workers' feed f.
@@ -108,7 +106,7 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 	}
 	dst.channels[slot] = src.channels[c.Slot]
 	fault.Point()
-	if err := moveDecoded(dst, src, slot, c.Slot); err != nil {
+	if err := dst.takeDecoded(src, c.Slot, slot, dst.w.void); err != nil {
 		return fmt.Errorf("worker %d: channel %x: %w", to, c.Session[:10], err)
 	}
 	return nil
@@ -118,28 +116,6 @@ func (t *transfer) channel(f, from, w int, c *sequence.Channel) error {
 // know late copies by: where there is none, it need not be.
 func (f *feed) spare(from *feed, slot int) bool {
 	return len(f.sequencer.Channels()) < f.plan.Channels && f.sequencer.Fits(from.sequencer, slot) == nil
-}
-
-// moveDecoded copies what the decoder knows of a channel.
-func moveDecoded(dst, src *feed, to, from int) error {
-	m, ok := src.decoder.(wire.Mover)
-	if !ok {
-		return nil
-	}
-	if err := m.Fits(dst.decoder, from, to); err != nil {
-		return err
-	}
-	for at := 0; ; {
-		next, err := m.Move(dst.decoder, from, to, at)
-		dst.w.void()
-		if err != nil || next == 0 {
-			return err
-		}
-		if next == at {
-			return fmt.Errorf("its state is too large for the undo log: %w", arena.ErrFull)
-		}
-		at = next
-	}
 }
 
 // errPlacement reports a feed whose channels belong to no one worker.

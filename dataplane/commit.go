@@ -127,10 +127,7 @@ func (w *Worker) commit(now event.Nanos, n int) int {
 	}
 	w.bookPort()
 	if w.undo != nil {
-		w.note()
-		fault.Point()
-		atomic.StoreUint64(&w.memory.head.Commit, w.number)
-		fault.Point()
+		w.seal()
 		w.carries = w.memory.standing(w.number).here.Bag
 	}
 	if n > 0 {
@@ -143,6 +140,14 @@ func (w *Worker) commit(now event.Nanos, n int) int {
 	}
 	w.begin()
 	return swept
+}
+
+// seal makes the batch hold.
+func (w *Worker) seal() {
+	w.note()
+	fault.Point()
+	atomic.StoreUint64(&w.memory.head.Commit, w.number)
+	fault.Point()
 }
 
 // note writes the copy of the standing that the commit will make the one that holds.
@@ -274,11 +279,17 @@ func (w *Worker) resume() error {
 		}
 	}
 	w.slow = framesMax
+	w.showAll()
+	return nil
+}
+
+// showAll makes all that was committed visible, where nobody has seen anything of this
+// worker yet.
+func (w *Worker) showAll() {
 	w.counters.TouchAll()
 	w.showWatermarks()
 	w.show()
-	w.publish(event.Nanos(h.Worker.HeartbeatNanos))
-	return nil
+	w.publish(event.Nanos(w.counters.Worker.HeartbeatNanos))
 }
 
 // remember takes what is the worker's own from the region, first of all, and with an undo
@@ -318,9 +329,6 @@ func (w *Worker) remember(c Config) (err error) {
 	}
 	if m := w.memory.mark; m.Batch == w.memory.head.Commit+1 {
 		w.poison = m.read()
-		if c.SkipMarked && w.poison.Sure() {
-			w.skip = &w.poison
-		}
 	}
 	w.undone, err = w.undo.Rollback(w.memory.head.Commit)
 	return err

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/headrace/headrace/dataplane/fault"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 )
 
 // The process is killed at any statement that changes memory, also while it starts: what
@@ -14,12 +15,11 @@ import (
 func TestAKillAtAnyStatementChangesNothing(t *testing.T) {
 	forCrashes(t, crashRuns(), func(x *plant, r *rand.Rand) {
 		most := int64(50 + r.IntN(3000))
-		strike := func() { panic(killed{}) }
-		fault.Arm(1+r.Int64N(most), strike)
-		defer fault.Arm(0, strike)
+		killtest.Arm(1 + r.Int64N(most))
+		defer killtest.Arm(0)
 		x.run(r, func() {
 			if fault.Left() == 0 && x.starts < crashStarts() {
-				fault.Arm(1+r.Int64N(most), strike)
+				killtest.Arm(1 + r.Int64N(most))
 			}
 		})
 	})
@@ -29,11 +29,10 @@ func TestAKillAtAnyStatementChangesNothing(t *testing.T) {
 func TestAKillInAMoveChangesNothing(t *testing.T) {
 	forMoves(t, crashRuns(), func(x *plant, r *rand.Rand) {
 		most := int64(500 + r.IntN(5000))
-		strike := func() { panic(killed{}) }
-		defer fault.Arm(0, strike)
+		defer killtest.Arm(0)
 		x.run(r, func() {
 			if fault.Left() == 0 && x.starts < crashStarts() {
-				fault.Arm(1+r.Int64N(most), strike)
+				killtest.Arm(1 + r.Int64N(most))
 			}
 		})
 	})

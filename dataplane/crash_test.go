@@ -17,6 +17,7 @@ import (
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/exchange"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -232,7 +233,7 @@ func (x *plant) tryStart() error {
 		w, err := NewWorker(Config{
 			Rings: rings,
 			Plan:  x.plan, Worker: i, Segment: x.segment.Worker(i), Region: x.regions[i], Lanes: lanes, Owner: journal.Owner(), Shared: shared,
-			Rollback: true, Skip: x.skip,
+			Rollback: true,
 			Attach: func(rings []uint32) (xsk.Receiver, error) {
 				r := &tap{t: x.t, ring: x.sources[i]}
 				if rings != nil {
@@ -247,6 +248,7 @@ func (x *plant) tryStart() error {
 		if err != nil {
 			return err
 		}
+		w.skip = x.skip
 		if x.low > 0 {
 			w.need = w.undo.Cap() - x.low
 		}
@@ -437,22 +439,6 @@ func (x *plant) channelGroups() (groups []int) {
 	return groups
 }
 
-type killed struct{}
-
-// live runs f and reports whether it was killed.
-func live(f func()) (dead bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			if _, ok := r.(killed); !ok {
-				panic(r)
-			}
-			dead = true
-		}
-	}()
-	f()
-	return false
-}
-
 // run goes through everything in random turns. kill, if it is not nil, is called before
 // each start and each turn and may see to it that it is the last.
 func (x *plant) run(r *rand.Rand, kill func()) {
@@ -462,7 +448,7 @@ func (x *plant) run(r *rand.Rand, kill func()) {
 		if turn > 5_000_000 {
 			x.t.Fatal("no end")
 		}
-		dead := live(func() {
+		dead := killtest.Ends(func() {
 			if x.workers == nil {
 				x.start()
 			}
@@ -599,7 +585,7 @@ func TestWorkersGoOnWhereOthersStopped(t *testing.T) {
 		often := 1 + r.IntN(40)
 		x.run(r, func() {
 			if r.IntN(often) == 0 && x.starts < crashStarts() {
-				panic(killed{})
+				killtest.Die()
 			}
 		})
 	})
@@ -686,7 +672,7 @@ func TestGroupsThatMoveMakeTheSameRows(t *testing.T) {
 		often := 50 + r.IntN(200)
 		x.run(r, func() {
 			if r.IntN(often) == 0 && x.starts < crashStarts() {
-				panic(killed{})
+				killtest.Die()
 			}
 		})
 	})

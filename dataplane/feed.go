@@ -165,14 +165,11 @@ func (f *feed) payload() []byte {
 func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	f.frame = fr
 	m := &fr.Meta
-	c := f.counters
 	f.touch()
-	c.Frames++
-	c.Bytes += uint64(len(fr.Data))
-	c.LineFrames[m.Line&3]++
+	f.countFrame(fr)
 	truncated := m.Flags&steer.FlagTruncated != 0
 	if truncated {
-		c.Truncated++
+		f.counters.Truncated++
 	}
 	receive := event.Nanos(m.ReceiveNanos) + offset
 	f.position, f.rank = f.w.positionOf(fr), 0
@@ -185,6 +182,14 @@ func (f *feed) begin(fr *xsk.Frame, offset event.Nanos) {
 	r := f.sequencer.Push(f.payload(), m.Line, receive, truncated)
 	f.account(r)
 	f.start(r)
+}
+
+// countFrame counts a frame that has come, whatever becomes of it.
+func (f *feed) countFrame(fr *xsk.Frame) {
+	c := f.counters
+	c.Frames++
+	c.Bytes += uint64(len(fr.Data))
+	c.LineFrames[fr.Meta.Line&3]++
 }
 
 // account books a sequenced packet, or one of the two parts of a packet that begins a

@@ -128,7 +128,7 @@ func (m *move) run(group, from, to int) error {
 		if w.undo == nil {
 			return errors.New("without an undo log: the plan is to say crash: rollback")
 		}
-		if !w.Quiet() {
+		if !w.quiet() {
 			return fmt.Errorf("worker %d has something in hand", w.id)
 		}
 	}
@@ -185,8 +185,8 @@ func (m *move) copy(channels []movedChannel) error {
 		fault.Point()
 		atomic.StoreUint32(&m.head.Count, m.head.Count+1)
 		fault.Point()
-		m.dst.Commit()
-		if err := to.takeDecoded(from, int(c.From), slot); err != nil {
+		m.dst.commitHeld()
+		if err := to.takeDecoded(from, int(c.From), slot, m.dst.commitHeld); err != nil {
 			return err
 		}
 	}
@@ -200,23 +200,16 @@ func (m *move) queries() (all []window.Pair) {
 	return all
 }
 
-func (m *move) numbers() (all []int) {
-	for q := range m.src.plan.Queries {
-		all = append(all, q)
-	}
-	return all
-}
-
 // takeBack makes dst forget what it has got.
 func (m *move) takeBack() {
 	m.dst.rollBack()
 	for _, c := range m.moved[:m.head.Count] {
 		if m.both(c) {
 			m.dst.feeds[c.Feed].forgetChannel(int(c.To))
-			m.dst.Commit()
+			m.dst.commitHeld()
 		}
 	}
-	m.dst.windows.ClearGroup(m.numbers(), int(m.head.Group))
+	m.dst.windows.ClearGroup(int(m.head.Group))
 	fault.Point()
 	atomic.StoreUint64(&m.head.State, atRest)
 }
@@ -233,10 +226,10 @@ func (m *move) leave() error {
 		}
 		if m.both(c) {
 			m.src.feeds[c.Feed].forgetChannel(int(c.From))
-			m.src.Commit()
+			m.src.commitHeld()
 		}
 	}
-	m.src.windows.ClearGroup(m.numbers(), int(h.Group))
+	m.src.windows.ClearGroup(int(h.Group))
 	fault.Point()
 	h.Owner[h.Group] = uint16(h.To)
 	fault.Point()
@@ -275,8 +268,9 @@ func (f *feed) takeChannel(other *feed, slot int) (int, error) {
 	return now, nil
 }
 
-// takeDecoded copies what the decoder of other knows of channel slot from to slot to.
-func (f *feed) takeDecoded(other *feed, from, to int) (err error) {
+// takeDecoded copies what the decoder of other knows of channel slot from to slot to. What
+// does not fit into one undo log goes in parts, after each of which next begins another.
+func (f *feed) takeDecoded(other *feed, from, to int, next func()) error {
 	mover, ok := other.decoder.(wire.Mover)
 	if !ok {
 		return nil
@@ -285,45 +279,20 @@ func (f *feed) takeDecoded(other *feed, from, to int) (err error) {
 		return err
 	}
 	for at := 0; ; {
-		if at, err = mover.Move(f.decoder, from, to, at); err != nil {
+		on, err := mover.Move(f.decoder, from, to, at)
+		if err != nil {
 			return err
 		}
-		f.w.Commit()
-		if at == 0 {
+		next()
+		switch on {
+		case 0:
 			return nil
+		case at:
+			return fmt.Errorf("its state is too large for the undo log: %w", arena.ErrFull)
 		}
+		at = on
 	}
 }
-
-// TakeChannel copies channel slot of a feed of another worker, perhaps of another plan,
-// and returns its slot here. Both workers are held or have not yet run. It is no move:
-// the other has it as well.
-func (w *Worker) TakeChannel(feed int, from *Worker, itsFeed, slot int) (int, error) {
-	f, other := &w.feeds[feed], &from.feeds[itsFeed]
-	now, err := f.takeChannel(other, slot)
-	if err != nil {
-		return 0, fmt.Errorf("dataplane: %w", err)
-	}
-	w.Commit()
-	if err := f.takeDecoded(other, slot, now); err != nil {
-		f.forgetChannel(now)
-		w.Commit()
-		return 0, fmt.Errorf("dataplane: %w", err)
-	}
-	return now, nil
-}
-
-// Channels are the channels of a feed that the worker has; none of an unsequenced one.
-func (w *Worker) Channels(feed int) []sequence.Channel {
-	if s := w.feeds[feed].sequencer; s != nil {
-		return s.Channels()
-	}
-	return nil
-}
-
-// Windows is the worker's state of all windows, for who changes it while the worker is
-// held.
-func (w *Worker) Windows() *window.State { return w.windows }
 
 // forgetChannel takes out a channel that another worker has.
 func (f *feed) forgetChannel(slot int) {
@@ -343,14 +312,14 @@ func (f *feed) countHeld(before int) {
 	fault.Point()
 }
 
-// Quiet reports that the worker has nothing in hand, and nothing that waits to be put
+// quiet reports that the worker has nothing in hand, and nothing that waits to be put
 // out or cleared: what a hold brings about.
-func (w *Worker) Quiet() bool {
+func (w *Worker) quiet() bool {
 	return w.at == w.count && w.closing == nil && !w.pending() && w.windows.Quiescent()
 }
 
-// Commit commits what was done to a worker that is held or has not yet run.
-func (w *Worker) Commit() { w.commit(w.now, 1) }
+// commitHeld commits what was done to a worker that is held.
+func (w *Worker) commitHeld() { w.commit(w.now, 1) }
 
 // rollBack takes back what was done since the last commit to a worker that is held.
 func (w *Worker) rollBack() {

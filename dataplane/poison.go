@@ -109,7 +109,7 @@ func (w *Worker) Poison() (Mark, bool) { return w.poison, w.poison.Stage != Stag
 // been the end of the worker before this one, and reports whether it does. It is called
 // before the worker runs.
 func (w *Worker) LeaveOut() bool {
-	if w.skip == nil && w.poison.Sure() {
+	if w.poison.Sure() {
 		w.skip = &w.poison
 	}
 	return w.skip != nil
@@ -147,11 +147,8 @@ func (f *feed) leaveOut(fr *xsk.Frame) bool {
 		return false
 	}
 	f.touch()
-	c := f.counters
-	c.Frames++
-	c.Bytes += uint64(len(fr.Data))
-	c.LineFrames[fr.Meta.Line&3]++
-	c.FrameDrops[event.DropPoison]++
+	f.countFrame(fr)
+	f.counters.FrameDrops[event.DropPoison]++
 	if f.sequencer == nil {
 		f.hit() // what a sequenced feed lacks then, its sequence numbers tell
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/segment"
 	"github.com/headrace/headrace/dataplane/wire"
 )
@@ -20,7 +21,7 @@ type venom struct {
 
 func (v *venom) Decode(p *wire.Packet, b *event.Batch) bool {
 	if len(p.Payload) > 0 && bytes.HasSuffix(v.packet, p.Payload) && p.Messages >= v.after {
-		panic(killed{})
+		killtest.Die()
 	}
 	return v.Decoder.Decode(p, b)
 }

@@ -1,8 +1,10 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/headrace/headrace/dataplane/event"
@@ -220,24 +222,14 @@ func (t *transfer) levels(to *Worker) error {
 		if from < 0 {
 			continue
 		}
-		src := t.From[0]
-		for _, w := range t.From[1:] {
-			if w.windows.Gaps(from) > src.windows.Gaps(from) {
-				src = w
-			}
-		}
-		if err := window.CopyLevelsAs(to.windows, src.windows, []window.Pair{{Dst: f, Src: from}}, nil, as); err != nil {
+		src := slices.MaxFunc(t.From, func(a, b *Worker) int { return cmp.Compare(a.windows.Gaps(from), b.windows.Gaps(from)) })
+		if err := window.CopyLevels(to.windows, src.windows, []window.Pair{{Dst: f, Src: from}}, nil, as); err != nil {
 			return err
 		}
 	}
 	for _, p := range t.queries() {
-		src := t.From[0]
-		for _, w := range t.From[1:] {
-			if w.windows.Watermark(p.Src) < src.windows.Watermark(p.Src) {
-				src = w
-			}
-		}
-		if err := window.CopyLevels(to.windows, src.windows, nil, []window.Pair{p}); err != nil {
+		src := slices.MinFunc(t.From, func(a, b *Worker) int { return cmp.Compare(a.windows.Watermark(p.Src), b.windows.Watermark(p.Src)) })
+		if err := window.CopyLevels(to.windows, src.windows, nil, []window.Pair{p}, nil); err != nil {
 			return err
 		}
 	}
@@ -273,16 +265,10 @@ func (w *Worker) void() {
 // commit makes the new workers' state hold, and then visible.
 func (t *transfer) commit() {
 	for _, w := range t.To {
-		w.note()
-		fault.Point()
-		atomic.StoreUint64(&w.memory.head.Commit, w.number)
-		fault.Point()
+		w.seal()
 	}
 	for _, w := range t.To {
-		w.counters.TouchAll()
-		w.showWatermarks()
-		w.show()
-		w.publish(event.Nanos(w.counters.Worker.HeartbeatNanos))
+		w.showAll()
 		w.begin()
 	}
 }

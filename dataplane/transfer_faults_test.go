@@ -9,6 +9,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/fault"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 )
 
 // The process is killed at any statement of a transfer. Its regions say so, and are thrown
@@ -83,10 +84,8 @@ func statements(j *journey, l *leg) int64 {
 // killed makes a transfer, and a kill at its statement number at.
 func (j *journey) killed(l *leg, at int64) (x *plant, dead bool) {
 	x, transfer := j.draft(l)
-	strike := func() { panic(killed{}) }
-	fault.Arm(at, strike)
-	defer fault.Arm(0, strike)
-	return x, live(func() {
+	killtest.Arm(at)
+	return x, killtest.Attempt(func() {
 		if err := transfer(); err != nil {
 			j.t.Fatal(err)
 		}

@@ -51,12 +51,6 @@ type Config struct {
 	// Rings are the positions that a worker begins at that has committed nothing itself:
 	// those of the worker that it takes over from ([Worker.Rings]).
 	Rings []uint32
-	// Skip is what the worker before this one ended in ([Worker.Poison]): the frame, or
-	// the packet held for order, that is to be left out and counted as poison; nil: nothing
-	// is.
-	Skip *Mark
-	// SkipMarked is Skip of whatever that worker has marked, if that is sure to be it.
-	SkipMarked bool
 	// Resume are the queries' watermarks on this worker in the data plane before this
 	// one, nil if there was none: windows behind them are closed and those that may
 	// have been open are incomplete.
@@ -100,7 +94,7 @@ type Worker struct {
 	changed bool   // something may be other than in that pocket
 	slow    int    // frames to be taken one at a time: after a crash the next one says more
 	poison  Mark
-	skip    *Mark
+	skip    *Mark // left out and counted as poison; nil: nothing is
 
 	now     event.Nanos
 	watched event.Nanos // when silence was last looked for
@@ -156,7 +150,7 @@ func (w *Worker) cycle(now event.Nanos) int {
 }
 
 // saves reports whether the undo log has room for one more step.
-func (w *Worker) saves() bool { return w.undo == nil || w.undo.Cap()-w.undo.Used() >= w.need }
+func (w *Worker) saves() bool { return w.undo.Room(w.need) }
 
 // NewWorker builds a worker from c. It takes memory from c.Region and touches it, so
 // call it on the worker's own thread. Over a warm region it takes back what was not
@@ -165,7 +159,7 @@ func (w *Worker) saves() bool { return w.undo == nil || w.undo.Cap()-w.undo.Used
 func NewWorker(c Config) (*Worker, error) {
 	w := &Worker{
 		plan: c.Plan, id: c.Worker, receiver: c.Receiver, segment: c.Segment,
-		gate: c.Gate, sent: make([]uint64, event.QueriesMax), skip: c.Skip,
+		gate: c.Gate, sent: make([]uint64, event.QueriesMax),
 	}
 	err := fits(c)
 	if err == nil {

@@ -141,11 +141,11 @@ func (r *Region) Complete(version uint64) error {
 // Layout is the hash of everything that has been handed out.
 func (r *Region) Layout() uint64 { return r.layout }
 
-// Fits returns an error wrapping [ErrLayout] unless the region, a warm one, holds what a
+// Fits returns an error wrapping [ErrLayout] unless the region holds, complete, what a
 // builder of that version and layout has left: so it is found out before anything there
 // is looked at, by building the same in another region first.
 func (r *Region) Fits(version, layout uint64) error {
-	if h := r.header(); h.Version != version || h.Layout != layout {
+	if h := r.header(); h.Complete == 0 || h.Version != version || h.Layout != layout {
 		return fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", h.Version, h.Layout, version, layout, ErrLayout)
 	}
 	return nil
@@ -159,11 +159,7 @@ func (r *Region) Same(fd int) error {
 	if err != nil {
 		return err
 	}
-	a, b := *r.header(), *other.header()
-	if a != b {
-		err = fmt.Errorf("arena: memory of version %d and layout %#x, wanted are %d and %#x: %w", b.Version, b.Layout, a.Version, a.Layout, ErrLayout)
-	}
-	return errors.Join(err, unix.Munmap(other.mem))
+	return errors.Join(other.Fits(r.header().Version, r.layout), unix.Munmap(other.mem))
 }
 
 // Close unmaps the region. Nothing made from it may be used afterwards.

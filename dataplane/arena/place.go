@@ -21,19 +21,44 @@ const (
 // there is some left there. What has been touched before stays where it is. Call it before
 // anything is handed out.
 func (r *Region) Prefer(node int) error {
+	// Preferred and not bound: a worker that waits for memory of one node, or is killed for
+	// it, is worse off than one whose memory is far away.
+	if err := Policy(r.mem, node, unix.MPOL_PREFERRED); err != nil {
+		return fmt.Errorf("arena: %w", err)
+	}
+	return nil
+}
+
+// Policy says from which node pages of mem that are not there yet are to come; mode is one
+// of unix.MPOL_*.
+func Policy(mem []byte, node, mode int) error {
 	if node < 0 || node >= nodesMax {
-		return fmt.Errorf("arena: node %d: 0 to %d are possible", node, nodesMax-1)
+		return fmt.Errorf("node %d: 0 to %d are possible", node, nodesMax-1)
 	}
 	var mask [nodesMax/64 + 1]uint64 // the kernel looks at one bit less than it is told of
 	mask[node/64] = 1 << (node % 64)
-	// Preferred and not bound: a worker that waits for memory of one node, or is killed for
-	// it, is worse off than one whose memory is far away.
-	_, _, errno := unix.Syscall6(unix.SYS_MBIND, uintptr(unsafe.Pointer(unsafe.SliceData(r.mem))), uintptr(len(r.mem)),
-		unix.MPOL_PREFERRED, uintptr(unsafe.Pointer(&mask[0])), nodesMax+1, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_MBIND, uintptr(unsafe.Pointer(unsafe.SliceData(mem))), uintptr(len(mem)),
+		uintptr(mode), uintptr(unsafe.Pointer(&mask[0])), nodesMax+1, 0)
 	if errno != 0 {
-		return fmt.Errorf("arena: memory of node %d: %w", node, os.NewSyscallError("mbind", errno))
+		return fmt.Errorf("memory of node %d: %w", node, os.NewSyscallError("mbind", errno))
 	}
 	return nil
+}
+
+// Nodes returns the node of each step-th page of mem; negative where this process has not
+// come to it yet.
+func Nodes(mem []byte, page, step int) ([]int32, error) {
+	var pages []uintptr
+	for i := 0; i < len(mem)/page; i += step {
+		pages = append(pages, uintptr(unsafe.Pointer(&mem[i*page])))
+	}
+	status := make([]int32, len(pages))
+	// Without nodes to move them to, it tells where they are.
+	_, _, errno := unix.Syscall6(unix.SYS_MOVE_PAGES, 0, uintptr(len(pages)), uintptr(unsafe.Pointer(unsafe.SliceData(pages))), 0, uintptr(unsafe.Pointer(unsafe.SliceData(status))), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("node of the pages: %w", os.NewSyscallError("move_pages", errno))
+	}
+	return status, nil
 }
 
 // Huge asks for huge pages, which the kernel gives where its settings and its memory allow.
@@ -75,29 +100,21 @@ type Where struct {
 
 // Where asks the kernel where the memory that was handed out is; node -1 names none. Pages
 // that this process has not come to yet are not there for it.
-func (r *Region) Where(node int) (w Where, err error) {
+func (r *Region) Where(node int) (w Where, _ error) {
 	mem, page := r.touched(), os.Getpagesize()
-	n := len(mem) / page
-	step := max(1, (n+samplesMax-1)/samplesMax)
-	var pages []uintptr
-	for i := 0; i < n; i += step {
-		pages = append(pages, uintptr(unsafe.Pointer(&mem[i*page])))
-	}
-	status := make([]int32, len(pages))
-	// Without nodes to move them to, it tells where they are.
-	_, _, errno := unix.Syscall6(unix.SYS_MOVE_PAGES, 0, uintptr(len(pages)), uintptr(unsafe.Pointer(&pages[0])), 0, uintptr(unsafe.Pointer(&status[0])), 0)
-	if errno != 0 {
-		err = fmt.Errorf("arena: node of the pages: %w", os.NewSyscallError("move_pages", errno))
+	status, err := Nodes(mem, page, max(1, (len(mem)/page+samplesMax-1)/samplesMax))
+	if err != nil {
+		return w, fmt.Errorf("arena: %w", err)
 	}
 	for _, at := range status {
-		if errno != 0 || at < 0 {
+		if at < 0 {
 			continue // not there yet
 		}
 		if w.Pages++; node >= 0 && int(at) != node {
 			w.Remote++
 		}
 	}
-	return w, err
+	return w, nil
 }
 
 // InHuge returns how many bytes of the region are mapped by huge pages.

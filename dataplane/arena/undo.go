@@ -131,8 +131,11 @@ func (u *Undo) Rollback(committed uint64) (bool, error) {
 	return true, nil
 }
 
-// Used returns how many words of the log are in use. What a batch changes has to fit
-// in what [Undo.Cap] says: who can put work off asks before.
+// Room reports whether so many more words fit into the log; they do if nothing is saved.
+// What a batch changes has to fit: who can put work off asks before.
+func (u *Undo) Room(words int) bool { return u == nil || len(u.log)-u.n >= words }
+
+// Used returns how many words of the log are in use.
 func (u *Undo) Used() int {
 	if u == nil {
 		return 0
@@ -147,9 +150,6 @@ func (u *Undo) Cap() int {
 	}
 	return len(u.log)
 }
-
-// Words saves s, which lies in the region.
-func (u *Undo) Words(s []uint64) { SaveSlice(u, s) }
 
 // Save saves *p, which lies in u's region.
 func Save[T any](u *Undo, p *T) {

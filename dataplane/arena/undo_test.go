@@ -77,7 +77,7 @@ func (m *memory) change(rng *rand.Rand, n int) {
 		switch rng.IntN(4) {
 		case 0:
 			at := rng.IntN(len(m.words) - 4)
-			m.undo.Words(m.words[at : at+4])
+			arena.SaveSlice(m.undo, m.words[at:at+4])
 			for i := range 4 {
 				m.words[at+i] = rng.Uint64()
 			}
@@ -199,7 +199,7 @@ func TestANilLogSavesNothing(t *testing.T) {
 	x := uint64(1)
 	u.Begin(1)
 	arena.Save(u, &x)
-	u.Words([]uint64{1})
+	arena.SaveSlice(u, []uint64{1})
 	if u.Used() != 0 || u.Cap() != 0 {
 		t.Fatal("a nil log has room")
 	}
@@ -218,7 +218,7 @@ func BenchmarkSaveOneCell(b *testing.B) {
 			batch++
 			undo.Begin(batch)
 		}
-		undo.Words(words[i&0xff*8 : i&0xff*8+8])
+		arena.SaveSlice(undo, words[i&0xff*8:i&0xff*8+8])
 	}
 }
 

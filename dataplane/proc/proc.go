@@ -339,7 +339,6 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
 		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
-		SkipMarked: p.start.Fault && p.segment.Worker(w).State() == segment.Failed,
 		Attach: func(rings []uint32) (xsk.Receiver, error) {
 			port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, rings)
 			p.ports[w] = port
@@ -351,7 +350,11 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 			return nil, fmt.Errorf("data plane: %d watermarks to go on from, the plan has %d queries", len(c.Resume), len(p.plan.Queries))
 		}
 	}
-	return dataplane.NewWorker(c)
+	worker, err := dataplane.NewWorker(c)
+	if err == nil && p.start.Fault && p.segment.Worker(w).State() == segment.Failed {
+		worker.LeaveOut()
+	}
+	return worker, err
 }
 
 // adaptive reports whether workers give up their core without work: every worker

@@ -146,7 +146,6 @@ type Worker struct {
 	lines      *workerLines
 	freed      *atomic.Uint64
 	worker     []uint64   // the counters, as words
-	beat       *uint64    // that of them which is the heartbeat
 	feeds      [][]uint64 // [feed]
 	queries    [][]uint64 // [query]
 	watermarks []atomic.Int64
@@ -163,8 +162,7 @@ func newWorker(s *Segment, i int) Worker {
 		ring:       part[l.ring:][:l.OutboxBytes:l.OutboxBytes],
 	}
 	at := l.counters
-	own := view[WorkerCounters](part, at)
-	w.worker, w.beat = wordsOf(own), &own.HeartbeatNanos
+	w.worker = wordsOf(view[WorkerCounters](part, at))
 	at += sizeOf[WorkerCounters]()
 	for range l.Feeds {
 		w.feeds = append(w.feeds, wordsOf(view[FeedCounters](part, at)))
@@ -245,9 +243,7 @@ func (w *Worker) Publish(now uint64, c *Counters) {
 
 // Beat says that the worker lives and leaves all other counters as they are. The worker
 // writes it.
-func (w *Worker) Beat(now uint64) {
-	atomic.StoreUint64(w.beat, now)
-}
+func (w *Worker) Beat(now uint64) { atomic.StoreUint64(&w.worker[heartbeatWord], now) }
 
 func store(dst, src []uint64) {
 	src = src[:len(dst)]

@@ -13,11 +13,9 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/plan"
 )
-
-// killed is what a point panics with that ends the process.
-type killed struct{}
 
 // A step is one thing that happens to a sequencer.
 type step struct {
@@ -217,7 +215,7 @@ func (l *life) batch(n int, die bool) (more bool) {
 		more = l.advance(&p)
 	}
 	if die {
-		panic(killed{})
+		killtest.Die()
 	}
 	if p.InHand {
 		l.s.Carry()
@@ -263,21 +261,6 @@ func image(s *Sequencer) string {
 	return b.String()
 }
 
-// attempt runs f, and reports whether it was killed.
-func attempt(f func()) (dead bool) {
-	defer func() {
-		arm(0)
-		if r := recover(); r != nil {
-			if _, ok := r.(killed); !ok {
-				panic(r)
-			}
-			dead = true
-		}
-	}()
-	f()
-	return false
-}
-
 // What comes out of a life with many ends, and what is in memory then, is what comes
 // out of one that nothing disturbs.
 func TestBatchesThatAreTakenBackAreRunAgain(t *testing.T) {
@@ -302,13 +285,13 @@ func TestBatchesThatAreTakenBackAreRunAgain(t *testing.T) {
 				defer func() { _ = got.region.Close() }()
 				rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 				for more := true; more; {
-					dead := attempt(func() {
-						arm(int64(rng.IntN(60) * (1 + rng.IntN(2)*rng.IntN(16))))
+					dead := killtest.Attempt(func() {
+						killtest.Arm(int64(rng.IntN(60) * (1 + rng.IntN(2)*rng.IntN(16))))
 						more = got.batch(1+rng.IntN(10)*(1+rng.IntN(2)*rng.IntN(12)), rng.IntN(5) == 0)
 					})
 					for again := dead || rng.IntN(4) == 0; again; more = true {
-						again = attempt(func() {
-							arm(int64(rng.IntN(30)))
+						again = killtest.Attempt(func() {
+							killtest.Arm(int64(rng.IntN(30)))
 							got.reopen()
 						})
 					}
@@ -352,7 +335,7 @@ func TestPiecesThatMovedToTheFrontComeBack(t *testing.T) {
 		for l.place.Step < 3 {
 			l.batch(1, false)
 		}
-		attempt(func() { l.batch(actions, true) })
+		killtest.Attempt(func() { l.batch(actions, true) })
 		l.reopen() // looks at memory
 		if err := l.region.Close(); err != nil {
 			t.Fatal(err)

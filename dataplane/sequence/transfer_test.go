@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/steer"
 )
@@ -20,11 +21,11 @@ import (
 // commitWith commits what f does, or takes it back and reports false if it is killed
 // after so many points.
 func (l *life) commitWith(points int64, f func()) bool {
-	dead := attempt(func() {
+	dead := killtest.Attempt(func() {
 		l.undo.Begin(*l.commit + 1)
-		arm(points)
+		killtest.Arm(points)
 		f()
-		arm(0)
+		killtest.Arm(0)
 		l.image = image(l.s)
 		*l.commit++
 	})

@@ -127,8 +127,7 @@ func (s *State) Sweep(n int) int {
 
 // sweepPane goes on with clearing pane number slot; only what was used is touched.
 func (s *State) sweepPane(q *query, slot, n int) int {
-	g, p := &q.geometry, &q.panes[slot]
-	did := 0
+	p, did := &q.panes[slot], 0
 	for ; p.Group < event.GroupCount; p.Group++ {
 		at := slot*event.GroupCount + int(p.Group)
 		if q.groups[at] == 0 {
@@ -138,13 +137,8 @@ func (s *State) sweepPane(q *query, slot, n int) int {
 			return did
 		}
 		did += int(q.groups[at])
-		used := q.usedOf(slot, int(p.Group))
-		for i, ok := nextUsed(used, 0); ok; i, ok = nextUsed(used, i+1) {
-			entry := slot*g.PaneWords + int(p.Group)*g.RunWords + i*g.Stride
-			clear(q.mem[entry : entry+g.Stride])
-			fault.Point()
-		}
-		clear(used) // after the entries: after a kill it says what may not be clear
+		q.clearEntries(slot, int(p.Group))
+		clear(q.usedOf(slot, int(p.Group))) // after the entries: after a kill it says what may not be clear
 		fault.Point()
 		q.groups[at] = 0
 		fault.Point()
@@ -158,6 +152,17 @@ func (s *State) sweepPane(q *query, slot, n int) int {
 	q.spent--
 	s.spent--
 	return did + 1
+}
+
+// clearEntries clears a group's entries in pane number slot. Which they are its map still
+// says.
+func (q *query) clearEntries(slot, group int) {
+	g, used := &q.geometry, q.usedOf(slot, group)
+	for i, ok := nextUsed(used, 0); ok; i, ok = nextUsed(used, i+1) {
+		entry := slot*g.PaneWords + group*g.RunWords + i*g.Stride
+		clear(q.mem[entry : entry+g.Stride])
+		fault.Point()
+	}
 }
 
 // nextUsed returns the first occupied slot from number from on.

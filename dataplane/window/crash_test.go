@@ -17,6 +17,7 @@ import (
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/fault"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
@@ -460,22 +461,6 @@ func (w *world) read(i int) {
 	}
 }
 
-type killed struct{}
-
-// attempt calls f and reports whether the process ended in it.
-func attempt(f func()) (dead bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			if _, ok := r.(killed); !ok {
-				panic(r)
-			}
-			dead = true
-		}
-	}()
-	f()
-	return false
-}
-
 func never() bool { return false }
 
 // disturbed does a transaction with a process that ends at random places, again and
@@ -492,28 +477,26 @@ func (w *world) disturbed(r *rand.Rand, tx *transaction, rolledBack func()) (dea
 	}
 	threaten := func(often, far int) {
 		if fault.On && r.IntN(often) == 0 {
-			arm(1 + int64(r.IntN(far)))
+			killtest.Arm(1 + int64(r.IntN(far)))
 		}
 	}
 	for {
 		threaten(8, []int{30, 300, 2000}[r.IntN(3)])
 		left := false
-		dead := attempt(func() {
+		dead := killtest.Attempt(func() {
 			if w.commits[i].Batch < target {
 				left = w.run(tx, pause)
 			} else {
 				left = w.settle(tx, pause)
 			}
 		})
-		disarm()
 		if !dead && !left {
 			return deaths
 		}
 		deaths++
 		for {
 			threaten(8, 40)
-			again := attempt(w.reopen)
-			disarm()
+			again := killtest.Attempt(w.reopen)
 			if !again {
 				break
 			}

@@ -41,7 +41,6 @@ type Config struct {
 	Plan   *plan.Plan
 	Limit  Limit
 	Shared *Shared // for SharedLimit
-	Worker int     // the worker's number, for Shared
 	// Wait stops Apply when windows begin to close, until Close has put them out:
 	// replay, where the reader waits instead of losing anything.
 	Wait bool

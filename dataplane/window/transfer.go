@@ -22,21 +22,6 @@ type Pair struct{ Dst, Src int }
 // to another State.
 func (s *State) Quiescent() bool { return s.closing == 0 && s.spent == 0 && s.waiting == 0 }
 
-// MoveGroup moves what src has of a key group to dst, which has nothing of it yet:
-// [CopyGroup], then [State.ClearGroup] of src. After a kill in the first half clear
-// dst's, in the second go on with src's.
-func MoveGroup(dst, src *State, queries []Pair, group int) error {
-	if err := CopyGroup(dst, src, queries, group); err != nil {
-		return err
-	}
-	numbers := make([]int, len(queries))
-	for i, p := range queries {
-		numbers[i] = p.Src
-	}
-	src.ClearGroup(numbers, group)
-	return nil
-}
-
 // CopyGroup copies a key group's entries in every open pane of the queries from src to
 // dst. Windows that dst has no pane of are opened. It returns an error before anything
 // is changed if that cannot be: the two are not [State.Quiescent], the queries differ,
@@ -191,10 +176,9 @@ func (q *query) takeGroup(from *query, slot, group int, flags uint32) {
 	fault.Point()
 }
 
-// ClearGroup forgets a key group in every open pane of the queries. It is called again
-// after a kill.
-func (s *State) ClearGroup(queries []int, group int) {
-	for _, n := range queries {
+// ClearGroup forgets a key group in every open pane. It is called again after a kill.
+func (s *State) ClearGroup(group int) {
+	for n := range s.queries {
 		q := &s.queries[n]
 		for slot := range q.panes {
 			if q.panes[slot].State == paneOpen {
@@ -205,26 +189,14 @@ func (s *State) ClearGroup(queries []int, group int) {
 }
 
 func (q *query) clearGroup(slot, group int) {
-	g, at := &q.geometry, slot*event.GroupCount+group
-	used := q.usedOf(slot, group)
-	for i, ok := nextUsed(used, 0); ok; i, ok = nextUsed(used, i+1) {
-		entry := slot*g.PaneWords + group*g.RunWords + i*g.Stride
-		clear(q.mem[entry : entry+g.Stride])
-		fault.Point()
-	}
+	at := slot*event.GroupCount + group
+	q.clearEntries(slot, group)
 	q.panes[slot].Count -= uint64(q.groups[at])
 	fault.Point()
 	q.groups[at] = 0
 	fault.Point()
-	clear(used) // last: after a kill the numbers are derived from it
+	clear(q.usedOf(slot, group)) // last: after a kill the numbers are derived from it
 	fault.Point()
-}
-
-// CopyLevels gives dst what src knows of feeds and of the windows of queries as a
-// whole: sources, gaps and watermarks, all that every State that has folded the same
-// marks knows. dst has no pane of the queries yet. After a kill it is called again.
-func CopyLevels(dst, src *State, feeds, queries []Pair) error {
-	return CopyLevelsAs(dst, src, feeds, queries, nil)
 }
 
 // A Renumber returns the number that source old of a feed of src has in dst, both as in
@@ -236,9 +208,13 @@ type Renumber func(feed int, old uint32) (now uint32, ok bool)
 // Gone is the number of no source.
 const Gone = noSource
 
-// CopyLevelsAs is [CopyLevels], but sources have new numbers: their channels have gone to
-// other places, which may be those of others before them. nil: they stay.
-func CopyLevelsAs(dst, src *State, feeds, queries []Pair, as Renumber) error {
+// CopyLevels gives dst what src knows of feeds and of the windows of queries as a
+// whole: sources, gaps and watermarks, all that every State that has folded the same
+// marks knows. dst has no pane of the queries yet. After a kill it is called again.
+//
+// With as, sources have new numbers: their channels have gone to other places, which may
+// be those of others before them. nil: they stay.
+func CopyLevels(dst, src *State, feeds, queries []Pair, as Renumber) error {
 	if !dst.Quiescent() || !src.Quiescent() {
 		return fmt.Errorf("window: watermarks cannot be copied while windows close: put them out and clear them first")
 	}

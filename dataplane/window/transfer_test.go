@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/outbox"
 	"github.com/headrace/headrace/dataplane/plan"
 )
@@ -146,11 +147,13 @@ func pairs(n int) (out []Pair) {
 	return out
 }
 
-func numbers(n int) (out []int) {
-	for i := range n {
-		out = append(out, i)
+// moveGroup copies a group and lets the one that had it forget it.
+func moveGroup(dst, src *State, queries []Pair, group int) error {
+	if err := CopyGroup(dst, src, queries, group); err != nil {
+		return err
 	}
-	return out
+	src.ClearGroup(group)
+	return nil
 }
 
 // move moves a group, perhaps with a process that ends in it: then it is taken back, or
@@ -163,21 +166,20 @@ func (f *fleet) move(r *rand.Rand, group, to int) (deaths int) {
 	copied := false
 	threaten := func() {
 		if r.IntN(3) == 0 {
-			arm(1 + int64(r.IntN(80)))
+			killtest.Arm(1 + int64(r.IntN(80)))
 		}
 	}
 	step := func(do func()) {
 		for {
 			threaten()
-			dead := attempt(do)
-			disarm()
+			dead := killtest.Attempt(do)
 			if !dead && r.IntN(8) > 0 {
 				return
 			}
 			deaths++
 			f.reopen()
 			if !copied && dead {
-				f.states[to].ClearGroup(numbers(len(f.plan.Queries)), group)
+				f.states[to].ClearGroup(group)
 				f.inspect(group, from)
 			} else if !dead {
 				return // it ended when this was done
@@ -191,11 +193,11 @@ func (f *fleet) move(r *rand.Rand, group, to int) (deaths int) {
 		copied = true
 	})
 	if r.IntN(10) == 0 { // not after all
-		f.states[to].ClearGroup(numbers(len(f.plan.Queries)), group)
+		f.states[to].ClearGroup(group)
 		f.inspect(group, from)
 		return deaths
 	}
-	step(func() { f.states[from].ClearGroup(numbers(len(f.plan.Queries)), group) })
+	step(func() { f.states[from].ClearGroup(group) })
 	f.owner[group] = to
 	f.inspect(group, to)
 	return deaths
@@ -265,11 +267,10 @@ func (f *fleet) replan(r *rand.Rand, p *plan.Plan, states int) *fleet {
 	for _, s := range next.states {
 		for {
 			if r.IntN(2) == 0 {
-				arm(1 + int64(r.IntN(30)))
+				killtest.Arm(1 + int64(r.IntN(30)))
 			}
 			var err error
-			dead := attempt(func() { err = CopyLevels(s, f.states[r.IntN(len(f.states))], pairs(len(p.Feeds)), queries) })
-			disarm()
+			dead := killtest.Attempt(func() { err = CopyLevels(s, f.states[r.IntN(len(f.states))], pairs(len(p.Feeds)), queries, nil) })
 			if err != nil {
 				f.tb.Fatal(err)
 			}
@@ -279,7 +280,7 @@ func (f *fleet) replan(r *rand.Rand, p *plan.Plan, states int) *fleet {
 		}
 	}
 	for group := range next.owner {
-		if err := MoveGroup(next.states[next.owner[group]], f.states[f.owner[group]], queries, group); err != nil {
+		if err := moveGroup(next.states[next.owner[group]], f.states[f.owner[group]], queries, group); err != nil {
 			f.tb.Fatal(err)
 		}
 	}
@@ -371,11 +372,10 @@ func (f *fleet) renumber(r *rand.Rand, sources []uint32, numbers map[uint32]uint
 	for _, s := range f.states {
 		for {
 			if r.IntN(3) == 0 {
-				arm(1 + int64(r.IntN(6)))
+				killtest.Arm(1 + int64(r.IntN(6)))
 			}
 			var err error
-			dead := attempt(func() { err = s.RenumberSource(0, now, to) })
-			disarm()
+			dead := killtest.Attempt(func() { err = s.RenumberSource(0, now, to) })
 			if err != nil {
 				f.tb.Fatal(err)
 			}
@@ -407,7 +407,7 @@ func TestWhatAWindowHasLostMovesWithIt(t *testing.T) {
 		t.Fatal("no key was one too many")
 	}
 	old.states[0].queries[1].mark[0].Hit = 77 // windows that nobody has a pane of yet
-	if err := MoveGroup(old.states[1], old.states[0], pairs(4), 5); err != nil {
+	if err := moveGroup(old.states[1], old.states[0], pairs(4), 5); err != nil {
 		t.Fatal(err)
 	}
 	if hit := old.states[1].queries[1].mark[0].Hit; hit != 77 {
@@ -416,7 +416,7 @@ func TestWhatAWindowHasLostMovesWithIt(t *testing.T) {
 	old.states[0].queries[1].mark[0].Hit = beforeAll
 	for _, states := range []int{1, 2} {
 		next := newFleet(t, p, states, r)
-		if err := CopyLevels(next.states[0], old.states[0], pairs(2), pairs(4)); err != nil {
+		if err := CopyLevels(next.states[0], old.states[0], pairs(2), pairs(4), nil); err != nil {
 			t.Fatal(err)
 		}
 		for group := range event.GroupCount {
@@ -476,15 +476,15 @@ func TestAMoveThatCannotBeIsRefusedBeforeAnythingChanges(t *testing.T) {
 	for i := range names.panes {
 		names.panes[i] = pane{State: paneOpen, Index: int64(1000 + i)}
 	}
-	refused(MoveGroup(to, from, pairs(4), 0), "key group 0", "query names", "0 panes are free", "panes`")
+	refused(moveGroup(to, from, pairs(4), 0), "key group 0", "query names", "0 panes are free", "panes`")
 	copy(names.panes, kept)
 	// Another query.
-	refused(MoveGroup(to, from, []Pair{{Dst: 0, Src: 1}}, 0), "query bars", "windows of")
+	refused(moveGroup(to, from, []Pair{{Dst: 0, Src: 1}}, 0), "query bars", "windows of")
 	// Windows are closing.
 	from.FlushAll()
-	refused(MoveGroup(to, from, pairs(4), 0), "while windows close")
-	refused(CopyLevels(to, from, pairs(2), pairs(4)), "while windows close")
-	refused(MoveGroup(to, from, pairs(4), event.GroupCount), "key group 1024")
+	refused(moveGroup(to, from, pairs(4), 0), "while windows close")
+	refused(CopyLevels(to, from, pairs(2), pairs(4), nil), "while windows close")
+	refused(moveGroup(to, from, pairs(4), event.GroupCount), "key group 1024")
 	// A place that is taken, and one that there is not.
 	st := step{feed: 0, marks: []event.Mark{{Kind: event.MarkRelease, Source: 1, Time: 100}}}
 	f.take(&st, nil)
@@ -519,7 +519,7 @@ func TestLevelsGoOnUnderOtherNumbers(t *testing.T) {
 	as := func(feed int, n uint32) (uint32, bool) { return there - n, feed == 0 }
 	next := newFleet(t, p, 2, r)
 	for i := range next.states {
-		if err := CopyLevelsAs(next.states[i], old.states[1], pairs(2), pairs(4), as); err != nil {
+		if err := CopyLevels(next.states[i], old.states[1], pairs(2), pairs(4), as); err != nil {
 			t.Fatal(err)
 		}
 		if err := CopyGroup(next.states[i], old.states[1], pairs(4), event.Group(historyHash(7))); err != nil {
@@ -543,7 +543,7 @@ func TestLevelsGoOnUnderOtherNumbers(t *testing.T) {
 		return n, true
 	}
 	third := newFleet(t, p, 1, r)
-	if err := CopyLevelsAs(third.states[0], old.states[1], pairs(2), nil, gone); err != nil {
+	if err := CopyLevels(third.states[0], old.states[1], pairs(2), nil, gone); err != nil {
 		t.Fatal(err)
 	}
 	if g := &third.states[0].feeds[0]; g.counts[0].Active != 1 || g.sources[0] != (source{}) || g.gaps[0].Open != 0 || g.gaps[0].To != 100 || g.gaps[1].Open != 1 {
@@ -551,7 +551,7 @@ func TestLevelsGoOnUnderOtherNumbers(t *testing.T) {
 	}
 	never := func(int, uint32) (uint32, bool) { return 0, false }
 	other := newFleet(t, p, 1, r)
-	if err := CopyLevelsAs(other.states[0], old.states[1], pairs(2), nil, never); err == nil {
+	if err := CopyLevels(other.states[0], old.states[1], pairs(2), nil, never); err == nil {
 		t.Error("a source that has no number any more is forgotten")
 	}
 	q, open := &s.queries[0], 0

@@ -1,9 +1,8 @@
 package window
 
 import (
-	"reflect"
-
 	"github.com/headrace/headrace/dataplane/aggregate"
+	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
 )
@@ -13,8 +12,8 @@ import (
 // closing that may come of it ([State.Close]), and a flush.
 func SaveMax(p *plan.Plan) (words int) {
 	for range p.Feeds {
-		words += event.MarksMax*(record[source](1)+record[feedCounts](1)+record[uint32](1)) + // releases, idle, retire
-			record[gap](gapsMax+1) + record[feedCounts](1)
+		words += event.MarksMax*(arena.SaveMax[source](1)+arena.SaveMax[feedCounts](1)+arena.SaveMax[uint32](1)) + // releases, idle, retire
+			arena.SaveMax[gap](gapsMax+1) + arena.SaveMax[feedCounts](1)
 	}
 	for i := range p.Queries {
 		q := &p.Queries[i]
@@ -24,17 +23,14 @@ func SaveMax(p *plan.Plan) (words int) {
 			state = set.Words()
 		}
 		// Each event may be of a new key: its state, and its slot and place.
-		words += event.BatchMax*(state+1+1+record[uint64](1)) + record[level](1)
+		words += event.BatchMax*(state+1+1+arena.SaveMax[uint64](1)) + arena.SaveMax[level](1)
 		// A pane is opened, loses something, begins to close, and is put out, once a batch:
 		// it is not free before that is committed. It may be put out a few keys at a time.
-		words += PaneCount(q) * (3*record[pane](1) + 2*record[uint64](1))
-		words += closesMax * record[pane](1)
+		words += PaneCount(q) * (3*arena.SaveMax[pane](1) + 2*arena.SaveMax[uint64](1))
+		words += closesMax * arena.SaveMax[pane](1)
 	}
 	return words
 }
 
 // closesMax is how often Close is called in a batch at most.
 const closesMax = 8
-
-// record is how many words of an undo log n values of T in a row take at most.
-func record[T any](n int) int { return (n*int(reflect.TypeFor[T]().Size())+7)/8 + 2 }

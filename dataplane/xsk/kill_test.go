@@ -1,14 +1,13 @@
 package xsk
 
 import (
-	"errors"
 	"flag"
 	"math/rand/v2"
 	"slices"
 	"testing"
-)
 
-var errKilled = errors.New("killed")
+	"github.com/headrace/headrace/dataplane/fault/killtest"
+)
 
 // A mortal is a queue whose process may die anywhere: workers with what they have
 // committed, which outlives them, and what they have in hand, which does not.
@@ -36,18 +35,6 @@ func newMortal(workers, frames, rxRing int) *mortal {
 		m.committed[w] = []uint32{0}
 	}
 	return m
-}
-
-// lives calls fn and reports whether that did not kill the one who does it.
-func lives(fn func()) (alive bool) {
-	defer func() {
-		arm(0)
-		if r := recover(); r != nil && r != any(errKilled) {
-			panic(r)
-		}
-	}()
-	fn()
-	return true
 }
 
 // fataler fails a test, also one of package rapid.
@@ -150,9 +137,9 @@ func (m *mortal) step(t *testing.T, random *rand.Rand) (died bool) {
 	if m.dead[w] && what > 1 {
 		return false
 	}
-	alive := lives(func() {
+	died = killtest.Attempt(func() {
 		if random.IntN(3) == 0 && what != 2 && what != 3 {
-			arm(1 + random.Int64N(12))
+			killtest.Arm(1 + random.Int64N(12))
 		}
 		switch what {
 		case 0:
@@ -190,13 +177,13 @@ func (m *mortal) step(t *testing.T, random *rand.Rand) (died bool) {
 			m.work(w, 16)
 		}
 	})
-	if !alive {
+	if died {
 		m.dead[w] = true
 		for other := range m.dead { // during the start nobody works yet
 			m.dead[other] = m.dead[other] || what < 2
 		}
 	}
-	return !alive
+	return died
 }
 
 // end does everything that is left.

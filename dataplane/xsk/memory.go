@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headrace/headrace/dataplane/arena"
 )
 
 // Memory says what a raw owner's UMEM is to be of. The zero value asks for ordinary
@@ -51,7 +52,7 @@ func newMemory(c OwnerConfig) (file int, umem []byte, g Granted, err error) {
 	if c.Memory.OnNode {
 		var err error
 		if g.Remote, err = pagesElsewhere(umem, g.PageBytes, c.Memory.Node); err != nil {
-			why = errors.Join(why, fmt.Errorf("node of the pages: %w", err))
+			why = errors.Join(why, err)
 		} else if g.Remote > 0 {
 			why = errors.Join(why, fmt.Errorf("%d of %d pages are not on node %d", g.Remote, g.Pages, c.Memory.Node))
 		}
@@ -107,26 +108,13 @@ func fillMemory(c OwnerConfig, file, size int) ([]byte, error) {
 	return umem, nil
 }
 
-// nodesMax bounds the mask of nodes.
-const nodesMax = 1024
-
 // place sets the policy by which pages of mem come to be. It is the file's, whoever
 // touches them.
 func place(mem []byte, m Memory, mode int) error {
 	if !m.OnNode {
 		return nil
 	}
-	if m.Node < 0 || m.Node >= nodesMax {
-		return fmt.Errorf("node %d: 0 to %d are possible", m.Node, nodesMax-1)
-	}
-	var mask [nodesMax/64 + 1]uint64 // the kernel looks at one bit less than it is told of
-	mask[m.Node/64] = 1 << (m.Node % 64)
-	_, _, errno := unix.Syscall6(unix.SYS_MBIND, uintptr(unsafe.Pointer(unsafe.SliceData(mem))), uintptr(len(mem)),
-		uintptr(mode), uintptr(unsafe.Pointer(&mask[0])), nodesMax+1, 0)
-	if errno != 0 {
-		return os.NewSyscallError("mbind", errno)
-	}
-	return nil
+	return arena.Policy(mem, m.Node, mode)
 }
 
 // populate makes every page be there. Pages that there are not enough of are an error,
@@ -137,15 +125,9 @@ func populate(mem []byte) error {
 
 // pagesElsewhere returns how many pages of mem are not on node.
 func pagesElsewhere(mem []byte, page, node int) (int, error) {
-	n := len(mem) / page
-	pages, status := make([]uintptr, n), make([]int32, n)
-	for i := range pages {
-		pages[i] = uintptr(unsafe.Pointer(&mem[i*page]))
-	}
-	// Without nodes to move them to, it tells where they are.
-	_, _, errno := unix.Syscall6(unix.SYS_MOVE_PAGES, 0, uintptr(n), uintptr(unsafe.Pointer(&pages[0])), 0, uintptr(unsafe.Pointer(&status[0])), 0)
-	if errno != 0 {
-		return -1, os.NewSyscallError("move_pages", errno)
+	status, err := arena.Nodes(mem, page, 1)
+	if err != nil {
+		return -1, err
 	}
 	remote := 0
 	for _, at := range status {

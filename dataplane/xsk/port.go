@@ -13,7 +13,7 @@ import (
 // Counters count what a port did, exactly, as plain fields: only the worker's thread
 // may read them while it runs.
 //
-//	entries of packets taken = Received + BadDescriptor + BadMeta + MultiBuffer + Poison
+//	entries of packets taken = Received + BadDescriptor + BadMeta + MultiBuffer
 //
 // where a packet of several entries is one.
 type Counters struct {
@@ -21,7 +21,6 @@ type Counters struct {
 	BadDescriptor uint64 // a descriptor that points outside UMEM
 	BadMeta       uint64 // no metadata before the frame, or metadata that does not fit it
 	MultiBuffer   uint64 // packets larger than one frame
-	Poison        uint64 // frames skipped at the word of [Port.Skip]
 	Parked        uint64 // frames given back while another worker was refilling
 	Kicks         uint64 // times the driver had to be woken
 }
@@ -29,7 +28,7 @@ type Counters struct {
 // Taken returns how many packets were taken from the rings, good or not: the
 // "received" of steered = received + lost + in ring.
 func (c *Counters) Taken() uint64 {
-	return c.Received + c.BadDescriptor + c.BadMeta + c.MultiBuffer + c.Poison
+	return c.Received + c.BadDescriptor + c.BadMeta + c.MultiBuffer
 }
 
 // A Port is a worker's receiver: its RX ring of every queue of every interface. But
@@ -186,7 +185,7 @@ func (p *Port) Release() {
 	p.stuck = false
 	for i := range p.rings {
 		r := &p.rings[i]
-		r.release()
+		r.released = r.whole
 		if r.pending() != 0 {
 			r.queue.give(p.worker, r, &p.Counters)
 			p.stuck = p.stuck || r.pending() != 0
@@ -260,35 +259,22 @@ func listed(frames []Frame, ring int) bool {
 	return false
 }
 
-// Skip makes Receive pass over the frame at a position of a ring, as [Frame.Place] told
-// it in the process before this one, which it brought down. The frame is counted as
-// Poison and given back with the next Release. It is called before the first Receive,
-// and returns the frame, so that it can be kept for people to look at.
-func (p *Port) Skip(ring int, position uint32) (Frame, error) {
-	frame, err := p.Peek(ring, position)
-	if err == nil {
-		r := &p.rings[ring]
-		r.skips = append(r.skips, position)
-	}
-	return frame, err
-}
-
 // Peek returns the frame at a position of a ring, as [Frame.Place] told it in the process
 // before this one. It is called before the first Receive and changes nothing of what that
 // will give.
 func (p *Port) Peek(ring int, position uint32) (Frame, error) {
 	if ring < 0 || ring >= len(p.rings) {
-		return Frame{}, fmt.Errorf("xsk: worker %d: a frame to skip in ring %d of %d", p.worker, ring, len(p.rings))
+		return Frame{}, fmt.Errorf("xsk: worker %d: a frame to look at in ring %d of %d", p.worker, ring, len(p.rings))
 	}
 	r := &p.rings[ring]
 	if r.seen = atomic.LoadUint32(r.producer); position-r.next >= r.seen-r.next {
-		return Frame{}, fmt.Errorf("xsk: %v: a frame to skip at position %d: the ring has %d to %d", p.sockets[ring], position, r.next, r.seen)
+		return Frame{}, fmt.Errorf("xsk: %v: the frame at position %d: the ring has %d to %d", p.sockets[ring], position, r.next, r.seen)
 	}
 	again := *r
-	again.next, again.whole, again.skips, again.contd = position, position, nil, false
+	again.next, again.whole, again.contd = position, position, false
 	var frame [1]Frame
 	if _, n := again.take(frame[:], &Counters{}); n == 0 {
-		return Frame{}, fmt.Errorf("xsk: %v: a frame to skip at position %d: none there was handed out", p.sockets[ring], position)
+		return Frame{}, fmt.Errorf("xsk: %v: the frame at position %d: none there was handed out", p.sockets[ring], position)
 	}
 	return frame[0], nil
 }

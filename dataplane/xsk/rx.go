@@ -2,7 +2,6 @@ package xsk
 
 import (
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -40,8 +39,6 @@ type rxRing struct {
 	versions uint16
 	// contd says that the entry before next announced another of the same packet.
 	contd bool
-	// skips are the positions of frames that nobody wants to see again.
-	skips []uint32
 }
 
 func newRXRing(r ring, index int, umem []byte, q *refill) rxRing {
@@ -70,14 +67,6 @@ func (r *rxRing) take(frames []Frame, c *Counters) (entries, kept int) {
 		r.seen = atomic.LoadUint32(r.producer)
 	}
 	count := min(r.seen-r.next, uint32(len(frames)))
-	if len(r.skips) != 0 && count != 0 {
-		if count = r.beforeSkip(count); count == 0 {
-			r.next++
-			r.whole = r.next
-			c.Poison++
-			return 1, 0
-		}
-	}
 	if count == 0 {
 		return 0, 0
 	}
@@ -128,23 +117,6 @@ func (r *rxRing) recount(from uint32, c *Counters) {
 	c.BadDescriptor -= counted.BadDescriptor
 	c.BadMeta -= counted.BadMeta
 	c.MultiBuffer -= counted.MultiBuffer
-	c.Poison -= counted.Poison
-}
-
-// beforeSkip returns how many of the next count entries come before one to skip.
-func (r *rxRing) beforeSkip(count uint32) uint32 {
-	for _, s := range r.skips {
-		count = min(count, s-r.next)
-	}
-	return count
-}
-
-// release gives back everything that was received.
-func (r *rxRing) release() {
-	r.released = r.whole
-	if len(r.skips) != 0 {
-		r.skips = slices.DeleteFunc(r.skips, func(s uint32) bool { return int32(s-r.released) < 0 })
-	}
 }
 
 // fetch reads a little of the metadata of n entries from the i-th, and returns the or

@@ -82,7 +82,7 @@ func (e *entry) commit(p *Port, n uint64, rest []Frame) {
 // heir is a data plane that was never given any privilege: it adopts everything and
 // receives until it is killed or told to stop.
 func heir(layout string) error {
-	armFromEnvironment()
+	fault.ArmFromEnvironment()
 	var l Layout
 	if err := json.Unmarshal([]byte(layout), &l); err != nil {
 		return err

@@ -11,13 +11,11 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire"
 	"github.com/headrace/headrace/dataplane/wire/wiretest"
 )
-
-// killed is what a point panics with that ends the process.
-type killed struct{}
 
 // place is how far a life is.
 type place struct {
@@ -147,7 +145,7 @@ func (l *life) batch(n, limit int, die bool) (more bool) {
 		}
 	}
 	if die {
-		panic(killed{})
+		killtest.Die()
 	}
 	at.Out = len(l.out)
 	arena.Save(l.undo, l.place)
@@ -157,21 +155,6 @@ func (l *life) batch(n, limit int, die bool) (more bool) {
 	}
 	*l.commit++
 	return at.Packet < len(l.packets)
-}
-
-// attempt runs f, and reports whether it was killed.
-func attempt(f func()) (dead bool) {
-	defer func() {
-		arm(0)
-		if r := recover(); r != nil {
-			if _, ok := r.(killed); !ok {
-				panic(r)
-			}
-			dead = true
-		}
-	}()
-	f()
-	return false
 }
 
 func TestBatchesThatAreTakenBackAreDecodedAgain(t *testing.T) {
@@ -212,15 +195,15 @@ func TestBatchesThatAreTakenBackAreDecodedAgain(t *testing.T) {
 				}
 			}
 			for more := true; more; {
-				dead := attempt(func() {
+				dead := killtest.Attempt(func() {
 					if i == 1 {
-						arm(int64(rng.IntN(40 * (1 + rng.IntN(10)))))
+						killtest.Arm(int64(rng.IntN(40 * (1 + rng.IntN(10)))))
 					}
 					more = l.batch(1+rng.IntN(6), limit, i == 1 && rng.IntN(5) == 0)
 				})
 				for again := dead || i == 1 && rng.IntN(4) == 0; again; more = true {
-					again = attempt(func() {
-						arm(int64(rng.IntN(40)))
+					again = killtest.Attempt(func() {
+						killtest.Arm(int64(rng.IntN(40)))
 						l.reopen()
 					})
 				}

@@ -213,7 +213,7 @@ func (d *decoder) Forget(c int) {
 	}
 	if d.symbols != nil {
 		if known := d.symbols[c*locates:][:d.highest[c]+1]; d.highest[c] > 0 {
-			d.undo.Words(known)
+			arena.SaveSlice(d.undo, known)
 			clear(known)
 			fault.Point()
 			arena.Save(d.undo, &d.highest[c])

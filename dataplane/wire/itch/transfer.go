@@ -42,7 +42,7 @@ func (d *decoder) Move(dst wire.Decoder, from, to, at int) (next int, err error)
 		if err := d.Fits(dst, from, to); err != nil {
 			return 0, err
 		}
-		if !e.room(2 * e.ForgetMax()) {
+		if !e.undo.Room(2 * e.ForgetMax()) {
 			return 0, fmt.Errorf("itch: a channel's symbols: the undo log has %d words: %w", e.undo.Cap(), arena.ErrFull)
 		}
 		e.Forget(to)
@@ -61,7 +61,7 @@ func (d *decoder) Move(dst wire.Decoder, from, to, at int) (next int, err error)
 			if o.channel != uint16(from) || o.tag>>2 != generation {
 				continue
 			}
-			if !e.room(orderWords) {
+			if !e.undo.Room(orderWords) {
 				if e.undo.Used() == 0 {
 					return 0, fmt.Errorf("itch: an order: the undo log has %d words: %w", e.undo.Cap(), arena.ErrFull)
 				}
@@ -91,12 +91,7 @@ func (d *decoder) moveDay(e *decoder, from, to int) {
 	e.highest[to] = d.highest[from]
 	fault.Point()
 	symbols := e.symbols[to*locates:][:n]
-	e.undo.Words(symbols)
+	arena.SaveSlice(e.undo, symbols)
 	copy(symbols, d.symbols[from*locates:])
 	fault.Point()
-}
-
-// room reports whether the undo log has room for so many words.
-func (d *decoder) room(words int) bool {
-	return d.undo == nil || d.undo.Cap()-d.undo.Used() >= words
 }

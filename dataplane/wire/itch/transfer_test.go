@@ -12,6 +12,7 @@ import (
 
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/event"
+	"github.com/headrace/headrace/dataplane/fault/killtest"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire"
 	"github.com/headrace/headrace/dataplane/wire/wiretest"
@@ -51,7 +52,7 @@ func (b *box) open(region *arena.Region, err error) {
 func (b *box) batch(points int64, f func()) bool {
 	b.before = remember(b.d)
 	b.undo.Begin(*b.commit + 1)
-	if !attempt(func() { arm(points); f() }) {
+	if !killtest.Attempt(func() { killtest.Arm(points); f() }) {
 		*b.commit++
 		return true
 	}
@@ -142,7 +143,7 @@ func TestChannelsMove(t *testing.T) {
 				var err error
 				done := dst.box.batch(int64(rng.IntN(20*(1+rng.IntN(8)))), func() {
 					if next > 0 { // so that a few orders are a call
-						dst.box.undo.Words(dst.box.d.symbols[:dst.box.undo.Cap()-2*orderWords])
+						arena.SaveSlice(dst.box.undo, dst.box.d.symbols[:dst.box.undo.Cap()-2*orderWords])
 					}
 					to, err = src.box.d.Move(dst.box.d, src.slot, dst.slot, next)
 				})
