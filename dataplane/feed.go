@@ -262,9 +262,7 @@ func (f *feed) step() bool {
 			}
 			it := &f.release.Items[f.item]
 			if it.Gap.Count > 0 {
-				f.openGap(event.MarkGapOpen, it.Gap.Count, f.latest)
-				f.counters.Gaps++
-				f.recordGap()
+				f.miss(it.Gap.Count)
 				f.item++
 				continue
 			}
@@ -399,9 +397,11 @@ func (f *feed) openGap(kind event.MarkKind, count uint64, before event.Nanos) {
 	f.mark(event.Mark{Kind: kind, Gap: c.Gaps, Time: max(c.Max, before), Count: count})
 }
 
-// recordGap notes in the recorder, if that has the frame in hand, that something is missing
-// before it.
-func (f *feed) recordGap() {
+// miss accounts for messages that did not come, and notes in the recorder, if that has the
+// frame in hand, that something is missing before it.
+func (f *feed) miss(count uint64) {
+	f.openGap(event.MarkGapOpen, count, f.latest)
+	f.counters.Gaps++
 	if w := f.w; w.recording {
 		w.recorder.Gap(f.number, w.count-w.at, uint64(w.now))
 	}

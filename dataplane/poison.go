@@ -165,8 +165,7 @@ func (f *feed) abandon() bool {
 		}
 		it := &f.release.Items[f.item]
 		if it.Gap.Count > 0 {
-			f.openGap(event.MarkGapOpen, it.Gap.Count, f.latest)
-			f.counters.Gaps++
+			f.miss(it.Gap.Count)
 			continue
 		}
 		if !f.inSpan {
