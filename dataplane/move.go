@@ -84,8 +84,7 @@ func (j *Journal) Recover(workers []*Worker) error {
 	}
 	m := move{j, workers, workers[h.From], workers[h.To]}
 	if h.State == copying {
-		m.takeBack()
-		return nil
+		return m.takeBack()
 	}
 	return m.leave()
 }
@@ -141,8 +140,7 @@ func (m *move) run(group, from, to int) error {
 	atomic.StoreUint64(&h.State, copying)
 	fault.Point()
 	if err := m.copy(channels); err != nil {
-		m.takeBack()
-		return err
+		return errors.Join(err, m.takeBack())
 	}
 	atomic.StoreUint64(&h.State, leaving)
 	fault.Point()
@@ -201,8 +199,10 @@ func (m *move) queries() (all []window.Pair) {
 }
 
 // takeBack makes dst forget what it has got.
-func (m *move) takeBack() {
-	m.dst.rollBack()
+func (m *move) takeBack() error {
+	if err := m.dst.rollBack(); err != nil {
+		return err
+	}
 	for _, c := range m.moved[:m.head.Count] {
 		if m.both(c) {
 			m.dst.feeds[c.Feed].forgetChannel(int(c.To))
@@ -212,6 +212,7 @@ func (m *move) takeBack() {
 	m.dst.windows.ClearGroup(int(m.head.Group))
 	fault.Point()
 	atomic.StoreUint64(&m.head.State, atRest)
+	return nil
 }
 
 // leave makes src forget what dst has, and everybody know.
@@ -322,10 +323,15 @@ func (w *Worker) quiet() bool {
 func (w *Worker) commitHeld() { w.commit(w.now, 1) }
 
 // rollBack takes back what was done since the last commit to a worker that is held.
-func (w *Worker) rollBack() {
-	if did, err := w.undo.Rollback(w.memory.head.Commit); did && err == nil {
+func (w *Worker) rollBack() error {
+	did, err := w.undo.Rollback(w.memory.head.Commit)
+	if err != nil {
+		return err
+	}
+	if did {
 		w.windows.Derive()
 	}
 	w.number-- // nothing of it has happened
 	w.begin()
+	return nil
 }
