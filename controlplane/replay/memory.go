@@ -11,8 +11,6 @@ import (
 	"github.com/headrace/headrace/dataplane/event"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/window"
-	"github.com/headrace/headrace/dataplane/xsk"
 )
 
 // Memory returns what p takes, line by line, by building it: nothing is touched, so
@@ -37,7 +35,7 @@ func Memory(p *plan.Plan) (lines []arena.Line, err error) {
 	var owner [event.GroupCount]uint16
 	c := dataplane.Config{Plan: &one, Segment: seg.Worker(0), Region: region, Owner: &owner}
 	if c.Rollback = p.Crash == plan.Rollback && !p.Replay; c.Rollback {
-		c.Attach = func([]uint32) (xsk.Receiver, error) { return nothing{}, nil }
+		c.Attach = dataplane.Unattached
 	}
 	if _, err := dataplane.NewWorker(c); err != nil {
 		return nil, err
@@ -63,32 +61,11 @@ func shared(p *plan.Plan) (lines []arena.Line, err error) {
 		return nil, fmt.Errorf("memory: %w", err)
 	}
 	defer func() { err = errors.Join(err, common.Close()) }()
-	if p.Workers > 1 {
-		if _, err := dataplane.NewLanes(p, common); err != nil {
-			return nil, err
-		}
-	}
-	if p.Replay {
-		return common.Lines(), nil
-	}
-	if p.Workers > 1 {
-		if _, err := window.NewShared(common, len(p.Queries)); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := dataplane.NewJournal(common, p); err != nil {
+	if _, err := dataplane.NewCommon(p, common); err != nil {
 		return nil, err
 	}
 	return common.Lines(), nil
 }
-
-// nothing is a receiver of nothing.
-type nothing struct{}
-
-func (nothing) Receive([]xsk.Frame) int             { return 0 }
-func (nothing) Release()                            {}
-func (nothing) Positions([]uint32, []xsk.Frame) int { return 0 }
-func (nothing) Spent() bool                         { return false }
 
 // add adds l to the line of the same label.
 func add(lines []arena.Line, l arena.Line) []arena.Line {

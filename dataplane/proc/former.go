@@ -85,28 +85,18 @@ func (p *process) openFormer() error {
 		f.regions = append(f.regions, r)
 	}
 	common := f.regions[from.Regions]
-	var shared *window.Shared
-	if from.Plan.Workers > 1 {
-		if _, err := dataplane.NewLanes(from.Plan, common); err != nil {
-			return err
-		}
-		var err error
-		if shared, err = window.NewShared(common, len(from.Plan.Queries)); err != nil {
-			return err
-		}
-	}
-	journal, err := dataplane.NewJournal(common, from.Plan)
+	shared, err := dataplane.NewCommon(from.Plan, common)
 	if err != nil {
 		return err
 	}
-	f.owner = journal.Owner()
+	f.owner = shared.Journal.Owner()
 	if err := common.Complete(dataplane.StateVersion); err != nil {
 		return fmt.Errorf("data plane: what the workers before shared: %w", err)
 	}
-	if !journal.AtRest() {
+	if !shared.Journal.AtRest() {
 		return fmt.Errorf("data plane: state of workers between which a key group was on its way: %w", dataplane.ErrNotHeld)
 	}
-	return f.open(from.Plan, shared)
+	return f.open(from.Plan, shared.Shared)
 }
 
 // open opens the workers, side by side: packets wait meanwhile.
@@ -139,7 +129,7 @@ func (p *process) takeOver() error {
 		return nil
 	}
 	errs := []error{dataplane.Transfer(dataplane.TransferConfig{
-		From: f.workers, To: p.workers, OwnersFrom: f.owner, OwnersTo: p.journal.Owner(),
+		From: f.workers, To: p.workers, OwnersFrom: f.owner, OwnersTo: p.shared.Journal.Owner(),
 		Feeds: p.start.From.Feeds, Queries: p.start.From.Queries,
 	})}
 	for _, r := range f.regions {

@@ -41,7 +41,7 @@ func formerPlan(workers int) *plan.Plan {
 }
 
 // idle is a port without frames.
-type idle struct{ nothing }
+type idle struct{ dataplane.Nothing }
 
 func (idle) InRing() int              { return 0 }
 func (idle) Wait(time.Duration) error { return nil }

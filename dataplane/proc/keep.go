@@ -163,8 +163,8 @@ func (p *process) move(m *handover.Message) error {
 		m.Close()
 		return err
 	}
-	n, err := p.journal.Move(p.workers, b.Groups, b.To)
-	answer := handover.MovedBody{Moved: n, Owners: p.journal.Owner()}
+	n, err := p.shared.Journal.Move(p.workers, b.Groups, b.To)
+	answer := handover.MovedBody{Moved: n, Owners: p.shared.Journal.Owner()}
 	if err != nil {
 		answer.Error = err.Error()
 	}

@@ -17,11 +17,9 @@ import (
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/confine"
 	"github.com/headrace/headrace/dataplane/event"
-	"github.com/headrace/headrace/dataplane/exchange"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/window"
 	"github.com/headrace/headrace/dataplane/xsk"
 )
 
@@ -55,9 +53,7 @@ type process struct {
 	zeroCopy []bool
 	ports    []*xsk.Port
 	workers  []*dataplane.Worker
-	lanes    [][]*exchange.Lane
-	shared   *window.Shared
-	journal  *dataplane.Journal // which worker owns each key group
+	shared   dataplane.Common
 	clock    func() event.Nanos
 
 	begin   chan struct{} // closed: privileges are gone, workers may run
@@ -249,21 +245,12 @@ func (p *process) buildWorkers(members []int) error {
 	p.initPlacing()
 	p.lost = make([]atomic.Uint64, n)
 	p.ports, p.workers = make([]*xsk.Port, n), make([]*dataplane.Worker, n)
-	if n > 1 {
-		var err error
-		if p.lanes, err = dataplane.NewLanes(p.plan, p.common); err != nil {
-			return err
-		}
-		if p.shared, err = window.NewShared(p.common, len(p.plan.Queries)); err != nil {
-			return err
-		}
-	}
 	var err error
-	if p.journal, err = dataplane.NewJournal(p.common, p.plan); err != nil {
+	if p.shared, err = dataplane.NewCommon(p.plan, p.common); err != nil {
 		return err
 	}
 	if p.start.Owners != nil && !p.common.Warm() {
-		*p.journal.Owner() = *p.start.Owners
+		*p.shared.Journal.Owner() = *p.start.Owners
 	}
 	if err := p.common.Complete(dataplane.StateVersion); err != nil {
 		return fmt.Errorf("data plane: what the workers share: %w", err)
@@ -281,15 +268,15 @@ func (p *process) buildWorkers(members []int) error {
 		return err
 	}
 	if p.common.Warm() {
-		if err := p.journal.Recover(p.workers); err != nil {
+		if err := p.shared.Journal.Recover(p.workers); err != nil {
 			return err
 		}
-		if p.shared != nil {
-			dataplane.Recount(p.shared, p.workers)
+		if p.shared.Shared != nil {
+			dataplane.Recount(p.shared.Shared, p.workers)
 		}
 	}
 	if n > 1 {
-		p.ready.Owners = p.journal.Owner()
+		p.ready.Owners = p.shared.Journal.Owner()
 	}
 	return p.takeOver()
 }
@@ -338,7 +325,7 @@ func (p *process) newWorker(w int, members []int) (*dataplane.Worker, error) {
 	p.readyRegion(w, region)
 	c := dataplane.Config{
 		Plan: p.plan, Worker: w, Segment: p.segment.Worker(w), Region: region,
-		Lanes: p.lanes, Owner: p.journal.Owner(), Shared: p.shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
+		Lanes: p.shared.Lanes, Owner: p.shared.Journal.Owner(), Shared: p.shared.Shared, Rollback: p.start.Kept != nil, Rings: p.former.rings(w),
 		Attach: func(rings []uint32) (xsk.Receiver, error) {
 			port, err := xsk.NewPort(p.start.Layout, w, p.owners, members, rings)
 			p.ports[w] = port

@@ -7,8 +7,6 @@ import (
 	"github.com/headrace/headrace/dataplane"
 	"github.com/headrace/headrace/dataplane/arena"
 	"github.com/headrace/headrace/dataplane/segment"
-	"github.com/headrace/headrace/dataplane/window"
-	"github.com/headrace/headrace/dataplane/xsk"
 )
 
 // try finds out whether this binary could go on with the kept memory, which another
@@ -32,19 +30,12 @@ func (p *process) try() error {
 	if err != nil {
 		return err
 	}
-	c := dataplane.Config{Plan: p.plan, Rollback: true, Attach: func([]uint32) (xsk.Receiver, error) { return nothing{}, nil }}
-	if p.plan.Workers > 1 {
-		if c.Lanes, err = dataplane.NewLanes(p.plan, common); err != nil {
-			return err
-		}
-		if c.Shared, err = window.NewShared(common, len(p.plan.Queries)); err != nil {
-			return err
-		}
-	}
-	if p.journal, err = dataplane.NewJournal(common, p.plan); err != nil {
+	c := dataplane.Config{Plan: p.plan, Rollback: true, Attach: dataplane.Unattached}
+	if p.shared, err = dataplane.NewCommon(p.plan, common); err != nil {
 		return err
 	}
-	if c.Owner = p.journal.Owner(); p.start.Owners != nil {
+	c.Lanes, c.Shared = p.shared.Lanes, p.shared.Shared
+	if c.Owner = p.shared.Journal.Owner(); p.start.Owners != nil {
 		*c.Owner = *p.start.Owners
 	}
 	err = common.Complete(dataplane.StateVersion)
@@ -78,11 +69,3 @@ func (p *process) tryWorker(c dataplane.Config) (err error) {
 	}
 	return errors.Join(c.Region.Same(p.parts.regions[c.Worker]), c.Region.Close())
 }
-
-// nothing is a receiver of nothing.
-type nothing struct{}
-
-func (nothing) Receive([]xsk.Frame) int             { return 0 }
-func (nothing) Release()                            {}
-func (nothing) Positions([]uint32, []xsk.Frame) int { return 0 }
-func (nothing) Spent() bool                         { return false }
