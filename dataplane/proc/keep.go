@@ -168,7 +168,17 @@ func (p *process) move(m *handover.Message) error {
 	if err != nil {
 		answer.Error = err.Error()
 	}
-	return p.conn.Send(handover.Moved, answer, nil)
+	return p.tell(handover.Moved, answer, nil)
+}
+
+// tell sends control what it waits for. It may have died meanwhile: that is found out when
+// it is listened to, and no error here.
+func (p *process) tell(kind handover.Kind, body any, fds []int) error {
+	err := p.conn.Send(kind, body, fds)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil
+	}
+	return err
 }
 
 // letGo closes what is held for control. If that has died, the XDP program leaves the

@@ -113,8 +113,8 @@ func (p *process) live(err error) error {
 	} else {
 		p.denials, fds = listener, []int{listener}
 	}
-	// Control may be gone. If it has given us all that there is to keep, we go on.
-	if err := p.conn.Send(handover.Ready, p.ready, fds); err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+	// If control is gone and has given us all that there is to keep, we go on.
+	if err := p.tell(handover.Ready, p.ready, fds); err != nil {
 		return err
 	}
 	p.accuse()
