@@ -39,7 +39,7 @@ func framesIn(t *testing.T, path string) (frames [][]byte) {
 func TestRootFramesThatComeAreCopied(t *testing.T) {
 	netns.Need(t)
 	p := netns.NewPair(t, netns.Options{})
-	sent := cars(t, p.A, 10000)
+	sent := cars(t, 10000, 2000)
 	a := newAppliance(t, p.B, carsConfig, patient, "--workers", "1")
 	a.start()
 	out := filepath.Join(t.TempDir(), "out.pcapng")

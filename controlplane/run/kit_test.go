@@ -349,11 +349,18 @@ sinks:
   rows: {jsonl: {path: rows.jsonl}}
 `
 
-// cars makes a capture of so many events for carsConfig.
-func cars(t *testing.T, end *netns.End, count int) string {
+// cars makes a capture of so many events, at so many a second, for carsConfig.
+func cars(t *testing.T, count, rate int) string {
 	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
 	capture := filepath.Join(t.TempDir(), "csv.pcap")
-	headrace(t, end, "generate", "csv", "--out", capture, "--count", fmt.Sprint(count), "--rate", "2000", "--keys", "50", "--quiet")
+	args := []string{"generate", "csv", "--out", capture, "--count", fmt.Sprint(count), "--rate", fmt.Sprint(rate), "--keys", "50", "--quiet"}
+	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	return capture
 }
 

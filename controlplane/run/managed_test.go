@@ -276,7 +276,8 @@ func TestRootUnitsComeAndGoUnderLoad(t *testing.T) {
 			continue
 		}
 		t.Run(s.name, func(t *testing.T) {
-			undisturbedAs(t, 2, moreDeep, func(a *appliance) { m, goesOn, tookOver = manage(t, a), 0, 0 }, func(a *appliance) {
+			managed := func(a *appliance) { m, goesOn, tookOver = manage(t, a), 0, 0 }
+			trial{workers: 2, config: moreDeep, prepare: managed}.undisturbed(t, func(a *appliance) {
 				begin := time.Now()
 				s.do(a)
 				t.Logf("within %v; %d descriptors kept", time.Since(begin), m.keeps())

@@ -79,7 +79,7 @@ func TestRootAFrameThatAWorkerFailsAtIsLeftOut(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := netns.NewPair(t, netns.Options{})
-			capture := cars(t, p.A, 10000)
+			capture := cars(t, 10000, 2000)
 			want := replayed(t, p.B, carsConfig, capture)
 			frame, end := frameOf(t, capture, 5000)
 			withoutLoss(t, func() uint64 {
@@ -175,7 +175,7 @@ func almost(t *testing.T, rows, want []string) {
 func TestRootADataPlaneThatFailsThreeTimesStaysDown(t *testing.T) {
 	netns.Need(t)
 	p := netns.NewPair(t, netns.Options{})
-	capture := cars(t, p.A, 2000)
+	capture := cars(t, 2000, 2000)
 	_, end := frameOf(t, capture, 1000)
 	a := newAppliance(t, p.B, carsConfig, patient, "--workers", "1")
 	a.tags = "faults"

@@ -159,7 +159,7 @@ func TestRootAWorkerThatSpinsMakesNoSystemCallAndIsNotSwitched(t *testing.T) {
 		t.Skip("needs strace")
 	}
 	p := netns.NewPair(t, netns.Options{})
-	capture := cars(t, p.A, 20000)
+	capture := cars(t, 20000, 2000)
 	a, worker := spinning(t, p)
 	stop := make(chan struct{})
 	answers := scrape(p.A, fmt.Sprintf("%s:9469", p.B.IPv4), stop)
@@ -225,7 +225,7 @@ func TestRootAWorkerThatSpinsLetsGoForACollection(t *testing.T) {
 // sendSome sends cars and checks that all arrive.
 func sendSome(t *testing.T, p *netns.Pair, a *appliance, count int) {
 	t.Helper()
-	capture := cars(t, p.A, count)
+	capture := cars(t, count, 2000)
 	before := xdpLine(t, a.report()).Applied
 	s := sendCapture(t, p.A, "--pps", "2000", capture)
 	if l := xdpLine(t, a.settle(before+s.Sent)); l.Applied != before+s.Sent || l.Difference != 0 {

@@ -16,24 +16,31 @@ import (
 	"github.com/headrace/headrace/internal/testdata"
 )
 
-// undisturbed sends a capture to a running appliance while disturb does its worst, and
-// checks that nothing of it shows: all frames received, the ledgers balanced, the rows
-// those of replay. It tries again if the rings were too small for this machine.
-func undisturbed(t *testing.T, workers int, config string, disturb func(a *appliance)) {
-	t.Helper()
-	undisturbedAs(t, workers, config, func(*appliance) {}, disturb)
+// A trial is a running appliance to which a capture is sent.
+type trial struct {
+	workers int
+	config  string
+	capture string // DEEP10 if empty
+	prepare func(a *appliance)
 }
 
-// undisturbedAs is undisturbed with a say in how it is started.
-func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb func(a *appliance)) {
+// undisturbed sends the capture while disturb does its worst, and checks that nothing of
+// it shows: all frames received, the ledgers balanced, the rows those of replay. It tries
+// again if the rings were too small for this machine.
+func (tr trial) undisturbed(t *testing.T, disturb func(a *appliance)) {
 	t.Helper()
 	netns.Need(t)
-	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	capture := tr.capture
+	if capture == "" {
+		capture = testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	}
 	p := netns.NewPair(t, netns.Options{})
-	want := replayed(t, p.B, config, capture)
+	want := replayed(t, p.B, tr.config, capture)
 	withoutLoss(t, func() uint64 {
-		a := newAppliance(t, p.B, config, patient, "--workers", fmt.Sprint(workers))
-		prepare(a)
+		a := newAppliance(t, p.B, tr.config, patient, "--workers", fmt.Sprint(tr.workers))
+		if tr.prepare != nil {
+			tr.prepare(a)
+		}
 		a.start()
 		sent := make(chan send.Summary, 1)
 		go func() { sent <- sendCapture(t, p.A, "--pps", cmp.Or(a.pps, "20000"), capture) }()
@@ -48,7 +55,7 @@ func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb fu
 		if l.Applied != s.Sent {
 			return s.Sent - l.Applied
 		}
-		got := slices.DeleteFunc(a.rows(), func(row string) bool { return !strings.Contains(row, `"query":"bars"`) })
+		got := slices.DeleteFunc(a.rows(), func(row string) bool { return strings.Contains(row, `"query":"prices"`) })
 		if !slices.Equal(got, want) {
 			t.Errorf("%d rows, replay has %d", len(got), len(want))
 		}
@@ -59,7 +66,7 @@ func undisturbedAs(t *testing.T, workers int, config string, prepare, disturb fu
 func TestRootKilledDataPlanesGoOnWhereTheyWere(t *testing.T) {
 	for _, workers := range []int{1, 2} {
 		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
-			undisturbed(t, workers, deepConfig, func(a *appliance) {
+			trial{workers: workers, config: deepConfig}.undisturbed(t, func(a *appliance) {
 				for i := range 20 {
 					if err := syscall.Kill(a.dataPID(), syscall.SIGKILL); err != nil {
 						t.Fatal(err)
@@ -85,7 +92,7 @@ func (a *appliance) asks(args ...string) string {
 const moreDeep = deepConfig + "workers_max: 4\n"
 
 func TestRootWorkersComeAndGoUnderLoad(t *testing.T) {
-	undisturbed(t, 1, moreDeep, func(a *appliance) {
+	trial{workers: 1, config: moreDeep}.undisturbed(t, func(a *appliance) {
 		for _, n := range []string{"3", "2", "4", "1", "2"} {
 			t.Log(a.asks("workers", n))
 			time.Sleep(200 * time.Millisecond)
@@ -94,7 +101,7 @@ func TestRootWorkersComeAndGoUnderLoad(t *testing.T) {
 }
 
 func TestRootAnUpgradeIsNotNoticed(t *testing.T) {
-	undisturbed(t, 2, deepConfig, func(a *appliance) {
+	trial{workers: 2, config: deepConfig}.undisturbed(t, func(a *appliance) {
 		for range 3 {
 			t.Log(a.asks("upgrade", "--anyway"))
 			time.Sleep(100 * time.Millisecond)
@@ -103,18 +110,18 @@ func TestRootAnUpgradeIsNotNoticed(t *testing.T) {
 }
 
 func TestRootAnotherConfigTakesNoFrame(t *testing.T) {
-	slower := func(a *appliance) {
-		if long { // so that packets come as long as configs do
-			a.pps = "5000"
-		}
+	changes := 10
+	tr := trial{workers: 2, config: deepConfig}
+	query := fmt.Sprintf(pricesQuery, "rows")
+	if long { // packets have to come for as long as configs do
+		changes = 100
+		tr.config, tr.capture = carsConfig, cars(t, 600_000, 20_000)
+		query = strings.NewReplacer("from: deep", "from: cars", `    where: message == "trade"`+"\n", "",
+			"[symbol]", "[event_type]", "max(price)", "max(fare)").Replace(query)
 	}
-	undisturbedAs(t, 2, deepConfig, slower, func(a *appliance) {
-		more := a.changed(fmt.Sprintf(pricesQuery, "rows"), "")
+	tr.undisturbed(t, func(a *appliance) {
+		more := a.changed(query, "")
 		before := time.Now()
-		changes := 10
-		if long {
-			changes = 100
-		}
 		for i := range changes {
 			out := a.asks("apply", []string{more, a.config}[i%2], "-o", "json")
 			if i < 2 {
@@ -141,9 +148,8 @@ func TestRootKilledAtAnyStatement(t *testing.T) {
 				every := fmt.Sprintf("HEADRACE_KILL_AFTER=%d", 20000+7919*kills%30011)
 				before := kills
 				// Slowly: it is dead for a good part of the time.
-				undisturbedAs(t, workers, deepConfig, func(a *appliance) {
-					a.binary, a.env, a.pps = built, []string{every}, "8000"
-				}, func(a *appliance) {
+				slow := func(a *appliance) { a.binary, a.env, a.pps = built, []string{every}, "8000" }
+				trial{workers: workers, config: deepConfig, prepare: slow}.undisturbed(t, func(a *appliance) {
 					time.Sleep(5 * time.Second)
 					kills += strings.Count(a.log.String(), "goes on where it was")
 				})
@@ -156,7 +162,7 @@ func TestRootKilledAtAnyStatement(t *testing.T) {
 }
 
 func TestRootKeyGroupsMoveUnderLoad(t *testing.T) {
-	undisturbed(t, 3, deepConfig, func(a *appliance) {
+	trial{workers: 3, config: deepConfig}.undisturbed(t, func(a *appliance) {
 		for i := range 5 { // each time 200 groups, wherever they are
 			out := a.asks("rebalance", "--groups", fmt.Sprintf("%d-%d", 200*i, 200*i+199), "--to", fmt.Sprint((i+1)%3))
 			if !strings.Contains(out, "key groups have another worker") {
