@@ -322,6 +322,7 @@ func (m *mesh) join(patience time.Duration) error {
 			return err
 		}
 	}
+	var refused error
 	for start := time.Now(); ; {
 		m.drain(1)
 		for _, p := range m.peers {
@@ -331,23 +332,33 @@ func (m *mesh) join(patience time.Duration) error {
 			if !p.stale || !m.joining.Has(p.id) {
 				continue
 			}
-			p.stale, p.words = false, 0
-			if err := m.link.reset(p.id); err != nil {
-				return fmt.Errorf("peer %d: %w", p.id, err)
-			}
-			if err := m.connect(p); err != nil {
-				return err
+			if refused = m.again(p); refused == nil {
+				p.stale = false
 			}
 		}
 		if m.joining == 0 {
 			return nil
 		}
 		left := patience - time.Since(start)
+		if left <= 0 && refused != nil {
+			return fmt.Errorf("not ready after %v: %w", patience, refused)
+		}
 		if left <= 0 {
 			return fmt.Errorf("peer %d does not answer after %v", m.joining.Lowest(), patience)
 		}
 		m.wait(min(left, 10*time.Millisecond), 2)
 	}
+}
+
+// again says hello once more, on a queue pair that has failed. A soft device tells of a
+// failure before it has entered that state itself, and if it does so after the reset, the
+// next step is refused: then all of it is to be done anew.
+func (m *mesh) again(p *peer) error {
+	if err := m.link.reset(p.id); err != nil {
+		return fmt.Errorf("peer %d: %w", p.id, err)
+	}
+	p.words = 0
+	return m.connect(p)
 }
 
 func (m *mesh) connect(p *peer) error {
