@@ -372,6 +372,19 @@ func (a *appliance) balanced() {
 	}
 }
 
+// writesTo names the file of rows in the config itself.
+func (a *appliance) writesTo(path string) {
+	a.t.Helper()
+	text, err := os.ReadFile(a.config)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.out = path
+	if err := os.WriteFile(a.config, []byte(strings.Replace(string(text), "path: rows.jsonl", "path: "+path, 1)), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
 // changed writes the appliance's config with a query and perhaps a sink more.
 func (a *appliance) changed(extra, sinks string) string {
 	a.t.Helper()

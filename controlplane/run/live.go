@@ -21,6 +21,22 @@ func (r *control) changeSinks() error {
 	return nil
 }
 
+// reopenSinks tries again where a change has left no sinks, since those of before could not
+// be opened either. Rows wait in the outboxes meanwhile.
+func (r *control) reopenSinks(g *generation) {
+	if g.cancel != nil {
+		return
+	}
+	switch err := r.changeSinks(); {
+	case err == nil:
+		r.noSinks = false
+		r.Log.Warn("rows flow again")
+	case !r.noSinks:
+		r.noSinks = true
+		r.Log.Error("no sink takes rows: they wait, and this is tried every second", "error", err)
+	}
+}
+
 // changeLive puts in force what the control process does alone.
 func (r *control) changeLive(before *Setup) {
 	if r.Setup.Config.Log.Level != before.Config.Log.Level {

@@ -1,8 +1,11 @@
 package run
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,13 +122,7 @@ func TestRootASinkThatCannotBeOpenedCostsNothing(t *testing.T) {
 	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
 	p := netns.NewPair(t, netns.Options{})
 	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2", "--out", "")
-	text, err := os.ReadFile(a.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(a.config, []byte(strings.Replace(string(text), "path: rows.jsonl", "path: "+a.out, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	a.writesTo(a.out)
 	a.start()
 	more := a.changed(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
 	want := replayed(t, p.B, deepConfig, capture)
@@ -156,6 +153,54 @@ func TestRootASinkThatCannotBeOpenedCostsNothing(t *testing.T) {
 		t.Errorf("state was lost:\n%s", a.log)
 	}
 	if got := a.rows(); l.Applied == s.Sent && len(got) != len(want) {
+		t.Errorf("%d rows, replay has %d", len(got), len(want))
+	}
+}
+
+// Sinks that can be opened no more, those of before included, keep rows waiting until they
+// can.
+func TestRootRowsWaitForSinks(t *testing.T) {
+	netns.Need(t)
+	capture := testdata.Path(t, "iex", "DEEP10.pcap.gz")
+	p := netns.NewPair(t, netns.Options{})
+	a := newAppliance(t, p.B, deepConfig, patient, "--workers", "2", "--out", "")
+	folder := filepath.Join(t.TempDir(), "rows")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.writesTo(filepath.Join(folder, "rows.jsonl"))
+	a.start()
+	more := a.changed(fmt.Sprintf(pricesQuery, "bad"), "  bad: {jsonl: {path: /dev/null/rows.jsonl}}\n")
+	want := replayed(t, p.B, deepConfig, capture)
+	sent := make(chan send.Summary, 1)
+	go func() { sent <- sendCapture(t, p.A, "--pps", "15000", capture) }()
+	time.Sleep(300 * time.Millisecond)
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(folder, folder+".away"), os.WriteFile(folder, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := a.end.Output(t, path, "apply", more, "--name", a.name); err == nil {
+		t.Errorf("it was applied: %s", out)
+	}
+	a.await("no sink takes rows")
+	time.Sleep(1500 * time.Millisecond)
+	if err := errors.Join(os.Remove(folder), os.Rename(folder+".away", folder)); err != nil {
+		t.Fatal(err)
+	}
+	a.await("rows flow again")
+	s := <-sent
+	l := xdpLine(t, a.settle(s.Sent))
+	if l.Applied != s.Sent {
+		t.Errorf("sent %d, ledger %+v", s.Sent, l)
+	}
+	if code := a.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	a.balanced()
+	if got := a.rows(); l.Applied == s.Sent && !slices.Equal(got, want) {
 		t.Errorf("%d rows, replay has %d", len(got), len(want))
 	}
 }

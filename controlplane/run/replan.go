@@ -45,7 +45,6 @@ const (
 	leastPatience = 200 * time.Millisecond
 	holdPause     = 200 * time.Microsecond
 	movePatience  = 30 * time.Second
-	pumpPatience  = 10 * time.Second
 )
 
 // hand makes the warm handover w and returns how long no worker took frames at most. After
@@ -116,10 +115,11 @@ func (r *control) handOnce(w *warm, table *owners) (time.Duration, error) {
 		return 0, err
 	}
 	began := time.Now()
+	end := began.Add(r.patience())
 	if err := r.hold(g); err != nil {
 		return 0, err
 	}
-	if err := r.handHeld(w, g, next, table); err != nil {
+	if err := r.handHeld(w, g, next, table, end); err != nil {
 		return 0, errors.Join(err, r.takeBack(g, next))
 	}
 	pause := time.Since(began)
@@ -214,15 +214,15 @@ func (r *control) lives(g *generation) error {
 	return nil
 }
 
-// handHeld goes on when the workers are held.
-func (r *control) handHeld(w *warm, g, next *generation, table *owners) error {
+// handHeld goes on when the workers are held. Rows that are out should be written by end.
+func (r *control) handHeld(w *warm, g, next *generation, table *owners, end time.Time) error {
 	if err := r.openMembers(g, next); err != nil {
 		return err
 	}
 	if err := errors.Join(r.network.join(w.next.Plan), r.network.tables.SetFeeds(r.steered(w.next.Plan))); err != nil {
 		return err
 	}
-	if err := finishPump(g); err != nil {
+	if err := finishPump(g, end); err != nil {
 		return err
 	}
 	w.account = r.figures.source.Snapshot().Renumber(w.queries, remaining(w), next.layout.Workers, goneSockets(g, next))
@@ -340,8 +340,10 @@ func rounds(old, want *owners) (list [][]int) {
 	return list
 }
 
-// finishPump has g's pump write everything that is out, and end.
-func finishPump(g *generation) error {
+// finishPump has g's pump write everything that is out by then, and end. Workers are held:
+// it has a little time in any case.
+func finishPump(g *generation, by time.Time) error {
+	patience := max(leastPatience, time.Until(by))
 	g.pump.Finish()
 	select {
 	case err, ok := <-g.pumped:
@@ -349,8 +351,8 @@ func finishPump(g *generation) error {
 			return err
 		}
 		return nil
-	case <-time.After(pumpPatience):
-		return fmt.Errorf("rows that are out are not written within %v: a sink does not take them", pumpPatience)
+	case <-time.After(patience):
+		return fmt.Errorf("rows that are out are not written within %v, and more would cost frames: a sink does not take them", patience.Round(time.Millisecond))
 	}
 }
 

@@ -96,6 +96,7 @@ type control struct {
 	force   atomic.Pointer[force]
 	paused  []string // feeds
 	load    load
+	noSinks bool          // rows wait, and this has been said
 	auto    bool          // groups are moved when it is worth it
 	over    chan struct{} // closed: nothing more can be asked
 	shown   atomic.Pointer[status.Continuity]
@@ -310,6 +311,8 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	}
 	state := g.reap()
 	switch {
+	case g.ended && r.stopping && r.noSinks:
+		return false, errors.New("the last rows are lost: no sink could be opened that takes them")
 	case g.ended && r.stopping:
 		return false, nil
 	case g.ended:
@@ -331,6 +334,7 @@ func (r *control) tick(g *generation) {
 	r.store.alive()
 	r.budget.look(g, r.Plan.Workers)
 	r.showContinuity(g)
+	r.reopenSinks(g)
 	r.endStalled(g)
 	r.prepareSpare(g)
 	if r.peers != nil {
