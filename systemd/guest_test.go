@@ -14,7 +14,7 @@ import (
 // names begin with TestInside. The first guest has an audit log, which is slow, and its
 // kernel runs the tests of the data plane's filter too.
 func TestGuestDataPlanesUnit(t *testing.T) {
-	boot(t, "audit=1", "^Test(InsideTheData|AForbidden|ASilent|WhatA)", ".", "../dataplane/confine")
+	boot(t, "audit=1 audit_backlog_limit=1024", "^Test(InsideTheData|AForbidden|ASilent|WhatA)", ".", "../dataplane/confine")
 }
 
 // And all the others.
