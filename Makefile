@@ -133,13 +133,16 @@ test-guest-short: deps-guest ## those of them that stand for the rest: RDMA verb
 
 SCHEMATHESIS := schemathesis==4.32.5
 
-.PHONY: deps-api
-deps-api: ## install what `make test-api` uses: schemathesis, in bin/
+$(BIN)/schemathesis/bin/schemathesis:
+	@$(call apt,python3-venv)
 	python3 -m venv $(BIN)/schemathesis
 	$(BIN)/schemathesis/bin/pip install -q '$(SCHEMATHESIS)'
 
+.PHONY: deps-api
+deps-api: $(BIN)/schemathesis/bin/schemathesis ## install what `make test-api` uses: schemathesis, in bin/
+
 .PHONY: test-api
-test-api: ## made-up requests against the API, by its own document (EXAMPLES=100)
+test-api: deps-api ## made-up requests against the API, by its own document (EXAMPLES=100)
 	$(GO) test -timeout 20m -count=1 -v -run Schemathesis ./controlplane/api -schemathesis $(or $(EXAMPLES),100)
 
 .PHONY: race
