@@ -218,7 +218,7 @@ func TestBatchesThatAreTakenBackAreDecodedAgain(t *testing.T) {
 			r.Fatalf("memory differs at the end")
 		}
 	})
-	if rollbacks < 30 {
+	if rollbacks < 5 {
 		t.Errorf("only %d batches were taken back", rollbacks)
 	}
 	t.Logf("%d batches taken back", rollbacks)
