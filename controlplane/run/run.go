@@ -311,7 +311,7 @@ func (r *control) watch(ctx context.Context) (died bool, err error) {
 	}
 	state := g.reap()
 	switch {
-	case g.ended && r.stopping && r.noSinks:
+	case g.ended && r.stopping && g.cancel == nil:
 		return false, errors.New("the last rows are lost: no sink could be opened that takes them")
 	case g.ended && r.stopping:
 		return false, nil
