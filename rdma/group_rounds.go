@@ -464,8 +464,7 @@ func (g *Group) take(e collective.Effect) {
 	kept := &g.results[e.Round&1] // others may lack it too
 	kept.epoch, kept.round, kept.members = e.Epoch, e.Round, e.Contributors
 	kept.buf = append(kept.buf[:0], e.Body...)
-	if h.open {
-		copy(h.v, e.Body)
+	if h.open { // h.acc is kept's memory; the caller's vector stays until it is known that the round counts
 		h.taken, h.contributors = true, e.Contributors
 		g.tally.took()
 	} else if h.given {
