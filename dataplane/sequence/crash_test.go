@@ -261,58 +261,68 @@ func image(s *Sequencer) string {
 	return b.String()
 }
 
+// rounds is how often a test draws at most until it saw what it is about: with another
+// seed each time, a short run may see it rarely.
+const rounds = 20
+
 // What comes out of a life with many ends, and what is in memory then, is what comes
 // out of one that nothing disturbs.
 func TestBatchesThatAreTakenBackAreRunAgain(t *testing.T) {
 	rollbacks, carried := 0, 0
-	for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
-		t.Run(string(protocol), func(t *testing.T) {
-			rapid.Check(t, func(rt *rapid.T) {
-				f := feed(protocol)
-				f.Channels = rapid.IntRange(1, 3).Draw(rt, "channels")
-				f.HoldPackets = rapid.IntRange(0, 6).Draw(rt, "hold packets")
-				f.HoldBytes = rapid.IntRange(0, 120).Draw(rt, "hold bytes")
-				f.HoldFor = rapid.SampledFrom([]time.Duration{0, 3, 12, 60}).Draw(rt, "hold for")
-				all := steps(rt, protocol, &twin{
-					restarts: protocol == plan.IEXTP, channels: f.Channels,
-					holdPackets: f.HoldPackets, holdBytes: f.HoldBytes, holdFor: int64(f.HoldFor),
-				})
-				want := &life{t: rt, feed: f, steps: all}
-				want.whole()
-				defer func() { _ = want.region.Close() }()
-				got := &life{t: rt, feed: f, steps: all}
-				got.begin()
-				defer func() { _ = got.region.Close() }()
-				rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
-				for more := true; more; {
-					dead := killtest.Attempt(func() {
-						killtest.Arm(int64(rng.IntN(60) * (1 + rng.IntN(2)*rng.IntN(16))))
-						more = got.batch(1+rng.IntN(10)*(1+rng.IntN(2)*rng.IntN(12)), rng.IntN(5) == 0)
-					})
-					for again := dead || rng.IntN(4) == 0; again; more = true {
-						again = killtest.Attempt(func() {
-							killtest.Arm(int64(rng.IntN(30)))
-							got.reopen()
-						})
-					}
-					if got.place.InHand {
-						carried++
-					}
-				}
-				rollbacks += got.rollback
-				if !slices.Equal(got.out, want.out) {
-					for i := range want.out {
-						if i >= len(got.out) || got.out[i] != want.out[i] {
-							rt.Fatalf("line %d of %d\n got %q\nwant %q", i, len(want.out), got.out[i:min(i+2, len(got.out))], want.out[i])
-						}
-					}
-					rt.Fatalf("%d lines more than %d", len(got.out)-len(want.out), len(want.out))
-				}
-				if a, b := image(got.s), image(want.s); a != b {
-					rt.Fatalf("memory\n%s\nwant\n%s", a, b)
-				}
+	round := func(protocol plan.Sequence) func(*rapid.T) {
+		return func(rt *rapid.T) {
+			f := feed(protocol)
+			f.Channels = rapid.IntRange(1, 3).Draw(rt, "channels")
+			f.HoldPackets = rapid.IntRange(0, 6).Draw(rt, "hold packets")
+			f.HoldBytes = rapid.IntRange(0, 120).Draw(rt, "hold bytes")
+			f.HoldFor = rapid.SampledFrom([]time.Duration{0, 3, 12, 60}).Draw(rt, "hold for")
+			all := steps(rt, protocol, &twin{
+				restarts: protocol == plan.IEXTP, channels: f.Channels,
+				holdPackets: f.HoldPackets, holdBytes: f.HoldBytes, holdFor: int64(f.HoldFor),
 			})
-		})
+			want := &life{t: rt, feed: f, steps: all}
+			want.whole()
+			defer func() { _ = want.region.Close() }()
+			got := &life{t: rt, feed: f, steps: all}
+			got.begin()
+			defer func() { _ = got.region.Close() }()
+			rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
+			for more := true; more; {
+				dead := killtest.Attempt(func() {
+					killtest.Arm(int64(rng.IntN(60) * (1 + rng.IntN(2)*rng.IntN(16))))
+					more = got.batch(1+rng.IntN(10)*(1+rng.IntN(2)*rng.IntN(12)), rng.IntN(5) == 0)
+				})
+				for again := dead || rng.IntN(4) == 0; again; more = true {
+					again = killtest.Attempt(func() {
+						killtest.Arm(int64(rng.IntN(30)))
+						got.reopen()
+					})
+				}
+				if got.place.InHand {
+					carried++
+				}
+			}
+			rollbacks += got.rollback
+			if !slices.Equal(got.out, want.out) {
+				for i := range want.out {
+					if i >= len(got.out) || got.out[i] != want.out[i] {
+						rt.Fatalf("line %d of %d\n got %q\nwant %q", i, len(want.out), got.out[i:min(i+2, len(got.out))], want.out[i])
+					}
+				}
+				rt.Fatalf("%d lines more than %d", len(got.out)-len(want.out), len(want.out))
+			}
+			if a, b := image(got.s), image(want.s); a != b {
+				rt.Fatalf("memory\n%s\nwant\n%s", a, b)
+			}
+		}
+	}
+	for range rounds {
+		if rollbacks >= 10 && carried >= 10 {
+			break
+		}
+		for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
+			t.Run(string(protocol), func(t *testing.T) { rapid.Check(t, round(protocol)) })
+		}
 	}
 	if rollbacks < 10 || carried < 10 {
 		t.Errorf("%d batches were taken back and %d commits fell into a release: that tests nothing", rollbacks, carried)
