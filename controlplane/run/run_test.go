@@ -311,8 +311,7 @@ func TestRootALinkThatComesBackGoesOn(t *testing.T) {
 func TestRootRingDropsMarkTheRowsOfAFeedWithoutSequence(t *testing.T) {
 	netns.Need(t)
 	p := netns.NewPair(t, netns.Options{})
-	capture := filepath.Join(t.TempDir(), "csv.pcap")
-	headrace(t, p.A, "generate", "csv", "--out", capture, "--count", "100000", "--rate", "20000", "--keys", "50", "--quiet")
+	capture := cars(t, 100_000, 20_000)
 	want := replayed(t, p.B, carsConfig, capture)
 	a := newAppliance(t, p.B, carsConfig, "rx_ring: 4096, fill_ring: 4096", "--workers", "2")
 	a.start()

@@ -25,7 +25,7 @@ func (p *process) provoke() {
 		fmt.Fprintf(os.Stderr, "tried to open %s: %v\n", path, err)
 	}
 	if after, err := time.ParseDuration(os.Getenv(elsewhere)); err == nil {
-		time.AfterFunc(after, func() { panic("a test has asked for this") }) //nolint:forbidigo // for tests alone
+		time.AfterFunc(after, func() { panic("a test has asked for this") })
 	}
 	if os.Getenv(noFuse) != "" {
 		p.pins.fuse = 0

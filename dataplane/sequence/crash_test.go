@@ -261,9 +261,15 @@ func image(s *Sequencer) string {
 	return b.String()
 }
 
-// rounds is how often a test draws at most until it saw what it is about: with another
-// seed each time, a short run may see it rarely.
-const rounds = 20
+// ofBoth draws rounds of both protocols until seen.
+func ofBoth(t *testing.T, round func(plan.Sequence) func(*rapid.T), seen func() bool) {
+	t.Helper()
+	killtest.Until(t, seen, func() {
+		for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
+			t.Run(string(protocol), func(t *testing.T) { rapid.Check(t, round(protocol)) })
+		}
+	})
+}
 
 // What comes out of a life with many ends, and what is in memory then, is what comes
 // out of one that nothing disturbs.
@@ -316,17 +322,7 @@ func TestBatchesThatAreTakenBackAreRunAgain(t *testing.T) {
 			}
 		}
 	}
-	for range rounds {
-		if rollbacks >= 10 && carried >= 10 {
-			break
-		}
-		for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
-			t.Run(string(protocol), func(t *testing.T) { rapid.Check(t, round(protocol)) })
-		}
-	}
-	if rollbacks < 10 || carried < 10 {
-		t.Errorf("%d batches were taken back and %d commits fell into a release: that tests nothing", rollbacks, carried)
-	}
+	ofBoth(t, round, func() bool { return rollbacks >= 100 && carried >= 100 })
 	t.Logf("%d batches taken back, %d commits in a release", rollbacks, carried)
 }
 

@@ -152,17 +152,7 @@ func TestChannelsMove(t *testing.T) {
 			}
 		}
 	}
-	for range rounds {
-		if moved >= 50 && held >= 3 {
-			break
-		}
-		for _, protocol := range []plan.Sequence{plan.IEXTP, plan.MoldUDP64} {
-			t.Run(string(protocol), func(t *testing.T) { rapid.Check(t, round(protocol)) })
-		}
-	}
-	if moved < 50 || held < 3 {
-		t.Errorf("%d moves with %d held packets: that tests nothing", moved, held)
-	}
+	ofBoth(t, round, func() bool { return moved >= 50 && held >= 3 })
 	t.Logf("%d moves with %d held packets", moved, held)
 }
 
