@@ -23,6 +23,7 @@ import (
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/dataplane/wire"
 	"github.com/headrace/headrace/dataplane/xsk"
+	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/pinning/audit"
 	"github.com/headrace/headrace/pinning/gaps"
 	"github.com/headrace/headrace/pinning/topology"
@@ -158,7 +159,7 @@ func diagnose(cmd *cobra.Command, o Options, a asked) error {
 func publish(w io.Writer, r *Report, a asked) error {
 	var err error
 	if a.json {
-		err = writeJSON(w, r)
+		err = show.JSON(w, r)
 	} else {
 		err = r.write(w, a.all)
 	}

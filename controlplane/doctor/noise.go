@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headrace/headrace/controlplane/usage"
+	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/pinning/audit"
 	"github.com/headrace/headrace/pinning/gaps"
 )
@@ -57,7 +58,7 @@ those of a run.`,
 				return err
 			}
 			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), NoiseReport{Version, audit.ClassOf(r), *r})
+				return show.JSON(cmd.OutOrStdout(), NoiseReport{Version, audit.ClassOf(r), *r})
 			}
 			s := &screen{w: cmd.OutOrStdout()}
 			worst := r.Worst()

@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"encoding/json"
-	"io"
 	"os"
 	"runtime"
 
@@ -48,13 +46,6 @@ type Host struct {
 	Arch   string `json:"arch"`
 	CPUs   int    `json:"cpus"`
 	Nodes  int    `json:"nodes"`
-}
-
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 func newReport(f *audit.Facts, o audit.Options) *Report {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headrace/headrace/controlplane/usage"
+	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/pinning/noise"
 	"github.com/headrace/headrace/pinning/stage"
 	"github.com/headrace/headrace/systemd/notify"
@@ -67,7 +68,7 @@ func (j *job) apply(held *stage.Hold) error {
 		result.Held, result.NotHeld = held.Held, held.NotHeld
 	}
 	if j.f.json {
-		err = errors.Join(err, writeJSON(out, result))
+		err = errors.Join(err, show.JSON(out, result))
 	} else {
 		fmt.Fprintf(out, "# %d settings changed, %d were so already, %d are the kernel's own\n",
 			count(outcomes, stage.Done), count(outcomes, stage.Already), count(outcomes, stage.Kept))
@@ -162,7 +163,7 @@ func (f *flags) verify(c *cobra.Command, length time.Duration) (err error) {
 	}
 	out := c.OutOrStdout()
 	if f.json {
-		err = writeJSON(out, result)
+		err = show.JSON(out, result)
 	} else {
 		writeVerified(out, result, unseen)
 	}
@@ -175,7 +176,7 @@ func (f *flags) verify(c *cobra.Command, length time.Duration) (err error) {
 func writeVerified(w io.Writer, r changed, unseen error) {
 	for _, o := range r.Outcomes {
 		if o.State != stage.Done {
-			fmt.Fprintf(w, "%-10s %s: %s: %s, applied was %s\n", o.Stage, o.Setting, o.State, o.Text, value(o.New))
+			fmt.Fprintf(w, "%-10s %s: %s: %s, applied was %s\n", o.Stage, o.Setting, o.State, o.Text, stage.Shown(o.New))
 		}
 	}
 	fmt.Fprintf(w, "profile %s: %d of %d settings are as applied\n", r.Profile, count(r.Outcomes, stage.Done), len(r.Outcomes))
@@ -205,7 +206,7 @@ changed since, and removes the records. What cannot be put back stays recorded.`
 			n := len(records.Records())
 			outcomes, err := stage.Revert(c.Context(), f.root, cardsBelow(f.root), records, j.reporter())
 			if f.json {
-				err = errors.Join(err, writeJSON(c.OutOrStdout(), changed{Outcomes: outcomes}))
+				err = errors.Join(err, show.JSON(c.OutOrStdout(), changed{Outcomes: outcomes}))
 			} else if n == 0 {
 				fmt.Fprintf(c.OutOrStdout(), "nothing is applied: %s has no records\n", f.state)
 			}

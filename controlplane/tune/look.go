@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/headrace/headrace/internal/show"
 	"github.com/headrace/headrace/pinning"
 	"github.com/headrace/headrace/pinning/stage"
 )
@@ -45,7 +46,7 @@ wanted and with 1 if not.`,
 			defer func() { err = errors.Join(err, j.close()) }()
 			steps, notes := j.tuner.Check()
 			if f.json {
-				err = writeJSON(c.OutOrStdout(), j.view(steps, notes))
+				err = show.JSON(c.OutOrStdout(), j.view(steps, notes))
 			} else {
 				err = j.writeCheck(c.OutOrStdout(), steps, notes)
 			}
@@ -92,7 +93,7 @@ the present value and the reason. It changes nothing.`,
 			defer func() { err = errors.Join(err, j.close()) }()
 			steps, notes := j.tuner.Check()
 			if f.json {
-				return writeJSON(c.OutOrStdout(), j.view(steps, notes))
+				return show.JSON(c.OutOrStdout(), j.view(steps, notes))
 			}
 			return j.writePlan(c.OutOrStdout(), steps, notes)
 		},

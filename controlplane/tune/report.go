@@ -2,8 +2,6 @@ package tune
 
 import (
 	"bytes"
-	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -11,16 +9,6 @@ import (
 	"github.com/headrace/headrace/pinning/noise"
 	"github.com/headrace/headrace/pinning/stage"
 )
-
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
-// value is a value on one line.
-func value(s string) string { return cmp.Or(strings.TrimSpace(s), "nothing") }
 
 // writePlacement says what belongs where, each line after a mark.
 func (j *job) writePlacement(b *bytes.Buffer, mark string) {
@@ -54,7 +42,7 @@ func (j *job) writeCheck(w io.Writer, steps []stage.Step, notes []stage.Note) er
 	j.writePlacement(&b, "")
 	b.WriteByte('\n')
 	for _, s := range steps {
-		fmt.Fprintf(&b, "%-10s %s is %s, not %s: %s\n", s.Stage, s.Setting, value(s.Old), value(s.New), s.Why)
+		fmt.Fprintf(&b, "%-10s %s is %s, not %s: %s\n", s.Stage, s.Setting, stage.Shown(s.Old), stage.Shown(s.New), s.Why)
 	}
 	writeNotes(&b, "", notes)
 	_, err := w.Write(b.Bytes())
@@ -75,7 +63,7 @@ func (j *job) writePlan(w io.Writer, steps []stage.Step, notes []stage.Note) err
 				fmt.Fprintf(&b, "\n# %s: %s (needs %s)\n", d.Name, d.What, d.Privilege)
 				first = false
 			}
-			fmt.Fprintf(&b, "%s # is %s; %s\n", step.Shell, value(step.Old), step.Why)
+			fmt.Fprintf(&b, "%s # is %s; %s\n", step.Shell, stage.Shown(step.Old), step.Why)
 		}
 	}
 	if len(notes) > 0 {
@@ -92,7 +80,7 @@ func writeOutcome(w io.Writer, o stage.Outcome) {
 	switch o.State {
 	case stage.Already:
 	case stage.Done:
-		fmt.Fprintf(w, "%s # was %s\n", o.Shell, value(o.Old))
+		fmt.Fprintf(w, "%s # was %s\n", o.Shell, stage.Shown(o.Old))
 	case stage.Failed:
 		fmt.Fprintf(w, "# failed: %s: %s\n#   %s\n", o.Setting, o.Text, o.Shell)
 	case stage.Changed:

@@ -259,13 +259,13 @@ func (t *Tuner) judge(m medium, st Step, wrong error) (State, string) {
 	case err != nil:
 		return Failed, err.Error()
 	case !m.same(now, st.New):
-		return Failed, fmt.Sprintf("asked for %s, it is %s", short(st.New), short(now))
+		return Failed, fmt.Sprintf("asked for %s, it is %s", Shown(st.New), Shown(now))
 	}
 	return Done, ""
 }
 
-// short is a value for a message.
-func short(value string) string { return cmp.Or(strings.TrimSpace(value), "nothing") }
+// Shown is a value as messages have it: on one line, and not empty.
+func Shown(value string) string { return cmp.Or(strings.TrimSpace(value), "nothing") }
 
 // Verify reads everything again that is recorded in j. It changes nothing.
 func Verify(root string, cards Cards, j *Journal) ([]Outcome, error) {
@@ -286,7 +286,7 @@ func (t *Tuner) verify() []Outcome {
 			var now string
 			now, err = m.read(t.host, r.Setting.Name)
 			if err == nil && !m.same(now, r.New) {
-				o.State, o.Text = Changed, "it is "+short(now)
+				o.State, o.Text = Changed, "it is "+Shown(now)
 			}
 		}
 		switch {
@@ -370,14 +370,14 @@ func (t *Tuner) putBack(r Record) (Outcome, error) {
 		o.State = Already // killed before the write, or after an earlier revert's
 		return o, t.journal.append(entry{Undone: &r.Setting})
 	case !m.same(now, r.New) && !r.Later:
-		o.State, o.Text = Changed, fmt.Sprintf("somebody has made it %s since; it was set to %s", short(now), short(r.New))
+		o.State, o.Text = Changed, fmt.Sprintf("somebody has made it %s since; it was set to %s", Shown(now), Shown(r.New))
 	}
 	t.between("before putting back")
 	wrong := m.write(t.host, r.Setting.Name, r.Old)
 	t.between("after putting back")
 	if wrong == nil && !r.Later {
 		if again, err := m.read(t.host, r.Setting.Name); err != nil || !m.same(again, r.Old) {
-			wrong = errors.Join(err, fmt.Errorf("asked for %s, it is %s", short(r.Old), short(again)))
+			wrong = errors.Join(err, fmt.Errorf("asked for %s, it is %s", Shown(r.Old), Shown(again)))
 		}
 	}
 	if wrong != nil {
