@@ -130,11 +130,16 @@ func Values(p *plan.Plan) ([]rows.Values, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ValuesOf(sets), nil
+}
+
+// ValuesOf returns the readers that sets are.
+func ValuesOf(sets []*aggregate.Set) []rows.Values {
 	values := make([]rows.Values, len(sets))
 	for i, s := range sets {
 		values[i] = s
 	}
-	return values, nil
+	return values
 }
 
 type run struct {

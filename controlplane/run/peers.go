@@ -23,7 +23,6 @@ import (
 	"github.com/headrace/headrace/controlplane/export"
 	"github.com/headrace/headrace/controlplane/group"
 	"github.com/headrace/headrace/controlplane/replay"
-	"github.com/headrace/headrace/controlplane/rows"
 	"github.com/headrace/headrace/dataplane/plan"
 	"github.com/headrace/headrace/rdma"
 	"github.com/headrace/headrace/rdma/boot"
@@ -65,7 +64,7 @@ type peers struct {
 }
 
 // joinGroup takes up the box's part in the group of c and p.
-func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Logger) (_ *peers, err error) {
+func joinGroup(c *config.Group, p *plan.Plan, log *slog.Logger) (_ *peers, err error) {
 	x := &peers{
 		config: c, names: p.Group.Peers, me: slices.Index(p.Group.Peers, p.Group.Me), log: log,
 		ran: make(chan error, 1), left: make(chan struct{}), failed: make(chan error, 1),
@@ -90,7 +89,7 @@ func joinGroup(c *config.Group, p *plan.Plan, values []rows.Values, log *slog.Lo
 		return nil, err
 	}
 	x.cluster, err = cluster.New(cluster.Config{
-		Plan: p, Values: values, Sets: sets, Group: x.group, Names: x.names, Me: x.me, MaxWait: time.Duration(c.MaxWait),
+		Plan: p, Values: replay.ValuesOf(sets), Sets: sets, Group: x.group, Names: x.names, Me: x.me, MaxWait: time.Duration(c.MaxWait),
 		CorrectFor: time.Duration(c.CorrectFor), Period: time.Duration(c.Period), Keep: int(c.Keep), Emit: x.emit, Enough: x.quorum().Has, Log: log,
 	})
 	if err != nil {

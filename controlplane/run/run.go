@@ -18,7 +18,6 @@ import (
 	"github.com/headrace/headrace/controlplane/api"
 	"github.com/headrace/headrace/controlplane/config"
 	"github.com/headrace/headrace/controlplane/export"
-	"github.com/headrace/headrace/controlplane/replay"
 	"github.com/headrace/headrace/controlplane/status"
 	"github.com/headrace/headrace/dataplane/handover"
 	"github.com/headrace/headrace/dataplane/plan"
@@ -134,11 +133,8 @@ func Run(ctx context.Context, c Config) error {
 	// A reader of standard output that has gone is an error of that sink.
 	signal.Ignore(unix.SIGPIPE)
 	defer signal.Reset(unix.SIGPIPE)
-	values, err := replay.Values(c.Plan)
+	err := checkPrivileges()
 	if err != nil {
-		return fmt.Errorf("run: %w", err)
-	}
-	if err := checkPrivileges(); err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
 	if r.folder, err = openFolder(c.Plan.Name); err != nil {
@@ -150,7 +146,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer r.store.close()
 	if c.Plan.Group != nil {
-		if r.peers, err = joinGroup(c.Config.Group, c.Plan, values, c.Log); err != nil {
+		if r.peers, err = joinGroup(c.Config.Group, c.Plan, c.Log); err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
 	}
