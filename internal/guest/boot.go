@@ -228,10 +228,18 @@ func (r *run) keepConsole() error {
 // its registers and stack are some forty lines.
 func (r *run) tail() string {
 	const lines = 60
-	text, err := os.ReadFile(r.consoleFile())
-	if err != nil {
-		return "" // QEMU did not start
-	}
-	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	all := strings.Split(strings.TrimSpace(r.console()), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// console is what the kernel has said, "" if QEMU did not start.
+func (r *run) console() string {
+	text, _ := os.ReadFile(r.consoleFile())
+	return string(text)
+}
+
+// panickedEarly reports whether a console is that of a kernel that panicked before init.sh
+// wrote there that it runs.
+func panickedEarly(console string) bool {
+	return strings.Contains(console, "Kernel panic") && !strings.Contains(console, "guest: init runs")
 }

@@ -119,7 +119,13 @@ type Config struct {
 	Progress io.Writer
 }
 
-const defaultTimeout = 5 * time.Minute
+const (
+	defaultTimeout = 5 * time.Minute
+	// bootsMost bounds the boots of a guest whose kernel panics before its first process:
+	// code that a kernel changes while it runs on several emulated CPUs is not always seen
+	// whole by all of them.
+	bootsMost = 3
+)
 
 var cpuList = regexp.MustCompile(`^\d+(-\d+)?(,\d+(-\d+)?)*$`)
 
@@ -192,7 +198,9 @@ func (c Config) checked(command []string) (Config, error) {
 // latter two inside a [ConsoleError], or says what could not be prepared: see
 // [ErrConfig] and [MissingError].
 //
-// When ctx ends, the guest is killed. Guests may run side by side.
+// When ctx ends, the guest is killed. A guest whose kernel panics before the first process
+// has seen nothing of the command: it is booted again, twice at most, with all of its time.
+// Guests may run side by side.
 func Run(ctx context.Context, c Config, stdout io.Writer, command ...string) (status int, err error) {
 	c, err = c.checked(command)
 	if err != nil {
@@ -209,11 +217,16 @@ func Run(ctx context.Context, c Config, stdout io.Writer, command ...string) (st
 	if err := r.prepare(ctx, command); err != nil {
 		return StatusUnprepared, fmt.Errorf("guest: %w", err)
 	}
-	status, err = r.boot(ctx)
-	if err != nil {
-		return status, fmt.Errorf("guest: %w", err)
+	for boots := 1; ; boots++ {
+		status, err = r.boot(ctx)
+		if err == nil {
+			return status, nil
+		}
+		if boots == bootsMost || ctx.Err() != nil || !errors.Is(err, ErrDied) || !panickedEarly(r.console()) {
+			return status, fmt.Errorf("guest: %w", err)
+		}
+		r.step("its kernel panicked before the first process: once more")
 	}
-	return status, nil
 }
 
 // A run is one guest on its way.

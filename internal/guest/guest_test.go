@@ -193,6 +193,17 @@ func TestAGuestWithoutAStatusIsJudgedByHowQEMUEnded(t *testing.T) {
 	}
 }
 
+func TestOnlyAPanicBeforeTheFirstProcessIsTheEmulators(t *testing.T) {
+	const panics = "[    2.461492] Kernel panic - not syncing: Fatal exception in interrupt\n"
+	for console, want := range map[string]bool{
+		"": false, "[    1.0] a warning\n": false, panics: true, "guest: init runs\r\n" + panics: false, "guest: init runs\r\n": false,
+	} {
+		if got := panickedEarly(console); got != want {
+			t.Errorf("panickedEarly(%q) = %v", console, got)
+		}
+	}
+}
+
 func TestTheStatusLineIsReadWholeOrNotAtAll(t *testing.T) {
 	for _, c := range []struct {
 		said   string

@@ -10,6 +10,7 @@ export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/busybox HOME=/root HEADRACE_GUEST
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
+echo "guest: init runs" >/dev/console # a panic from here on may be the command's
 mkdir -p /dev/shm /dev/pts /dev/hugepages
 for at in /dev/shm /tmp /run; do mount -t tmpfs none $at; done
 mount -t devpts none /dev/pts
